@@ -1,0 +1,141 @@
+"""The conversion, from top to bottom: open, convert, quantize, look inside, measure, judge, write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from converters.calibrate import ranges
+from converters.quantize import quantize
+from converters.report import render
+from converters.source import open_source
+from converters.torch_source import to_tflite
+from converters.verify import Measured, Progress, check_integer, check_parity, judge, measure
+from sightline import __version__
+from sightline.arrays import pack
+from sightline.bundle import Manifest, check_bundle_path, check_name, write_bundle
+from sightline.device import Scheme, load_device
+from sightline.errors import InputError, QualityError
+from sightline.preprocess import Resize
+
+
+@dataclass(frozen=True)
+class Converted:
+    """bundle: where it is. accuracy: of float32 on `pictures` held-out ones. float_bytes: size of the float TFLite."""
+
+    bundle: Path
+    device: str
+    accuracy: float
+    pictures: int
+    float_bytes: int
+    measured: dict[Scheme, Measured]
+
+
+def convert(
+    path: Path,
+    out: Path,
+    *,
+    device: str,
+    schemes: Sequence[Scheme] = (),
+    data: Path | None = None,
+    calibration: Path | None = None,
+    resize: Resize | None = None,
+    max_drop: float = 0.5,
+    say: Any = lambda line: None,
+    progress: Progress = lambda done, total: None,
+) -> Converted:
+    """Convert `path` for a device and write the bundle `out`, or raise and leave nothing behind.
+
+    schemes: the first one is what runs by default; none = the device's own. max_drop: points of accuracy that a scheme
+    may lose against float32 on the held-out pictures. say: told each step. See `open_source` for the rest.
+    """
+    device_name, config = load_device(device)
+    if out.suffix != ".bundle":
+        raise InputError(f"{out}: a bundle's name ends in .bundle, so: --out {out.name}.bundle")
+    check_bundle_path(out)
+    name = out.name.removesuffix(".bundle")
+    check_name(name, "--out")
+    chosen: tuple[Scheme, ...] = tuple(dict.fromkeys(schemes)) or (config.scheme,)
+
+    source = open_source(path, data, calibration, resize)
+    say(f"{path}: {len(source.output.labels)} classes, {len(source.heldout)} held-out pictures")
+    float_model = to_tflite(source.program, str(path))
+    parity = check_parity(float_model, source.golden, source.expected)
+    say(f"float TFLite: {len(float_model) / 1024:,.0f} KiB, within {parity:.1e} of PyTorch")
+
+    activations = ranges(float_model, source.calibration) if any(s.startswith("static") for s in chosen) else {}
+    models: dict[Scheme, bytes] = {}
+    for scheme in chosen:
+        content = quantize(float_model, scheme, activations, config.fully_connected)
+        check_integer(content, scheme)
+        if config.max_model_kib and len(content) > config.max_model_kib * 1024:
+            raise QualityError(
+                f"{scheme}: {len(content) / 1024:,.0f} KiB are more than {device_name} takes "
+                f"(max_model_kib: {config.max_model_kib:,}); train a smaller --arch"
+            )
+        models[scheme] = content
+        say(f"{scheme}: {len(content) / 1024:,.0f} KiB")
+
+    accuracy, measured, differing = measure(
+        float_model,
+        models,
+        source.heldout,
+        source.input,
+        source.output.labels,
+        source.golden,
+        config.threads,
+        progress,
+    )
+    for m in measured.values():
+        judge(m, len(source.heldout), max_drop)
+
+    report = render(
+        name=name,
+        version=source.version,
+        device=device_name,
+        spec=source.input,
+        labels=source.output.labels,
+        accuracy=accuracy,
+        parity=parity,
+        pictures=len(source.heldout),
+        measured=measured,
+        float_bytes=len(float_model),
+        differing=differing,
+        max_drop=max_drop,
+    )
+    variants = {scheme: f"{name}.{scheme}.tflite" for scheme in models}
+    golden = {f"{scheme}/output_0": m.outputs for scheme, m in measured.items()}
+    manifest = Manifest(
+        name=name,
+        version=source.version,
+        device=device_name,
+        default=chosen[0],
+        input=source.input,
+        output=source.output,
+        variants={str(s): file for s, file in variants.items()},
+        metrics={
+            "pictures": len(source.heldout),
+            "max_drop": max_drop,
+            "float32": {"accuracy": accuracy, "bytes": len(float_model), "parity": parity},
+            **{
+                s: {"accuracy": m.accuracy, "agreement": m.agreement, "worst_drop": m.worst_drop, "bytes": m.bytes}
+                for s, m in measured.items()
+                if s != "float32"
+            },
+        },
+        provenance={
+            **source.provenance,
+            "converted_with": {
+                "sightline": __version__,
+                **{p: version(p) for p in ("litert-torch", "ai-edge-quantizer", "ai-edge-litert")},
+            },
+        },
+    )
+    files = {variants[s]: content for s, content in models.items()}
+    files["golden.npz"] = pack(frames=source.golden, **golden)
+    files["report.html"] = report.encode()
+    write_bundle(out, manifest, files)
+    return Converted(out, device_name, accuracy, len(source.heldout), len(float_model), measured)

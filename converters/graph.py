@@ -1,0 +1,79 @@
+"""Looking into a .tflite file: its ops, the tensors that flow, and its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+_OPS = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
+_TYPES = {v: k.lower() for k, v in vars(schema.TensorType).items() if not k.startswith("_")}
+_WEIGHT_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
+
+# they move data or change its type: what they do in float costs no accuracy and little time
+_NOT_COMPUTE = {"QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE", "CAST"}
+
+
+@dataclass(frozen=True)
+class Op:
+    """name: TFLite's. output: name of its first output tensor. activations: dtypes of what flows in and out of it."""
+
+    name: str
+    output: str
+    activations: tuple[str, ...]
+
+    @property
+    def computes_in_float(self) -> bool:
+        return self.name not in _NOT_COMPUTE and any(t.startswith("float") for t in self.activations)
+
+
+def ops(content: bytes) -> list[Op]:
+    """The main graph's ops, in the order in which they run."""
+    model = schema.Model.GetRootAs(content, 0)
+    graph = model.Subgraphs(0)
+    found = []
+    for i in range(graph.OperatorsLength()):
+        op = graph.Operators(i)
+        code = model.OperatorCodes(op.OpcodeIndex())
+        # files from before 2020 have the code in the deprecated field alone
+        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        name = code.CustomCode().decode() if code.CustomCode() else _OPS[builtin]
+        tensors = [op.Inputs(k) for k in range(op.InputsLength())] + [op.Outputs(k) for k in range(op.OutputsLength())]
+        flowing = [graph.Tensors(t) for t in tensors if t >= 0 and not _constant(model, graph.Tensors(t))]
+        output = graph.Tensors(op.Outputs(0)).Name().decode()
+        found.append(Op(name, output, tuple(_TYPES[t.Type()] for t in flowing)))
+    return found
+
+
+def activations(content: bytes) -> dict[str, int]:
+    """{name: number of dimensions} of the tensors that flow: the inputs and every op's outputs."""
+    graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
+    indices = [graph.Inputs(i) for i in range(graph.InputsLength())]
+    for i in range(graph.OperatorsLength()):
+        op = graph.Operators(i)
+        indices += [op.Outputs(k) for k in range(op.OutputsLength())]
+    return {graph.Tensors(i).Name().decode(): graph.Tensors(i).ShapeLength() for i in indices}
+
+
+def damaged(content: bytes) -> bytes:
+    """The same graph with every large weight tensor turned by half its length: loads, runs, and knows nothing.
+
+    What a verification says of it shows whether that verification could have said no.
+    """
+    broken = bytearray(content)
+    model = schema.Model.GetRootAs(broken, 0)
+    graph = model.Subgraphs(0)
+    for i in range(graph.TensorsLength()):
+        tensor = graph.Tensors(i)
+        dtype = _WEIGHT_DTYPES.get(_TYPES[tensor.Type()])
+        buffer = model.Buffers(tensor.Buffer())
+        if dtype is None or buffer.DataLength() < 256:
+            continue
+        weights = buffer.DataAsNumpy().view(dtype)
+        weights[:] = np.roll(weights, len(weights) // 2)
+    return bytes(broken)
+
+
+def _constant(model: schema.Model, tensor: schema.Tensor) -> bool:
+    return bool(model.Buffers(tensor.Buffer()).DataLength())

@@ -1,0 +1,46 @@
+"""Float TFLite to each scheme (ai-edge-quantizer). The only file that knows it."""
+
+from __future__ import annotations
+
+from ai_edge_quantizer import qtyping, recipe
+from ai_edge_quantizer import quantizer as aeq
+
+from converters.calibrate import Ranges
+from converters.noise import to_log
+from sightline.device import Scheme
+from sightline.errors import ModelError
+
+
+def quantize(content: bytes, scheme: Scheme, ranges: Ranges, fully_connected: str) -> bytes:
+    """A float32 .tflite in another scheme.
+
+    float32: as it is. float16: weights. dynamic_int8: weights, activations while it runs. static_int8: everything, in
+    and out too. static_int8_float_io: the same with float32 in and out, for browsers and MediaPipe.
+    ranges: of the activations, for the static schemes. fully_connected: `per_channel` or `per_tensor` weight scales.
+    Raises ModelError.
+    """
+    if scheme == "float32":
+        return content
+    try:
+        with to_log() as log:
+            quantizer = aeq.Quantizer(content)
+            if scheme == "float16":
+                quantizer.add_weight_only_config(
+                    ".*", qtyping.TFLOperationName.ALL_SUPPORTED, 16, algorithm_key=aeq.AlgorithmName.FLOAT_CASTING
+                )
+            elif scheme == "dynamic_int8":
+                quantizer.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+            else:
+                quantizer.load_quantization_recipe(recipe.static_wi8_ai8())
+                if fully_connected == "per_tensor":
+                    quantizer.add_static_config(
+                        ".*", qtyping.TFLOperationName.FULLY_CONNECTED, 8, 8, qtyping.QuantGranularity.TENSORWISE
+                    )
+            if scheme == "static_int8_float_io":
+                for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+                    quantizer.update_quantization_recipe(".*", end, algorithm_key=aeq.AlgorithmName.NO_QUANTIZE)
+            calibration = ranges if quantizer.need_calibration else None
+            result = quantizer.quantize(calibration, enable_progress_bar=False, enable_progress_report=False)
+            return bytes(result.quantized_model)
+    except (ValueError, RuntimeError, KeyError, TypeError) as e:
+        raise ModelError(f"ai-edge-quantizer cannot make {scheme}: {str(e)[:300]} (everything it said: {log})") from e

@@ -1,0 +1,147 @@
+"""`sightline run`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+
+from edge import agent
+from edge.capture import Capture
+from edge.model import Model, open_model
+from edge.sinks import JsonLines, Sink, Text
+from edge.sources import find_source
+from sightline.bundle import read_bundle
+from sightline.device import load_device
+from sightline.errors import ConfigError
+from sightline.files import write_file
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--source", required=True, help="0, /dev/video0, rtsp://.., a clip, a picture, a folder, or test:")
+@click.option("--device", help="How to run; see `sightline devices`.  [default: the bundle's]")
+@click.option("--scheme", help="Variant of the bundle.  [default: the bundle's]")
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Classes a result, at most.")
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Lowest score; 0 = all.")
+@click.option("--frames", type=click.IntRange(0), default=0, show_default=True, help="Stop after so many; 0 = never.")
+@click.option("--json", "as_json", is_flag=True, help="Results on stdout as JSON lines, instead of text.")
+@click.option("--output", type=click.Path(path_type=Path), help="File to append JSON lines to.")
+@click.option("--page/--no-page", default=True, show_default=True, help="The live page on 127.0.0.1.")
+@click.option("--page-port", type=click.IntRange(0, 65535), help="Of the page; 0 = any.  [default: 8480, or any]")
+@click.option("--realtime", is_flag=True, help="Play a clip at its own speed, as a camera would; may drop frames.")
+@click.option("--loop", is_flag=True, help="Begin a clip again at its end.")
+@click.option("--summary", type=click.Path(path_type=Path), help="File for the closing figures, as JSON.")
+def run(model: Path, source: str, device: str | None, scheme: str | None, as_json: bool, **o: Any) -> None:
+    """Run a bundle on a camera, a clip or pictures, and stream what it sees.
+
+    A clip or pictures are a replay: every frame is looked at, and the same ones give the same answers. A camera's
+    newest frame wins, and what is dropped is counted. Ctrl-C ends it; the figures go to stderr.
+    """
+    bundle = read_bundle(model)
+    device_name, config = load_device(device or bundle.manifest.device)
+    if config.runner != "agent":
+        raise ConfigError(
+            f"{device_name} is not run by `sightline run` but by its {config.runner}; to try the bundle here: "
+            "--device desktop"
+        )
+    cv2.setNumThreads(1)  # the cores are the interpreter's
+    camera = find_source(source, config, realtime=o["realtime"], loop=o["loop"])
+    capture = Capture(camera, bundle.manifest.input)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    capture.start()  # a camera takes seconds to open: meanwhile the model loads
+    sinks: list[Sink] = []
+    page = None
+    tally = agent.Tally()
+    try:
+        opened = open_model(bundle, config, scheme)
+        lossless = not camera.live
+        sinks.append(JsonLines(None, lossless=lossless) if as_json else Text(lossless=lossless))
+        if o["output"]:
+            sinks.append(JsonLines(o["output"], lossless=lossless))
+        if o["page"]:
+            page = _page(o["page_port"], device_name, config, opened, camera.name, tally)
+            page.start()
+            click.echo(f"live page: {page.url}", err=True)
+        for sink in sinks:
+            sink.start()
+        agent.run(
+            opened,
+            capture,
+            sinks,
+            stopping,
+            tally,
+            device=device_name,
+            latency_budget_ms=config.latency_budget_ms,
+            top=o["top"],
+            threshold=o["threshold"],
+            frames=o["frames"],
+            observer=page.observe if page else None,
+        )
+    finally:
+        capture.stop()
+        for sink in sinks:
+            sink.close()
+        if page:
+            page.close()
+        if tally.frames or tally.not_inferred:
+            click.echo(_summary(tally, capture, sinks, config.latency_budget_ms), err=True)
+    if o["summary"]:
+        figures = {**tally.to_json(), "reconnects": capture.reconnects, "scheme": opened.scheme, "device": device_name}
+        write_file(o["summary"], (json.dumps(figures, indent=2) + "\n").encode())
+    if any(sink.failed == "Broken pipe" for sink in sinks):
+        sys.stdout = None  # nobody reads it: not even the last flush may fail
+
+
+def _page(port: int | None, device: str, config: Any, model: Model, source: str, tally: agent.Tally) -> Any:
+    from edge.page import Page  # http.server costs 30 ms, which `--no-page` need not pay
+
+    metrics = model.manifest.metrics.get(model.scheme) or {}
+    info = {
+        "device": device,
+        "source": source,
+        "scheme": model.scheme,
+        "accuracy": metrics.get("accuracy"),
+        "model": {"name": model.identity.name, "version": model.identity.version, "sha256": model.identity.sha256},
+    }
+
+    def status() -> dict[str, Any]:
+        return {"fps": round(tally.fps, 2), "frames": tally.frames, "dropped": dict(tally.dropped)}
+
+    def make(number: int) -> Page:
+        return Page(number, fps=config.page_fps, width=config.page_width, info=info, status=status)
+
+    if port is not None:
+        return make(port)
+    try:
+        return make(8480)
+    except ConfigError:  # another agent has it
+        return make(0)
+
+
+def _summary(tally: agent.Tally, capture: Capture, sinks: list[Sink], budget_ms: float) -> str:
+    lines = [
+        f"{tally.frames} frames in {tally.seconds:.1f} s: {tally.fps:.1f} a second; "
+        f"{tally.late} later than {budget_ms:g} ms after capture",
+        f"{'ms':12}{'p50':>9}{'p95':>9}{'p99':>9}",
+    ]
+    for stage, h in tally.latency.items():
+        lines.append(f"{stage:12}" + "".join(f"{h.percentile(p):>9.2f}" for p in (50, 95, 99)))
+    dropped = ", ".join(f"{n} {cause}" for cause, n in tally.dropped.items()) or "none"
+    lines.append(f"dropped: {dropped}")
+    for cause, n in tally.not_inferred.items():
+        lines.append(f"not inferred ({n}): {cause}")
+    if capture.reconnects:
+        lines.append(f"opened again: {capture.reconnects} times")
+    for sink in sinks:
+        if sink.dropped or sink.failed:
+            lines.append(f"{sink.name}: {sink.dropped} results lost{f' ({sink.failed})' if sink.failed else ''}")
+    return "\n".join(lines)

@@ -1,0 +1,62 @@
+"""Opening a bundle on this device, and proving that it computes here what it computed where it was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sightline.arrays import unpack
+from sightline.bundle import Bundle, Manifest
+from sightline.device import DeviceConfig
+from sightline.errors import InterpreterError, ModelError
+from sightline.interpreter import Interpreter
+from sightline.predictions import ModelId
+
+# an int8 step more or less is how x86 and Arm kernels differ; four are another model
+GOLDEN_STEPS = 4
+GOLDEN_FRAMES = 4
+
+
+@dataclass(frozen=True)
+class Model:
+    manifest: Manifest
+    scheme: str
+    identity: ModelId
+    interpreter: Interpreter
+
+
+def open_model(bundle: Bundle, config: DeviceConfig, scheme: str | None = None) -> Model:
+    """Load a variant, the default one unless named, and run the first golden frames through it.
+
+    Raises ModelError for a bundle that does not fit together, InterpreterError where this machine computes other
+    numbers than were measured.
+    """
+    chosen, content, identity = bundle.variant(scheme)
+    name = str(bundle.path / bundle.manifest.variants[chosen])
+    interpreter = Interpreter(content, threads=config.threads, delegate=config.delegate, name=name)
+    spec = bundle.manifest.input
+    if interpreter.input.shape != (1, spec.height, spec.width, 3):
+        raise ModelError(f"{name}: takes {list(interpreter.input.shape)}, its manifest says {spec.width}x{spec.height}")
+    classes = len(bundle.manifest.output.labels)
+    sizes = [int(np.prod(t.shape)) for t in interpreter.outputs]
+    if sizes != [classes]:
+        raise ModelError(f"{name}: gives {sizes} numbers, its manifest has {classes} labels")
+    _prove(bundle, chosen, interpreter, name)
+    return Model(bundle.manifest, chosen, identity, interpreter)
+
+
+def _prove(bundle: Bundle, scheme: str, interpreter: Interpreter, name: str) -> None:
+    if "golden.npz" not in bundle.contents:
+        raise ModelError(f"{bundle.path}: has no golden.npz, so nothing proves what it computes; convert it again")
+    golden = unpack(bundle.contents["golden.npz"], str(bundle.path / "golden.npz"), "frames", f"{scheme}/output_0")
+    scale = interpreter.outputs[0].scale
+    for frame, expected in zip(golden["frames"][:GOLDEN_FRAMES], golden[f"{scheme}/output_0"], strict=False):
+        difference = float(np.abs(interpreter(frame)[0].reshape(-1) - expected).max())
+        # float outputs of an int8 body move by steps too: a hundredth of their range is less than four of 255
+        allowed = GOLDEN_STEPS * scale if scale else max(1e-3, 0.016 * float(np.ptp(expected)))
+        if not difference <= allowed:
+            raise InterpreterError(
+                f"{name}: this machine computes other numbers than were measured: a golden sample is off by "
+                f"{difference:.3g}, {allowed:.3g} is rounding; try --device with delegate: none, and report it"
+            )

@@ -1,0 +1,131 @@
+"""A bundle: the folder that a converter hands to a device, hashed to the last byte.
+
+NAME.bundle/
+  manifest.json     what the model is, takes in and gives out, how it was measured; the hash of every other file
+  NAME.SCHEME.tflite   one a variant
+  labels.txt        one label a line, in the order of the model's outputs
+  golden.npz        inputs, and the outputs that each variant gave when it was measured
+  report.html       the same for people
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sightline.decode import OutputSpec
+from sightline.errors import InputError, ModelError
+from sightline.files import FileTable, checked_table, file_table, read_verified, seal, unseal, write_folder
+from sightline.predictions import ModelId
+from sightline.preprocess import InputSpec
+from sightline.records import read_record
+
+SCHEMA = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself. variants: {scheme: file}. default: the scheme that runs unless another is asked.
+    metrics, provenance: for people and reports; nothing runs by them."""
+
+    name: str
+    version: str
+    device: str
+    default: str
+    input: InputSpec
+    output: OutputSpec
+    variants: dict[str, str]
+    metrics: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every file has been read and found to be the one that was written. `contents` holds them."""
+
+    path: Path
+    manifest: Manifest
+    files: FileTable
+    contents: dict[str, bytes]
+
+    def variant(self, scheme: str | None = None) -> tuple[str, bytes, ModelId]:
+        """(scheme, .tflite bytes, identity) of a variant, the default one unless a scheme is named."""
+        chosen = scheme or self.manifest.default
+        if chosen not in self.manifest.variants:
+            raise ModelError(f"{self.path}: no variant {chosen!r}; it has: {', '.join(self.manifest.variants)}")
+        file = self.manifest.variants[chosen]
+        identity = ModelId(self.manifest.name, self.manifest.version, self.files[file]["sha256"])
+        return chosen, self.contents[file], identity
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """Write the bundle as a whole, or nothing. An older bundle at `path` is replaced; anything else there is refused.
+
+    files: every variant's .tflite, golden.npz and report.html; labels.txt and manifest.json are made here.
+    """
+    check_bundle_path(path)
+    check_name(manifest.name, str(path))
+    output = dataclasses.asdict(manifest.output)
+    labels = output.pop("labels")
+    everything = {**files, "labels.txt": "".join(f"{label}\n" for label in labels).encode()}
+    document = {
+        "schema": SCHEMA,
+        "name": manifest.name,
+        "version": manifest.version,
+        "device": manifest.device,
+        "default": manifest.default,
+        "input": dataclasses.asdict(manifest.input),
+        "output": output,
+        "variants": manifest.variants,
+        "metrics": manifest.metrics,
+        "provenance": manifest.provenance,
+        "files": file_table(everything),
+    }
+    write_folder(path, {**everything, "manifest.json": seal(document)})
+
+
+def check_bundle_path(path: Path) -> None:
+    """Refuse early what `write_bundle` would refuse after the work."""
+    if path.exists() and not (path / "manifest.json").is_file():
+        raise InputError(f"{path}: exists and is not a bundle; it is left alone. Give another --out")
+
+
+def check_name(name: str, where: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{where}: the name {name!r} must start with a letter or digit and have only letters, digits, '.', '_', '-'"
+        )
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Open a bundle strictly: unknown keys, a newer schema, a missing file or one other byte are errors by name."""
+    if not path.is_dir():
+        what = "is a file, not a bundle folder" if path.is_file() else "no such bundle"
+        raise ModelError(f"{path}: {what}; `sightline convert` makes one")
+    document = unseal(path / "manifest.json", "bundle", SCHEMA)
+    where = str(path / "manifest.json")
+    table = checked_table(document, where)
+    contents = {name: read_verified(path, table, name) for name in table}
+    if "labels.txt" not in contents:
+        raise ModelError(f"{where}: lists no labels.txt")
+    labels = contents["labels.txt"].decode("utf-8").splitlines()
+    document = {k: v for k, v in document.items() if k not in ("schema", "files")}
+    for key in ("input", "output"):
+        if not isinstance(document.get(key), dict):
+            raise ModelError(f"{where}: {key!r} is missing")
+    document["input"] = read_record(InputSpec, document["input"], f"{where}: input", ModelError)
+    document["output"] = read_record(
+        OutputSpec, {**document["output"], "labels": labels}, f"{where}: output", ModelError
+    )
+    manifest = read_record(Manifest, document, where, ModelError)
+    for scheme, file in manifest.variants.items():
+        if file not in table:
+            raise ModelError(f"{where}: the variant {scheme} names {file!r}, which is not among its files")
+    if manifest.default not in manifest.variants:
+        raise ModelError(f"{where}: the default {manifest.default!r} is not among its variants")
+    return Bundle(path, manifest, table, contents)

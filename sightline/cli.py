@@ -1,0 +1,111 @@
+"""The command line: a group whose subcommands are named as texts and imported only when called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import NamedTuple
+
+import click
+
+from sightline import __version__
+from sightline.errors import SightlineError
+from sightline.records import near
+
+
+class Entry(NamedTuple):
+    target: str  # module:function
+    extra: str  # of pip, '' for the base install
+    help: str  # equals the command's own; here so that `sightline --help` imports none of them
+
+
+COMMANDS = {
+    "train": Entry("trainer.cli:train", "train", "Train a model on labelled pictures; leaves a run folder."),
+    "convert": Entry("converters.cli:convert", "convert", "Quantize a run for a device, verify it, leave a bundle."),
+    "run": Entry("edge.cli:run", "", "Run a bundle on a camera, a clip or pictures, and stream what it sees."),
+    "devices": Entry("sightline.devices_cli:devices", "", "List the devices that Sightline knows."),
+}
+
+
+class Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, function = entry.target.split(":")
+        try:
+            command: click.Command = getattr(import_module(module), function)
+        except ModuleNotFoundError as e:
+            root = (e.name or "").split(".")[0]
+            if not entry.extra or root in ("sightline", "trainer", "converters", "edge"):
+                raise
+            raise click.UsageError(
+                f"`sightline {cmd_name}` needs {root}, which is not installed; install it with: "
+                f"pip install 'sightline[{entry.extra}]'"
+            ) from None
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(
+                f"no command {args[0]!r}{near(args[0], COMMANDS)}; the commands are: {', '.join(COMMANDS)}"
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+
+@click.command(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sightline")
+@click.option("--debug", is_flag=True, help="Show tracebacks; may stand anywhere on the line.")
+def cli(debug: bool) -> None:
+    """From pictures to a camera that answers, on hardware that you own.
+
+    \b
+    sightline train PICTURES --out RUN
+    sightline convert RUN --device raspberry_pi_5 --out NAME.bundle
+    sightline run NAME.bundle --source 0
+
+    Exit codes: 0 done, 2 bad input, 3 a device failed, 1 a fault of Sightline's own.
+    """
+
+
+def main() -> None:
+    """The only place where errors are caught: one message on stderr, and the exit code that says whose fault it is."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        result = cli.main(arguments, prog_name="sightline", standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+    except SightlineError as e:
+        if debug:
+            raise
+        click.echo(f"error: {e}", err=True)
+        code = e.exit_code
+    except click.ClickException as e:
+        e.show()
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        if debug:
+            raise
+        click.echo("stopped", err=True)
+        code = 130
+    except BrokenPipeError:  # `sightline run ... | head` has what it wanted
+        code = 0
+    except Exception as e:
+        if debug:
+            raise
+        click.echo(f"internal error: {type(e).__name__}: {e} (run again with --debug for the traceback)", err=True)
+        code = 1
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = None  # or the interpreter complains on its way out
+    sys.exit(code)

@@ -1,0 +1,199 @@
+"""A folder of labelled pictures: read, checked to the last byte, and split, before anything is learned from it."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from sightline.errors import DataError
+from sightline.files import sha256
+from sightline.images import SUFFIXES, decode_image, read_image
+from sightline.preprocess import Frame, InputSpec, Preprocessor
+from sightline.records import near
+
+VAL_NAMES = ("val", "valid", "validation")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """path: relative to the data set's root. label: index into `labels`. sha256: of the file."""
+
+    path: str
+    label: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """A classification data set. skipped: what was left out, each as 'path: why'. leaked: pictures that are, byte for
+    byte, in both parts."""
+
+    root: Path
+    labels: tuple[str, ...]
+    train: tuple[Picture, ...]
+    val: tuple[Picture, ...]
+    skipped: tuple[str, ...]
+    leaked: int
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over every picture's part, class and content: equal exactly for equal data sets and splits."""
+        digest = hashlib.sha256()
+        for part, pictures in (("train", self.train), ("val", self.val)):
+            for p in pictures:
+                digest.update(f"{part}\0{self.labels[p.label]}\0{p.sha256}\n".encode())
+        return digest.hexdigest()
+
+
+def read_class_folders(
+    root: Path,
+    *,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    corrupt: Literal["refuse", "skip"] = "refuse",
+    progress: Progress | None = None,
+) -> ClassFolders:
+    """Read `root`, with one subfolder per class, or with train/ and val/ that each have them.
+
+    Every picture is decoded once. Without val/, `val_fraction` of each class is held out by a seeded shuffle: at least
+    one picture a class, and pictures with equal content stay on the same side. progress: called with (done, total).
+    Raises DataError: no classes, an empty class, classes that differ between the parts, corrupt pictures.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; a folder with one subfolder of pictures per class is needed")
+    folders = _subfolders(root)
+    split = next((name for name in VAL_NAMES if name in folders), None)
+    if "train" in folders and split:
+        listed = {"train": _listed(root, "train"), "val": _listed(root, split)}
+        labels = _common_labels(root, split, listed)
+    elif "train" in folders:
+        listed = {"train": _listed(root, "train")}
+        labels = tuple(listed["train"])
+    else:
+        listed = {"train": _listed(root, "")}
+        labels = tuple(listed["train"])
+    if len(labels) < 2:
+        raise DataError(f"{root}: only one class, {labels[0]!r}; a classifier needs two or more subfolders")
+
+    entries = [
+        (part, labels.index(label), path)
+        for part, classes in listed.items()
+        for label, paths in classes.items()
+        for path in paths
+    ]
+    bad: list[str] = []
+    kept: dict[str, list[Picture]] = {"train": [], "val": []}
+    with ThreadPoolExecutor(8) as pool:
+        for i, ((part, label, path), outcome) in enumerate(zip(entries, pool.map(_check, entries), strict=True)):
+            if isinstance(outcome, DataError):
+                bad.append(str(outcome))
+            else:
+                kept[part].append(Picture(path.relative_to(root).as_posix(), label, outcome))
+            if progress:
+                progress(i + 1, len(entries))
+    if bad and corrupt == "refuse":
+        shown = "".join(f"\n  {line}" for line in bad[:10]) + ("\n  ..." if len(bad) > 10 else "")
+        raise DataError(
+            f"{root}: {len(bad)} of {len(entries)} pictures are corrupt (mend or remove them, or give --corrupt skip):"
+            + shown
+        )
+    train, val = kept["train"], kept["val"]
+    if "val" not in listed:
+        train, val = _split(train, len(labels), val_fraction, seed)
+    for part, pictures in (("training", train), ("held-out", val)):
+        counts = Counter(p.label for p in pictures)
+        empty = [label for i, label in enumerate(labels) if not counts[i]]
+        if empty:
+            raise DataError(
+                f"{root}: no {part} pictures of {', '.join(empty)}; each class needs at least 2 different pictures"
+            )
+    leaked = len({p.sha256 for p in train} & {p.sha256 for p in val})
+    return ClassFolders(root, labels, tuple(train), tuple(val), tuple(bad), leaked)
+
+
+def balanced(pictures: Sequence[Picture], count: int, seed: int) -> list[Picture]:
+    """`count` pictures, or all, as evenly over the classes as there are; a function of the seed."""
+    queues: dict[int, list[Picture]] = {}
+    for p in random.Random(seed).sample(list(pictures), len(pictures)):
+        queues.setdefault(p.label, []).append(p)
+    turns = [queue[i] for i in range(len(pictures)) for _, queue in sorted(queues.items()) if i < len(queue)]
+    return turns[:count]
+
+
+def read_frames(root: Path, pictures: Sequence[Picture], spec: InputSpec) -> Frame:
+    """uint8 [n, spec.height, spec.width, 3]: the pictures as the model takes them."""
+    preprocess = Preprocessor(spec)
+    return np.stack([preprocess(read_image(root / p.path)) for p in pictures])
+
+
+def _check(entry: tuple[str, int, Path]) -> str | DataError:
+    path = entry[2]
+    try:
+        data = path.read_bytes()
+        decode_image(data, str(path))
+    except OSError as e:
+        return DataError(f"{path}: cannot be read: {e.strerror}")
+    except DataError as e:
+        return e
+    return sha256(data)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _listed(root: Path, part: str) -> dict[str, list[Path]]:
+    """{label: pictures}, both sorted by name, of root/part."""
+    folder = root / part
+    classes = {
+        name: sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        for name in _subfolders(folder)
+    }
+    if not classes:
+        loose = sum(p.suffix.lower() in SUFFIXES for p in folder.iterdir())
+        found = f"{loose} pictures but no subfolders" if loose else "no subfolders"
+        raise DataError(f"{folder}: {found}; each class needs a subfolder of its own, named after it")
+    empty = [name for name, paths in classes.items() if not paths]
+    if empty:
+        raise DataError(f"{folder}: no pictures in {', '.join(empty)} (known endings: {', '.join(SUFFIXES)})")
+    return classes
+
+
+def _common_labels(root: Path, val: str, listed: dict[str, dict[str, list[Path]]]) -> tuple[str, ...]:
+    train = tuple(listed["train"])
+    for label in listed["val"]:
+        if label not in train:
+            raise DataError(f"{root / val / label}: this class is not in {root / 'train'}{near(label, train)}")
+    for label in train:
+        if label not in listed["val"]:
+            raise DataError(f"{root / 'train' / label}: this class is not in {root / val}")
+    return train
+
+
+def _split(
+    pictures: Sequence[Picture], classes: int, fraction: float, seed: int
+) -> tuple[list[Picture], list[Picture]]:
+    train: list[Picture] = []
+    val: list[Picture] = []
+    for label in range(classes):
+        groups: dict[str, list[Picture]] = {}
+        for p in pictures:
+            if p.label == label:
+                groups.setdefault(p.sha256, []).append(p)
+        # shuffled by content, not by name: renaming or copying the folder changes nothing
+        order = sorted(groups)
+        random.Random(f"{seed}/{label}").shuffle(order)
+        held = max(1, round(len(order) * fraction)) if len(order) > 1 else 0
+        for i, key in enumerate(order):
+            (val if i < held else train).extend(groups[key])
+    by_path = sorted(val, key=lambda p: p.path)
+    return sorted(train, key=lambda p: p.path), by_path

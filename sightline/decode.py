@@ -1,0 +1,60 @@
+"""From a model's raw outputs to predictions, in numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.predictions import Classification
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """What a model's outputs mean. Classification has one output, float [1, classes], in the order of `labels`.
+
+    activation: what turns the outputs into scores: `softmax` for exactly one class a picture, `sigmoid` for any number
+    of them, `none` where the graph ends in one.
+    """
+
+    task: Literal["classify"]
+    activation: Literal["softmax", "sigmoid", "none"]
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise ValueError("a model without labels says nothing")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("two classes have the same label")
+        for label in self.labels:
+            if label != label.strip() or len(label.splitlines()) != 1:
+                raise ValueError(f"the label {label!r} must be one line, with no space around it")
+
+
+def scores(outputs: Sequence[Floats], spec: OutputSpec) -> Floats:
+    """float32 [classes]. Raises ValueError when the outputs are not what `spec` says."""
+    if len(outputs) != 1 or outputs[0].size != len(spec.labels):
+        shapes = [list(o.shape) for o in outputs]
+        raise ValueError(f"outputs of shapes {shapes} are not one score for each of {len(spec.labels)} labels")
+    x = outputs[0].reshape(-1)
+    if spec.activation == "softmax":
+        e = np.exp(x - x.max())
+        return np.asarray(e / e.sum(), np.float32)
+    if spec.activation == "sigmoid":
+        # exp of a large positive number overflows: clip where the score is 0 in float32 anyway
+        return np.asarray(1 / (1 + np.exp(np.minimum(-x, 88))), np.float32)
+    return x
+
+
+def decode(
+    outputs: Sequence[Floats], spec: OutputSpec, top: int = 3, threshold: float = 0.0
+) -> tuple[Classification, ...]:
+    """The `top` classes whose score reaches `threshold`, best first; equal scores in the order of the labels."""
+    s = scores(outputs, spec)
+    order = np.argsort(-s, kind="stable")[:top]
+    return tuple(Classification(spec.labels[i], int(i), float(s[i])) for i in order if s[i] >= threshold)

@@ -1,0 +1,78 @@
+"""A device is data: one flat YAML file says how to quantize for it and how to run on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import yaml
+
+from sightline.errors import ConfigError
+from sightline.records import near, read_record
+
+Scheme = Literal["float32", "float16", "dynamic_int8", "static_int8", "static_int8_float_io"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+
+FOLDER = Path(__file__).resolve().parent.parent / "device_configs"
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """One device. `convert` reads the first group, `run` the second; units are in the names or said here.
+
+    title: shown to people. scheme: quantization that `convert` uses by default. fully_connected: granularity of the
+    weights' scales in fully-connected layers. max_model_kib: largest .tflite that makes sense here; `convert` refuses
+    a larger one; 0 = no limit.
+    runner: what runs the model; only `agent` is `sightline run`. threads: of the interpreter. delegate: what executes
+    the graph. camera_width, camera_height, camera_fps: asked of a USB camera. latency_budget_ms: from capture to
+    prediction; the summary says how many frames were later. page_fps, page_width: of the live page's picture.
+    """
+
+    title: str
+    scheme: Scheme
+    fully_connected: Literal["per_channel", "per_tensor"]
+    max_model_kib: int
+
+    runner: Literal["agent", "browser", "android"]
+    threads: int
+    delegate: Literal["xnnpack", "none", "edgetpu"]
+    camera_width: int
+    camera_height: int
+    camera_fps: int
+    latency_budget_ms: int
+    page_fps: int
+    page_width: int
+
+    def __post_init__(self) -> None:
+        for key in ("threads", "camera_width", "camera_height", "camera_fps", "latency_budget_ms", "page_fps"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        if self.max_model_kib < 0 or self.page_width < 64:
+            raise ValueError("max_model_kib must be at least 0 and page_width at least 64")
+
+
+def device_names() -> list[str]:
+    """The devices that Sightline ships, sorted."""
+    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+
+
+def load_device(name_or_path: str) -> tuple[str, DeviceConfig]:
+    """A shipped device by name, or any file that ends in .yaml. Returns its name with its config.
+
+    Raises ConfigError: an unknown device with near matches, an unknown key with the valid ones.
+    """
+    path = Path(name_or_path) if name_or_path.endswith((".yaml", ".yml")) else FOLDER / f"{name_or_path}.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        known = device_names()
+        raise ConfigError(
+            f"unknown device {name_or_path!r}{near(name_or_path, known)}; the devices are: {', '.join(known)}, "
+            "or the path of your own .yaml"
+        ) from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
+    return path.stem, read_record(DeviceConfig, data, str(path), ConfigError)

@@ -1,0 +1,58 @@
+"""Everything that Sightline raises on purpose.
+
+    SightlineError
+    ├── InputError            what the user gave is wrong: exit code 2
+    │   ├── DataError         a data set or a picture
+    │   ├── ModelError        a run, a program or a bundle that cannot be used
+    │   │   └── IntegrityError   a file is not the one that was written
+    │   ├── ConfigError       a device file or an option
+    │   └── QualityError      a conversion that got worse than agreed
+    └── DeviceError           the machine failed, not the input: exit code 3
+        ├── SourceError       a camera
+        └── InterpreterError  the runtime or a delegate
+
+Errors are raised where they are known and caught once, in `sightline.cli.main`. A message names the thing, what is
+wrong with it, and what would be right.
+"""
+
+
+class SightlineError(Exception):
+    """The root; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class InputError(SightlineError):
+    exit_code = 2
+
+
+class DataError(InputError):
+    pass
+
+
+class ModelError(InputError):
+    pass
+
+
+class IntegrityError(ModelError):
+    pass
+
+
+class ConfigError(InputError):
+    pass
+
+
+class QualityError(InputError):
+    pass
+
+
+class DeviceError(SightlineError):
+    exit_code = 3
+
+
+class SourceError(DeviceError):
+    pass
+
+
+class InterpreterError(DeviceError):
+    pass

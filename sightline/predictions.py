@@ -1,0 +1,72 @@
+"""What a model saw, and the one JSON form in which it leaves the device (`prediction.schema.json` is its schema)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One class with its score. `score` is a probability in 0..1 for a softmax or sigmoid head."""
+
+    label: str
+    index: int
+    score: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "classification", "label": self.label, "index": self.index, "score": round(self.score, 5)}
+
+
+Prediction = Classification
+
+
+@dataclass(frozen=True)
+class ModelId:
+    """Which model spoke: the bundle's name and version, and the sha256 of the very file that ran."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One frame's outcome.
+
+    frame_id: counts the frames of this source from 0, the dropped ones included. captured_at: UTC, ISO 8601.
+    width, height: of the frame in pixels; None when there was no frame. latency_ms: milliseconds per stage.
+    dropped: frames lost since the last result, by cause. status: `not_inferred` says that nobody looked, and `cause`
+    why: an empty `predictions` with status `ok` means that the model looked and saw nothing.
+    """
+
+    device: str
+    source: str
+    frame_id: int
+    captured_at: str
+    model: ModelId
+    width: int | None
+    height: int | None
+    latency_ms: dict[str, float]
+    predictions: tuple[Prediction, ...]
+    dropped: dict[str, int] = field(default_factory=dict)
+    status: Literal["ok", "not_inferred"] = "ok"
+    cause: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "device": self.device,
+            "source": self.source,
+            "frame_id": self.frame_id,
+            "captured_at": self.captured_at,
+            "model": {"name": self.model.name, "version": self.model.version, "sha256": self.model.sha256},
+            "image": None if self.width is None else {"width": self.width, "height": self.height},
+            "latency_ms": {stage: round(ms, 3) for stage, ms in self.latency_ms.items()},
+            "dropped": self.dropped,
+            "status": self.status,
+            "cause": self.cause,
+            "predictions": [p.to_json() for p in self.predictions],
+        }

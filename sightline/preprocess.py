@@ -1,0 +1,124 @@
+"""From a camera frame to a model's input. The only resize in the project: training, verification, device share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Frame = NDArray[np.uint8]
+
+Resize = Literal["letterbox", "center_crop", "stretch"]
+Filter = Literal["pyramid", "linear", "area"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How a model wants its pictures; part of every run and bundle.
+
+    width, height: pixels of the model's input, which is raw RGB bytes, NHWC. Normalisation lives in the graph.
+    resize: `letterbox` keeps the whole picture and its proportions and pads with the grey level `pad`; `center_crop`
+        keeps the proportions and loses the edges; `stretch` keeps everything but the proportions.
+    filter: `pyramid` halves the picture by 2x2 means while it is at least twice too big, then interpolates linearly:
+        it does not alias, and costs a ninth of `area` at 720p. `linear` is what most other tools do. `area` averages.
+    """
+
+    width: int
+    height: int
+    resize: Resize = "letterbox"
+    filter: Filter = "pyramid"
+    pad: int = 114
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.width <= 8192 and 1 <= self.height <= 8192):
+            raise ValueError(f"input of {self.width}x{self.height}: each side must be 1 to 8192 pixels")
+        if not 0 <= self.pad <= 255:
+            raise ValueError(f"pad {self.pad} is not a grey level of 0 to 255")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which rectangle of the frame lands on which rectangle of the input: (x, y, width, height), whole pixels."""
+
+    source: tuple[int, int, int, int]
+    target: tuple[int, int, int, int]
+
+    def to_source(self, x: float, y: float) -> tuple[float, float]:
+        """A point of the input, in pixels of the frame; the exact inverse of what `Preprocessor` did."""
+        sx, sy, sw, sh = self.source
+        tx, ty, tw, th = self.target
+        return sx + (x - tx) * sw / tw, sy + (y - ty) * sh / th
+
+
+def place(width: int, height: int, spec: InputSpec) -> Placement:
+    """Where a frame of `width` x `height` pixels goes in the input."""
+    everything = (0, 0, spec.width, spec.height)
+    if spec.resize == "stretch":
+        return Placement((0, 0, width, height), everything)
+    if spec.resize == "center_crop":
+        scale = max(spec.width / width, spec.height / height)
+        w = min(width, max(1, round(spec.width / scale)))
+        h = min(height, max(1, round(spec.height / scale)))
+        return Placement(((width - w) // 2, (height - h) // 2, w, h), everything)
+    scale = min(spec.width / width, spec.height / height)
+    w = min(spec.width, max(1, round(width * scale)))
+    h = min(spec.height, max(1, round(height * scale)))
+    return Placement((0, 0, width, height), ((spec.width - w) // 2, (spec.height - h) // 2, w, h))
+
+
+class Preprocessor:
+    """Turns BGR frames into the RGB bytes that a model takes in; keeps its buffers, so one per thread.
+
+    >>> Preprocessor(InputSpec(2, 2))(np.zeros((8, 4, 3), np.uint8)).shape
+    (2, 2, 3)
+    """
+
+    def __init__(self, spec: InputSpec) -> None:
+        self.spec = spec
+        self._size: tuple[int, int] = (0, 0)
+        self._placement = Placement((0, 0, 0, 0), (0, 0, 0, 0))
+        self._halves: list[Frame] = []
+        self._bgr: Frame = np.empty((0, 0, 3), np.uint8)
+
+    def __call__(self, frame: Frame, out: Frame | None = None) -> Frame:
+        """frame: uint8 [height, width, 3], BGR as OpenCV reads it. Returns uint8 [spec.height, spec.width, 3], RGB,
+        written into `out` when given. Raises ValueError for any other shape or dtype."""
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+            raise ValueError(f"a frame is uint8 [height, width, 3] in BGR, not {frame.dtype} {list(frame.shape)}")
+        spec = self.spec
+        height, width = frame.shape[:2]
+        if (width, height) != self._size:
+            self._prepare(width, height)
+        if out is None:
+            out = np.empty((spec.height, spec.width, 3), np.uint8)
+        sx, sy, sw, sh = self._placement.source
+        tx, ty, tw, th = self._placement.target
+        picture = frame[sy : sy + sh, sx : sx + sw]
+        for half in self._halves:
+            cv2.resize(picture, (half.shape[1], half.shape[0]), dst=half, interpolation=cv2.INTER_AREA)
+            picture = half
+        last = cv2.INTER_AREA if spec.filter == "area" else cv2.INTER_LINEAR
+        cv2.resize(picture, (tw, th), dst=self._bgr, interpolation=last)
+        if (tw, th) != (spec.width, spec.height):
+            out.fill(spec.pad)
+        out[ty : ty + th, tx : tx + tw] = self._bgr[:, :, ::-1]
+        return out
+
+    def _prepare(self, width: int, height: int) -> None:
+        self._size = (width, height)
+        self._placement = place(width, height, self.spec)
+        w, h = self._placement.source[2:]
+        tw, th = self._placement.target[2:]
+        self._halves = []
+        while self.spec.filter == "pyramid" and w >= 2 * tw and h >= 2 * th:
+            w, h = w // 2, h // 2
+            self._halves.append(np.empty((h, w, 3), np.uint8))
+        self._bgr = np.empty((th, tw, 3), np.uint8)
+
+
+def preprocess(frame: Frame, spec: InputSpec) -> Frame:
+    """One frame through a fresh `Preprocessor`."""
+    return Preprocessor(spec)(frame)

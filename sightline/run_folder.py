@@ -1,0 +1,78 @@
+"""A run: the folder that training hands to conversion. Anybody's model can be written as one.
+
+RUN/
+  model.pt2         torch.export program: float32 NHWC RGB 0..255 in, normalisation inside
+  model.json        what it is, takes in and gives out, how good it is, where it comes from; hashes of the rest
+  calibration.npz   `frames`: uint8 [n, height, width, 3], pictures from the training part, as the model takes them
+  golden.npz        `frames` like those, and `output_0`, ...: what the model gave for each in PyTorch
+  heldout.json      the pictures that training never saw: {"root": folder, "files": [[relative path, class], ...]}
+  history.jsonl     one line an epoch
+  checkpoint/       to resume
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sightline.decode import OutputSpec
+from sightline.errors import ModelError
+from sightline.files import FileTable, checked_table, file_table, read_verified, seal, unseal, write_file
+from sightline.preprocess import InputSpec
+from sightline.records import read_record
+
+SCHEMA = 1
+# accuracy of int8 stops changing at about 100 pictures; 256 keep every class of most data sets in
+CALIBRATION_FRAMES = 256
+GOLDEN_FRAMES = 32
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """What a run says of itself. metrics: {name: value}, fractions in 0..1. provenance: seed, versions, data set ..."""
+
+    name: str
+    version: str
+    input: InputSpec
+    output: OutputSpec
+    metrics: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    path: Path
+    manifest: RunManifest
+    files: FileTable
+
+    def read(self, name: str) -> bytes:
+        """A file of the run, verified against its hash."""
+        return read_verified(self.path, self.files, name)
+
+    def heldout(self) -> tuple[Path, list[tuple[str, int]]]:
+        """The folder of the held-out pictures, and (path in it, class index) of each."""
+        data = json.loads(self.read("heldout.json"))
+        return Path(data["root"]), [(str(path), int(label)) for path, label in data["files"]]
+
+
+def write_run(path: Path, manifest: RunManifest, files: Mapping[str, bytes]) -> None:
+    """Write the files, then model.json: a run without one is unfinished. files: model.pt2, calibration.npz, ..."""
+    for name, data in files.items():
+        write_file(path / name, data)
+    document = {"schema": SCHEMA, **dataclasses.asdict(manifest), "files": file_table(files)}
+    write_file(path / "model.json", seal(document))
+
+
+def read_run(path: Path) -> Run:
+    """Open a run strictly; its files are verified when read."""
+    document = unseal(path / "model.json", "finished run", SCHEMA)
+    where = str(path / "model.json")
+    table = checked_table(document, where)
+    document = {k: v for k, v in document.items() if k not in ("schema", "files")}
+    document["input"] = read_record(InputSpec, document.get("input"), f"{where}: input", ModelError)
+    document["output"] = read_record(OutputSpec, document.get("output"), f"{where}: output", ModelError)
+    return Run(path, read_record(RunManifest, document, where, ModelError), table)

@@ -1,0 +1,129 @@
+"""Pictures on their way into training and evaluation."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from sightline.datasets import Picture
+from sightline.images import read_image
+from sightline.preprocess import Frame, InputSpec, Preprocessor
+
+Key = tuple[int, int]  # (epoch, index)
+
+
+class Augmented(Dataset[tuple[Tensor, int]]):
+    """Training pictures: cropped at random, through the device's own preprocessing, then torchvision's augmentations.
+
+    A key is (epoch, index), and the randomness is a function of (seed, key): the same however many workers there are,
+    and after a resume. Items: (uint8 [height, width, 3] RGB, class).
+    """
+
+    def __init__(
+        self, root: Path, pictures: Sequence[Picture], spec: InputSpec, seed: int, augment: str, flip: bool
+    ) -> None:
+        self.root, self.pictures, self.seed, self.augment = root, pictures, seed, augment
+        self.preprocess = Preprocessor(spec)
+        steps: list[torch.nn.Module] = []
+        if flip and augment != "none":
+            steps.append(v2.RandomHorizontalFlip())
+        if augment == "light":
+            steps += [v2.RandomRotation(8, fill=spec.pad), v2.ColorJitter(0.3, 0.3)]  # type: ignore[arg-type]
+        elif augment == "default":
+            steps += [
+                v2.RandomAffine(10, translate=(0.08, 0.08), fill=spec.pad),  # type: ignore[arg-type]
+                v2.ColorJitter(0.3, 0.3, 0.3),  # hue would halve the speed of all
+                v2.RandomErasing(0.1, scale=(0.02, 0.15)),
+            ]
+        elif augment == "strong":
+            steps += [v2.TrivialAugmentWide(fill=spec.pad), v2.RandomErasing(0.25)]  # type: ignore[arg-type]
+        self.transform = v2.Compose(steps) if steps else None
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        epoch, index = key
+        picture = self.pictures[index]
+        frame = read_image(self.root / picture.path)
+        rng = random.Random(f"{self.seed}/{epoch}/{index}")
+        if self.augment != "none":
+            frame = _random_crop(frame, rng, smallest=0.8 if self.augment == "light" else 0.5)
+        image = torch.from_numpy(self.preprocess(frame))
+        if self.transform:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(rng.getrandbits(62))
+                image = self.transform(image.permute(2, 0, 1)).permute(1, 2, 0)
+        return image, picture.label
+
+
+class Plain(Dataset[tuple[Tensor, int]]):
+    """Pictures exactly as the device makes them. Items as of `Augmented`, keys are indices."""
+
+    def __init__(self, root: Path, pictures: Sequence[Picture], spec: InputSpec) -> None:
+        self.root, self.pictures = root, pictures
+        self.preprocess = Preprocessor(spec)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture = self.pictures[index]
+        return torch.from_numpy(self.preprocess(read_image(self.root / picture.path))), picture.label
+
+
+class Shuffled(Sampler[list[Key]]):
+    """Batches of keys in an order that is a function of (seed, epoch). This rank's share of each batch, where there are
+    several. The last, smaller batch is left out: batch norm suffers from it, and each epoch leaves out others."""
+
+    def __init__(self, count: int, batch: int, seed: int, rank: int, world: int) -> None:
+        self.count, self.batch, self.seed, self.rank, self.world = count, min(batch, count // world), seed, rank, world
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.count // (self.batch * self.world)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = list(range(self.count))
+        random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
+        whole = self.batch * self.world
+        for i in range(len(self)):
+            share = order[i * whole + self.rank : (i + 1) * whole : self.world]
+            yield [(self.epoch, index) for index in share]
+
+
+def loader(dataset: Augmented | Plain, workers: int, *, batches: Shuffled | None = None, batch: int = 1) -> DataLoader:
+    """With `batches` for training, with `batch` in order for evaluation."""
+    shared = {
+        "num_workers": workers,
+        "pin_memory": torch.cuda.is_available(),
+        "worker_init_fn": _one_thread,
+        "persistent_workers": workers > 0,
+    }
+    if batches is not None:
+        return DataLoader(dataset, batch_sampler=batches, **shared)
+    return DataLoader(dataset, batch_size=batch, **shared)
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def _random_crop(frame: Frame, rng: random.Random, smallest: float) -> Frame:
+    """A part of `smallest` to all of the area, its proportions changed by up to a fifth."""
+    height, width = frame.shape[:2]
+    area = rng.uniform(smallest, 1.0)
+    ratio = math.exp(rng.uniform(-0.18, 0.18))
+    w = max(1, min(width, round(width * math.sqrt(area) * ratio)))
+    h = max(1, min(height, round(height * math.sqrt(area) / ratio)))
+    x, y = rng.randint(0, width - w), rng.randint(0, height - h)
+    return frame[y : y + h, x : x + w]

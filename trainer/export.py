@@ -1,0 +1,134 @@
+"""From a trained module to a run folder: what conversion needs, and nothing that it has to believe."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import logging
+import platform
+import subprocess
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from sightline import __version__
+from sightline.arrays import pack
+from sightline.datasets import ClassFolders, balanced, read_frames
+from sightline.decode import OutputSpec
+from sightline.errors import ModelError
+from sightline.files import sha256
+from sightline.preprocess import InputSpec
+from sightline.run_folder import CALIBRATION_FRAMES, GOLDEN_FRAMES, RunManifest, write_run
+
+
+def export_run(
+    path: Path,
+    model: nn.Module,
+    data: ClassFolders,
+    spec: InputSpec,
+    *,
+    name: str,
+    metrics: dict[str, float],
+    provenance: dict[str, Any],
+    activation: str = "softmax",
+    seed: int = 0,
+) -> RunManifest:
+    """Write a run folder for any module: float32 [1, height, width, 3], RGB 0..255 -> float32 [1, classes].
+
+    The program is saved, opened again, and must give what the module gives. Raises ModelError where it does not, or
+    where torch.export cannot take the module.
+    """
+    model = model.cpu().eval()
+    program = save_program(model, spec)
+    calibration = read_frames(data.root, balanced(data.train, CALIBRATION_FRAMES, seed), spec)
+    golden = read_frames(data.root, balanced(data.val, GOLDEN_FRAMES, seed), spec)
+    opened = torch.export.load(io.BytesIO(program)).module()
+    outputs = run_program(opened, golden)
+    difference = float(np.abs(outputs - run_program(model, golden)).max())
+    # other kernels may be chosen for the exported graph; more than rounding is another model
+    if not difference <= 1e-3 * max(1.0, float(np.abs(outputs).max())):
+        raise ModelError(
+            f"the exported program differs from the model by {difference:.3g}: it is not the same function"
+        )
+    created = datetime.datetime.now(datetime.timezone.utc)
+    manifest = RunManifest(
+        name=name,
+        version=f"{created:%Y%m%d}-{sha256(program)[:8]}",
+        input=spec,
+        output=OutputSpec("classify", activation, data.labels),  # type: ignore[arg-type]
+        metrics=metrics,
+        provenance={
+            **provenance,
+            "created_at": f"{created:%Y-%m-%dT%H:%M:%SZ}",
+            "git": _git(),
+            "dataset": {
+                "name": data.root.resolve().name,
+                "fingerprint": data.fingerprint,
+                "train": len(data.train),
+                "val": len(data.val),
+                "skipped": len(data.skipped),
+            },
+            "versions": _versions(),
+        },
+    )
+    heldout = {"root": str(data.root.resolve()), "files": [[p.path, p.label] for p in data.val]}
+    files = {
+        "model.pt2": program,
+        "calibration.npz": pack(frames=calibration),
+        "golden.npz": pack(frames=golden, output_0=outputs),
+        "heldout.json": json.dumps(heldout).encode(),
+    }
+    write_run(path, manifest, files)
+    return manifest
+
+
+def save_program(model: nn.Module, spec: InputSpec) -> bytes:
+    """The module as a torch.export program for one picture."""
+    sample = torch.zeros(1, spec.height, spec.width, 3)
+    buffer = io.BytesIO()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
+            logging.getLogger("torch.export").setLevel(logging.ERROR)
+            torch.export.save(torch.export.export(model, (sample,)), buffer)
+    except Exception as e:  # its errors have no common class
+        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        raise ModelError(f"torch.export cannot take this model: {reason[:300]}") from e
+    return buffer.getvalue()
+
+
+def run_program(model: nn.Module, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8 [n, height, width, 3] -> float32 [n, classes], a picture at a time."""
+    with torch.no_grad():
+        rows = [model(torch.from_numpy(frame[None].astype(np.float32))).numpy()[0] for frame in frames]
+    return np.asarray(rows, np.float32)
+
+
+def _git() -> str | None:
+    """The commit of the folder in which training ran, with `+changes` where it was not clean."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def _versions() -> dict[str, str]:
+    import timm
+    import torchvision
+
+    modules = {"torch": torch, "torchvision": torchvision, "timm": timm, "numpy": np}
+    return {
+        "sightline": __version__,
+        "python": platform.python_version(),
+        **{name: str(module.__version__) for name, module in modules.items()},
+    }

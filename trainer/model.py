@@ -1,0 +1,139 @@
+"""A timm backbone as a Sightline model: raw RGB bytes in, normalisation in the graph, one score a class out."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sightline.errors import ConfigError, DataError, ModelError
+
+
+class Classifier(nn.Module):
+    """float32 [n, height, width, 3], RGB, 0..255 -> float32 [n, classes], logits.
+
+    NHWC is what TFLite and cameras have; permuted it is exactly PyTorch's channels_last, so nothing is copied.
+    """
+
+    def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """mean, std: per channel, of pictures in 0..1, as timm's configs state them."""
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("scale", 1 / (torch.tensor(std).view(1, 3, 1, 1) * 255))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x.permute(0, 3, 1, 2) - self.mean) * self.scale
+        return self.backbone(x)
+
+
+def build(arch: str, classes: int, weights: str, drop_path: float = 0.0) -> Classifier:
+    """Any timm image model by name. weights: `timm` (downloaded from its hub), `none`, or a file of a state dict.
+
+    Raises ConfigError for an unknown arch, with near matches; ModelError where weights cannot be had or do not fit.
+    """
+    check_arch(arch)
+    options = {"num_classes": classes}
+    if drop_path:
+        options["drop_path_rate"] = drop_path
+    backbone = timm.create_model(arch, pretrained=False, **options)
+    config = backbone.pretrained_cfg
+    _calm_head(backbone)
+    if weights == "timm":
+        backbone = _download(arch, options)
+        _calm_head(backbone)
+    elif weights != "none":
+        load_weights(backbone, Path(weights))
+    return Classifier(backbone, config["mean"], config["std"]).to(memory_format=torch.channels_last)
+
+
+def _calm_head(backbone: nn.Module) -> None:
+    """Start a new classifier near zero: timm's own start gave a first loss of 8 where log(10) = 2.3 is chance, and
+    cost mobilenetv4 its first five epochs."""
+    head = backbone.get_classifier()  # type: ignore[operator]
+    if isinstance(head, nn.Linear):
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
+
+
+def check_arch(arch: str) -> None:
+    name = arch.split(".")[0]
+    known = timm.list_models()
+    if name not in known:
+        matches = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+        hint = f" (did you mean {', '.join(matches)}?)" if matches else ""
+        raise ConfigError(f"timm has no model {arch!r}{hint}; `timm.list_models()` names all {len(known)}")
+
+
+def native_size(arch: str) -> int:
+    """Pixels of the side for which timm configured the model."""
+    return int(timm.get_pretrained_cfg(arch).input_size[1])  # type: ignore[union-attr]
+
+
+def _download(arch: str, options: dict[str, object]) -> nn.Module:
+    config = timm.get_pretrained_cfg(arch)
+    if config is None or not config.has_weights:
+        raise ModelError(f"timm has no weights for {arch}; give --weights none, or a file")
+    try:
+        return timm.create_model(arch, pretrained=True, **options)
+    except Exception as e:  # the hub client raises its own, requests' and urllib's errors, by version
+        source = config.hf_hub_id or config.url
+        raise ModelError(
+            f"the weights of {arch} cannot be downloaded ({source}): {type(e).__name__}: "
+            f"{str(e).splitlines()[0][:200]}. Offline? Give --weights FILE (a state dict as .safetensors or .pt, fetched elsewhere) or --weights none"
+        ) from None
+
+
+def load_weights(backbone: nn.Module, path: Path) -> None:
+    """Load a state dict of the same architecture; the classifier may have other classes and then starts afresh.
+
+    .safetensors, or a .pt/.pth that torch loads without pickle. Raises ModelError.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file of weights")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as e:  # zipfile's, pickle's, safetensors' and torch's own errors
+        raise ModelError(f"{path}: not a readable state dict: {str(e).splitlines()[0][:200]}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path}: holds no state dict (a mapping of names to tensors)")
+    state = {k.removeprefix("module.").removeprefix("backbone."): v for k, v in state.items()}
+    own = backbone.state_dict()
+    head = {
+        k
+        for name in _as_tuple(backbone.pretrained_cfg.get("classifier"))
+        for k in own
+        if k.startswith(f"{name}.") and (k not in state or state[k].shape != own[k].shape)
+    }
+    wanted = own.keys() - head
+    fitting = {k: v for k, v in state.items() if k in wanted and v.shape == own[k].shape}
+    if len(fitting) < len(wanted):
+        wrong = sorted(wanted - fitting.keys())
+        raise ModelError(
+            f"{path}: is not for this architecture: {len(wrong)} of {len(wanted)} tensors are missing or of another "
+            f"shape, the first is {wrong[0]!r}"
+        )
+    backbone.load_state_dict(fitting, strict=False)
+
+
+def _as_tuple(names: object) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())  # type: ignore[arg-type]
+
+
+def one_tensor(model: nn.Module, size: int, classes: int) -> None:
+    """Refuse early a model that cannot take this size, or does not end in one score a class."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            out = model(torch.zeros(1, size, size, 3))
+    except (RuntimeError, AssertionError, ValueError) as e:
+        raise ConfigError(f"this model cannot take pictures of {size}x{size}: {str(e).splitlines()[0][:200]}") from None
+    if not isinstance(out, Tensor) or out.shape != (1, classes):
+        raise DataError(f"this model does not classify: it gives {getattr(out, 'shape', type(out))}")

@@ -1,0 +1,248 @@
+"""The training loop, from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import torch.distributed as dist
+from timm.optim import param_groups_weight_decay
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from sightline.datasets import ClassFolders
+from sightline.errors import ConfigError
+from sightline.files import write_file
+from sightline.preprocess import InputSpec
+from trainer.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from trainer.data import Augmented, Plain, Shuffled, loader
+from trainer.export import export_run
+from trainer.model import build, one_tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what is learned; a resumed run must have the same. patience: epochs, 0 = off."""
+
+    arch: str
+    weights: str
+    epochs: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    warmup_epochs: int
+    label_smoothing: float
+    ema_decay: float
+    patience: int
+    augment: str
+    flip: bool
+    seed: int
+
+
+def train(data: ClassFolders, spec: InputSpec, recipe: Recipe, out: Path, workers: int, resume: bool) -> dict[str, Any]:
+    """Learn `data`, write the run folder `out`, and return its metrics. See `sightline train --help` for the rest."""
+    with _processes() as (rank, world, device):
+        torch.manual_seed(recipe.seed)
+        model = build(recipe.arch, len(data.labels), recipe.weights)
+        one_tensor(model, spec.width, len(data.labels))
+        model.to(device)
+        ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
+        net: nn.Module = DistributedDataParallel(model) if world > 1 else model
+        optimizer = torch.optim.AdamW(
+            param_groups_weight_decay(model, recipe.weight_decay), lr=recipe.learning_rate, fused=False
+        )
+        mixed = _mixed_precision(device)
+        scaler = torch.amp.GradScaler(device.type, enabled=mixed is torch.float16)
+        loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        batches = Shuffled(len(data.train), recipe.batch, recipe.seed, rank, world)
+        if len(batches) == 0:
+            raise ConfigError(f"{len(data.train)} training pictures are too few for {world} processes")
+        train_set = Augmented(data.root, data.train, spec, recipe.seed, recipe.augment, recipe.flip)
+        train_loader = loader(train_set, workers, batches=batches)
+        val_loader = loader(Plain(data.root, data.val, spec), workers, batch=64)
+
+        start, best, best_epoch = 0, -1.0, -1
+        checkpoint, history_path = out / "checkpoint", out / "history.jsonl"
+        history: list[str] = []
+        config = {**asdict(recipe), "input": asdict(spec), "data": data.fingerprint, "world": world}
+        if resume:
+            done, state, tensors, best_weights = load_checkpoint(checkpoint)
+            _check_same(state["config"], config, out)
+            start, best, best_epoch, history = done + 1, state["best"], state["best_epoch"], state["history"]
+            model.load_state_dict(_part(tensors, "model"))
+            ema.module.load_state_dict(_part(tensors, "ema"))
+            restore_optimizer(optimizer, tensors, state["optimizer_groups"])
+            scaler.load_state_dict(state["scaler"])
+            torch.set_rng_state(tensors["rng"])
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(tensors["rng_cuda"], device)
+        if rank == 0:
+            write_file(history_path, "".join(history).encode())
+
+        began = time.monotonic()
+        for epoch in range(start, recipe.epochs):
+            if recipe.patience and epoch - best_epoch > recipe.patience and best_epoch >= 0:
+                _say(rank, f"no better for {recipe.patience} epochs: stopped early")
+                break
+            epoch_began = time.monotonic()
+            batches.epoch = epoch
+            model.train()
+            # on the device until the epoch ends: reading it each step would wait for the GPU
+            loss_sum = torch.zeros((), device=device)
+            with _bar(train_loader, f"epoch {epoch + 1}/{recipe.epochs}", rank) as steps:
+                for i, (images, labels) in enumerate(steps):
+                    step = epoch * len(batches) + i
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate(step, len(batches), recipe)
+                    images = images.to(device, non_blocking=True).float()
+                    labels = labels.to(device, non_blocking=True)
+                    with torch.autocast(device.type, mixed or torch.bfloat16, enabled=mixed is not None):
+                        loss = loss_of(net(images), labels)
+                    optimizer.zero_grad(set_to_none=True)
+                    scaler.scale(loss).backward()
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+                    scaler.step(optimizer)
+                    scaler.update()
+                    ema.update(model, step=step)
+                    loss_sum += loss.detach()
+
+            trained = time.monotonic() - epoch_began
+            accuracy, val_loss = evaluate(ema.module, val_loader, device)
+            better = accuracy > best
+            if better:
+                best, best_epoch = accuracy, epoch
+            record = {
+                "epoch": epoch,
+                "loss": round(loss_sum.item() / len(batches), 5),
+                "val_loss": round(val_loss, 5),
+                "val_accuracy": round(accuracy, 6),
+                "learning_rate": optimizer.param_groups[0]["lr"],
+            }
+            if not math.isfinite(record["loss"]):
+                raise ConfigError(
+                    f"the loss became {record['loss']} in epoch {epoch + 1}: a smaller --learning-rate than "
+                    f"{recipe.learning_rate} is needed"
+                )
+            history.append(json.dumps(record) + "\n")
+            if rank == 0:
+                tensors, groups = flatten_optimizer(optimizer)
+                tensors |= {f"model.{k}": v for k, v in model.state_dict().items()}
+                tensors |= {f"ema.{k}": v for k, v in ema.module.state_dict().items()}
+                tensors["rng"] = torch.get_rng_state()
+                if device.type == "cuda":
+                    tensors["rng_cuda"] = torch.cuda.get_rng_state(device)
+                state = {
+                    "config": config,
+                    "best": best,
+                    "best_epoch": best_epoch,
+                    "history": history,
+                    "optimizer_groups": groups,
+                    "scaler": scaler.state_dict(),
+                }
+                save_checkpoint(checkpoint, epoch, state, tensors, ema.module.state_dict() if better else None)
+                write_file(history_path, "".join(history).encode())
+            left = (time.monotonic() - began) / (epoch + 1 - start) * (recipe.epochs - epoch - 1)
+            _say(
+                rank,
+                f"epoch {epoch + 1:3}/{recipe.epochs}  loss {record['loss']:.3f}  val {accuracy:7.2%}  "
+                f"best {best:7.2%}  {len(batches) * batches.batch * world / trained:5.0f} pictures/s  {left:4.0f} s left",
+            )
+
+        metrics = {"accuracy": best, "best_epoch": best_epoch + 1}
+        if rank == 0:
+            _, _, _, best_weights = load_checkpoint(checkpoint)
+            model.load_state_dict(best_weights)
+            provenance = {"recipe": asdict(recipe), "world": world, "device": _device_name(device)}
+            export_run(out, model, data, spec, name=out.name, metrics=metrics, provenance=provenance, seed=recipe.seed)
+        return metrics
+
+
+def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine to 1 % (Loshchilov & Hutter 2017, without restarts)."""
+    warmup = recipe.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, recipe.epochs * steps_per_epoch - warmup)
+    return recipe.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
+
+
+def evaluate(model: nn.Module, batches: DataLoader[Any], device: torch.device) -> tuple[float, float]:
+    """(accuracy in 0..1, mean cross-entropy) over a loader of `Plain`: the pictures as the device will see them."""
+    model.eval()
+    right, loss, count = 0, 0.0, 0
+    with torch.no_grad():
+        for images, labels in batches:
+            labels = labels.to(device)
+            logits = model(images.to(device).float()).float()
+            right += int((logits.argmax(1) == labels).sum())
+            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            count += len(labels)
+    return right / count, loss / count
+
+
+@contextmanager
+def _processes() -> Iterator[tuple[int, int, torch.device]]:
+    """(rank, processes, device): alone, or one of those that torchrun started."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+    if world > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield rank, world, device
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
+
+
+def _mixed_precision(device: torch.device) -> torch.dtype | None:
+    """What the device computes fast; None on a CPU, where bfloat16 without AMX is slower than float32."""
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    changed = [k for k in now if json.loads(json.dumps(now[k])) != before.get(k)]
+    if changed:
+        listed = ", ".join(f"{k} was {before.get(k)!r}, is {now[k]!r}" for k in changed)
+        raise ConfigError(f"{out}: cannot go on with other settings ({listed}); give the old ones, or another --out")
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
+
+
+@contextmanager
+def _bar(batches: DataLoader[Any], label: str, rank: int) -> Iterator[Any]:
+    """A progress bar on a terminal; silent elsewhere, where each epoch's line is enough."""
+    if rank or not click.get_text_stream("stderr").isatty():
+        yield batches
+        return
+    with click.progressbar(batches, label=label, file=click.get_text_stream("stderr")) as bar:
+        yield bar
+    click.echo("\x1b[1A\x1b[2K", nl=False, err=True)  # the epoch's line takes its place
+
+
+def _say(rank: int, line: str) -> None:
+    if rank == 0:
+        click.echo(line, err=True)
