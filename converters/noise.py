@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,9 @@ def to_log() -> Iterator[Path]:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     try:
-        yield Path(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations among themselves
+            yield Path(name)
         Path(name).unlink()
     finally:
         sys.stdout.flush()

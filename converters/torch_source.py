@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +54,7 @@ def to_tflite(program: torch.export.ExportedProgram, name: str) -> bytes:
     sample = (torch.zeros(1, height, width, 3),)
     log = Path()
     try:
-        with tempfile.TemporaryDirectory() as folder, to_log() as log, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with tempfile.TemporaryDirectory() as folder, to_log() as log:
             import litert_torch
 
             path = Path(folder) / "float.tflite"

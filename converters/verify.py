@@ -163,8 +163,8 @@ def judge(m: Measured, pictures: int, max_drop: float) -> None:
         raise QualityError(
             f"{m.scheme} lost {m.drop:.2f} points of accuracy on {pictures} held-out pictures, --max-drop is "
             f"{max_drop:g} (worst class {m.worst_class!r}: {m.worst_drop:.1f} points; agreement with float "
-            f"{m.agreement:.2%}){hint}. More calibration pictures (--calibration), another --scheme, or an arch without squeeze-and-excite or "
-            "hard-swish loses less"
+            f"{m.agreement:.2%}){hint}. More calibration pictures (--calibration), another --scheme, or an "
+            "arch without squeeze-and-excite or hard-swish loses less"
         )
     if m.control_drop <= max_drop:
         raise QualityError(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,11 +58,14 @@ class Interpreter:
         elif delegate == "none":
             resolver = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
             options["experimental_op_resolver_type"] = resolver
+        said: list[str] = []
         try:
-            self._litert = litert.Interpreter(**options)
-            self._litert.allocate_tensors()
+            with _stderr_kept(said):
+                self._litert = litert.Interpreter(**options)
+                self._litert.allocate_tensors()
         except (ValueError, RuntimeError) as e:
-            raise ModelError(f"{name}: LiteRT cannot load it: {' '.join(str(e).split())}") from None
+            reason = " ".join([*str(e).split(), *said])
+            raise ModelError(f"{name}: LiteRT cannot load it: {reason}") from None
         inputs = [_tensor(d) for d in self._litert.get_input_details()]
         self.outputs = [_tensor(d) for d in self._litert.get_output_details()]
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[0] != 1 or inputs[0].shape[3] != 3:
@@ -104,6 +111,22 @@ class Interpreter:
                 raw = (raw.astype(np.float32) - t.zero_point) * np.float32(t.scale)
             results.append(raw.astype(np.float32, copy=False))
         return results
+
+
+@contextmanager
+def _stderr_kept(said: list[str]) -> Iterator[None]:
+    """LiteRT writes to the process's stderr: a greeting that nobody needs, and the real reason of a failure."""
+    with tempfile.TemporaryFile() as kept:
+        saved = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            kept.seek(0)
+            lines = kept.read().decode(errors="replace").splitlines()
+            said += [line.removeprefix("ERROR: ") for line in lines if not line.startswith(("INFO:", "W0000"))]
 
 
 def _load_edgetpu(litert: Any) -> Any:

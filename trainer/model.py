@@ -84,7 +84,8 @@ def _download(arch: str, options: dict[str, object]) -> nn.Module:
         source = config.hf_hub_id or config.url
         raise ModelError(
             f"the weights of {arch} cannot be downloaded ({source}): {type(e).__name__}: "
-            f"{str(e).splitlines()[0][:200]}. Offline? Give --weights FILE (a state dict as .safetensors or .pt, fetched elsewhere) or --weights none"
+            f"{str(e).splitlines()[0][:200]}. Offline? Give --weights FILE (a state dict as .safetensors or .pt, "
+            "fetched elsewhere) or --weights none"
         ) from None
 
 

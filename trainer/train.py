@@ -154,10 +154,11 @@ def train(data: ClassFolders, spec: InputSpec, recipe: Recipe, out: Path, worker
                 save_checkpoint(checkpoint, epoch, state, tensors, ema.module.state_dict() if better else None)
                 write_file(history_path, "".join(history).encode())
             left = (time.monotonic() - began) / (epoch + 1 - start) * (recipe.epochs - epoch - 1)
+            speed = len(batches) * batches.batch * world / trained
             _say(
                 rank,
                 f"epoch {epoch + 1:3}/{recipe.epochs}  loss {record['loss']:.3f}  val {accuracy:7.2%}  "
-                f"best {best:7.2%}  {len(batches) * batches.batch * world / trained:5.0f} pictures/s  {left:4.0f} s left",
+                f"best {best:7.2%}  {speed:5.0f} pictures/s  {left:4.0f} s left",
             )
 
         metrics = {"accuracy": best, "best_epoch": best_epoch + 1}

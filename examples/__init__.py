@@ -1,0 +1,1 @@
+"""Sightline on data that needs no download."""

@@ -1,0 +1,106 @@
+"""What most tests stand on: a data set of coloured pictures, a model that reads colours exactly, and their bundle."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+LABELS = ("blue", "green", "red")
+BGR = {"blue": (190, 50, 40), "green": (45, 180, 50), "red": (40, 50, 200)}
+SIZE = 32
+
+
+def coloured(label: str, rng: np.random.Generator, width: int = 48, height: int = 40) -> np.ndarray[Any, Any]:
+    """uint8 [height, width, 3] in BGR: a noisy picture whose mean says which class it is."""
+    picture = np.asarray(BGR[label]) + rng.normal(0, 25, (height, width, 3)) + rng.uniform(-25, 25)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def write_coloured(root: Path, each: int, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    for label in LABELS:
+        (root / label).mkdir(parents=True)
+        for i in range(each):
+            cv2.imwrite(str(root / label / f"{i:03}.png"), coloured(label, rng))
+    return root
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class-folder data set, 3 classes of 20. Read only."""
+    return write_coloured(tmp_path_factory.mktemp("data") / "colours", 20)
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """A finished run of a convolutional model whose weights are written by hand: right on every picture. Read only."""
+    from sightline.datasets import read_class_folders
+    from sightline.preprocess import InputSpec
+    from tests.models import ColourNet
+    from trainer.export import export_run
+
+    path = tmp_path_factory.mktemp("run") / "colours"
+    export_run(
+        path,
+        ColourNet(),
+        read_class_folders(pictures),
+        InputSpec(SIZE, SIZE),
+        name="colours",
+        metrics={"accuracy": 1.0},
+        provenance={"seed": 0},
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Path:
+    """Its bundle for the desktop, with the variants static_int8 (default) and float32. Read only: copy to change it."""
+    from converters.convert import convert
+
+    path = tmp_path_factory.mktemp("bundle") / "colours.bundle"
+    convert(run_folder, path, device="desktop", schemes=("static_int8", "float32"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 frames, 160x120, 30 a second: 20 blue, 20 green, 20 red."""
+    path = tmp_path_factory.mktemp("clip") / "camera.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 30, (160, 120))
+    rng = np.random.default_rng(1)
+    for label in LABELS:
+        for _ in range(20):
+            writer.write(coloured(label, rng, 160, 120))
+    writer.release()
+    return path
+
+
+Sightline = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def sightline() -> Sightline:
+    """Runs the command line in a process of its own, as a user does: sightline("run", path, "--json")."""
+
+    def call(*arguments: object, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "sightline", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
+
+    return call
+
+
+def need(condition: bool, what: str) -> None:
+    """Skip a test whose program is not installed, saying how to get it; under CI that is a failure."""
+    if condition:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must have everything: {what}")
+    pytest.skip(what)
