@@ -3,10 +3,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := train,convert,dev
 INSTALLED := $(VENV)/.installed
+# for the tests alone: a browser for the live page, an RTSP camera for the agent
+SYSTEM := chromium chromium-driver python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
+          gstreamer1.0-plugins-good
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench system clean
 help:
 	@echo "make demo    train on real pictures, convert to int8, run on a camera clip: minutes, no download of data"
 	@echo "make test    check, then every test"
@@ -15,10 +17,17 @@ help:
 
 # uv resolves and installs in 20 s what takes pip minutes; it comes from the index like everything else
 $(INSTALLED): pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "error: $(PYTHON) cannot make an environment; on Debian: apt install python3-venv"; exit 2; }
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$(EXTRAS)]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[train,convert,dev]'
 	@touch $@
+
+# where it may, that is as root on Debian; elsewhere the tests that need one of them are skipped and say so
+system:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(SYSTEM) >/dev/null 2>&1; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM) >/dev/null; \
+	fi
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m examples.demo
@@ -29,7 +38,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check
+test: system check
 	$(BIN)/pytest
 
 bench: $(INSTALLED)

@@ -31,20 +31,17 @@ class Classifier(nn.Module):
         return self.backbone(x)
 
 
-def build(arch: str, classes: int, weights: str, drop_path: float = 0.0) -> Classifier:
+def build(arch: str, classes: int, weights: str) -> Classifier:
     """Any timm image model by name. weights: `timm` (downloaded from its hub), `none`, or a file of a state dict.
 
     Raises ConfigError for an unknown arch, with near matches; ModelError where weights cannot be had or do not fit.
     """
     check_arch(arch)
-    options = {"num_classes": classes}
-    if drop_path:
-        options["drop_path_rate"] = drop_path
-    backbone = timm.create_model(arch, pretrained=False, **options)
+    backbone = timm.create_model(arch, pretrained=False, num_classes=classes)
     config = backbone.pretrained_cfg
     _calm_head(backbone)
     if weights == "timm":
-        backbone = _download(arch, options)
+        backbone = _download(arch, classes)
         _calm_head(backbone)
     elif weights != "none":
         load_weights(backbone, Path(weights))
@@ -74,12 +71,12 @@ def native_size(arch: str) -> int:
     return int(timm.get_pretrained_cfg(arch).input_size[1])  # type: ignore[union-attr]
 
 
-def _download(arch: str, options: dict[str, object]) -> nn.Module:
+def _download(arch: str, classes: int) -> nn.Module:
     config = timm.get_pretrained_cfg(arch)
     if config is None or not config.has_weights:
         raise ModelError(f"timm has no weights for {arch}; give --weights none, or a file")
     try:
-        return timm.create_model(arch, pretrained=True, **options)
+        return timm.create_model(arch, pretrained=True, num_classes=classes)
     except Exception as e:  # the hub client raises its own, requests' and urllib's errors, by version
         source = config.hf_hub_id or config.url
         raise ModelError(

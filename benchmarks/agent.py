@@ -1,0 +1,164 @@
+"""What the agent adds to the bare minimum: `make bench`.
+
+MobileNetV2 at 224 pixels in int8, one inference thread, a clip of 720p. Three figures, one JSON line each: the agent's
+milliseconds a frame over the interpreter's own invoke; its resident memory, and its time to the first prediction, over
+a bare script's (benchmarks/bare.py). The two sides take turns, and the medians of the rounds are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sightline.arrays import pack
+from sightline.bundle import Manifest, read_bundle, write_bundle
+from sightline.decode import OutputSpec
+from sightline.device import load_device
+from sightline.interpreter import Interpreter
+from sightline.preprocess import InputSpec
+
+SIZE, CLASSES, FRAMES, ROUNDS = 224, 1000, 600, 5
+SIGHTLINE = [sys.executable, "-m", "sightline"]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="sightline-bench-") as name:
+        folder = Path(name)
+        bundle, clip, device = make_bundle(folder), make_clip(folder / "720p.mp4"), make_device(folder)
+        model = bundle / next(iter(read_bundle(bundle).manifest.variants.values()))
+        agent = [*SIGHTLINE, "run", str(bundle), "--source", str(clip), "--device", str(device), "--json"]
+        bare = [sys.executable, str(Path(__file__).with_name("bare.py")), str(model), str(clip), str(SIZE)]
+        summary = folder / "summary.json"
+
+        rounds = []
+        for _ in range(ROUNDS):
+            subprocess.run([*agent, "--summary", str(summary)], check=True, capture_output=True)
+            figures = json.loads(summary.read_text())
+            rounds.append((1000 * figures["seconds"] / figures["frames"], invoke_ms(model), clip_ms(bare)))
+        ours, invoke, script = (statistics.median(column) for column in zip(*rounds, strict=True))
+        ratio = statistics.median(a / b for a, b, _ in rounds)
+        show("e2e_over_invoke", ratio=ratio, agent_ms=ours, invoke_ms=invoke, bare_script_ms=script)
+
+        memory = [(peak_mb(agent), peak_mb(bare)) for _ in range(3)]
+        ours, script = (statistics.median(column) for column in zip(*memory, strict=True))
+        show("rss_over_bare_script", ratio=ours / script, agent_mb=ours, bare_script_mb=script)
+
+        starts = [(first_line_s(agent), first_line_s(bare)) for _ in range(2 * ROUNDS)]
+        ours, script = (statistics.median(column) for column in zip(*starts, strict=True))
+        show("cold_start_over_bare_script", ratio=ours / script, agent_s=ours, bare_script_s=script)
+
+
+def show(benchmark: str, **figures: float) -> None:
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    rounded: dict[str, Any] = {k: round(v, 3) for k, v in figures.items()}
+    print(json.dumps({"benchmark": benchmark, **rounded, **machine, "commit": commit}), flush=True)
+
+
+def make_bundle(folder: Path) -> Path:
+    """A bundle of an untrained MobileNetV2: what it answers is noise, how long it takes is not."""
+    import timm
+    import torch
+
+    from converters.calibrate import ranges
+    from converters.quantize import quantize
+    from converters.torch_source import open_program, to_tflite
+    from trainer.export import save_program
+    from trainer.model import Classifier
+
+    torch.manual_seed(0)
+    backbone = timm.create_model("mobilenetv2_100", num_classes=CLASSES)
+    spec = InputSpec(SIZE, SIZE)
+    program = save_program(Classifier(backbone, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).eval(), spec)
+    content = to_tflite(open_program(program, "bench"), "bench")
+    frames = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
+    int8 = quantize(content, "static_int8", ranges(content, frames), "per_channel")
+    golden = np.concatenate([Interpreter(int8)(frame)[0] for frame in frames])
+    path = folder / "bench.bundle"
+    output = OutputSpec("classify", "softmax", tuple(str(i) for i in range(CLASSES)))
+    manifest = Manifest("bench", "0", "desktop", "static_int8", spec, output, {"static_int8": "bench.tflite"}, {}, {})
+    write_bundle(
+        path, manifest, {"bench.tflite": int8, "golden.npz": pack(frames=frames, **{"static_int8/output_0": golden})}
+    )
+    return path
+
+
+def make_clip(path: Path) -> Path:
+    """720p with a moving texture, as MPEG-4: the one encoder that OpenCV always has."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 30, (1280, 720))
+    noise = np.random.default_rng(0).integers(0, 256, (90, 240, 3), dtype=np.uint8)
+    texture = cv2.GaussianBlur(cv2.resize(noise, (1920, 720), interpolation=cv2.INTER_CUBIC), (0, 0), 3)
+    for i in range(FRAMES):
+        shift = 4 * i % 640
+        writer.write(np.ascontiguousarray(texture[:, shift : shift + 1280]))
+    writer.release()
+    return path
+
+
+def make_device(folder: Path) -> Path:
+    """The desktop with one inference thread."""
+    source = Path(__file__).parent.parent / "device_configs" / "desktop.yaml"
+    lines = ["threads: 1\n" if line.startswith("threads:") else line for line in source.read_text().splitlines(True)]
+    path = folder / "one_thread.yaml"
+    path.write_text("".join(lines))
+    load_device(str(path))
+    return path
+
+
+def invoke_ms(model: Path) -> float:
+    """Median of the interpreter's own invoke."""
+    interpreter = Interpreter(model.read_bytes(), threads=1)
+    interpreter.fill(np.zeros((SIZE, SIZE, 3), np.uint8))
+    times = []
+    for _ in range(300):
+        began = time.perf_counter()
+        interpreter.invoke()
+        times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times)
+
+
+def clip_ms(command: list[str]) -> float:
+    """A bare script's milliseconds a frame, from its first line to its last."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        began = time.perf_counter()
+        lines = sum(1 for _ in process.stdout)
+        return 1000 * (time.perf_counter() - began) / lines
+
+
+def peak_mb(command: list[str]) -> float:
+    """Largest resident memory of a whole run over the clip."""
+    # asked by a small process in between: a child's peak starts at the size of the one that forked it
+    ask = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=-3, stderr=-3, check=True); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", ask, *command], capture_output=True, text=True, check=True)
+    return int(done.stdout) / 1024
+
+
+def first_line_s(command: list[str]) -> float:
+    """Seconds from the process's start to its first prediction."""
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        seconds = time.perf_counter() - began
+        process.kill()
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
