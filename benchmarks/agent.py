@@ -29,6 +29,8 @@ from sightline.interpreter import Interpreter
 from sightline.preprocess import InputSpec
 
 SIZE, CLASSES, FRAMES, ROUNDS = 224, 1000, 600, 5
+# an installed package has its bytecode; without it each start would measure the compiler
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 SIGHTLINE = [sys.executable, "-m", "sightline"]
 
 

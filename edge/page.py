@@ -45,7 +45,7 @@ class Page:
         self._server = _bind(port, self)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
         self._threads = [
-            threading.Thread(target=self._server.serve_forever, name="page", daemon=True),
+            threading.Thread(target=self._server.serve_forever, args=(0.1,), name="page", daemon=True),
             threading.Thread(target=self._encode, name="page encoder", daemon=True),
         ]
 

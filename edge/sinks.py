@@ -85,18 +85,20 @@ class JsonLines(Sink):
 
 
 class Text(Sink):
-    """For people: a line when the best class, or the status, changes."""
+    """For people: a line when the best class, or the status, changes; of a camera, two a second at most."""
 
     def __init__(self, *, lossless: bool) -> None:
         super().__init__("output stdout", lossless=lossless)
         self._before: str | None = None
+        self._printed_s = -1.0
 
     def write(self, result: Result) -> None:
         best = result.predictions[0].label if result.predictions else ""
         now = f"{result.status} {best}" if result.status == "ok" else f"{result.status} {result.cause}"
-        if now == self._before:
+        moment = time.monotonic()
+        if now == self._before or (not self.lossless and moment - self._printed_s < 0.5):
             return
-        self._before = now
+        self._before, self._printed_s = now, moment
         clock = time.strftime("%H:%M:%S")
         if result.status != "ok":
             line = f"not inferred: {result.cause}"

@@ -6,7 +6,9 @@ Any other is a replay: it gives every frame, the same ones each time, and then e
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import time
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +21,10 @@ from sightline.device import DeviceConfig
 from sightline.errors import DataError, InputError, SightlineError, SourceError
 from sightline.images import SUFFIXES, read_image
 from sightline.preprocess import Frame
+
+# FFmpeg prints to stderr what it thinks of each packet; the faults that matter are ours to tell
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 OPEN_TIMEOUT_MS = 5000
 READ_TIMEOUT_MS = 3000
@@ -171,7 +177,7 @@ class Stream:
             [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS],
         )
         if not self._capture.isOpened():
-            raise SourceError(f"{self.name}: no stream; is the address right, the camera on, the password accepted?")
+            raise SourceError(f"{self.name}: {self._why_not()}")
 
     def read(self, buffer: Frame | None) -> Frame | None:
         assert self._capture is not None
@@ -183,6 +189,19 @@ class Stream:
     def close(self) -> None:
         if self._capture is not None:
             self._capture.release()
+
+    def _why_not(self) -> str:
+        """OpenCV says only that it could not: find out whether it was the network or the camera."""
+        parts = urlsplit(self.url)
+        host, port = (
+            parts.hostname or "",
+            parts.port or {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}[parts.scheme],
+        )
+        try:
+            socket.create_connection((host, port), timeout=2).close()
+        except OSError as e:
+            return f"nothing answers at {host}:{port} ({e.strerror or e}); is the camera on, the address right?"
+        return f"{host}:{port} answers, but gives no stream; are the path, the user and the password right?"
 
 
 class TestPattern:

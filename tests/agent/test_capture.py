@@ -1,0 +1,381 @@
+"""The mailbox and the capture thread, with sources that do what they are told."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import edge.capture
+from edge.capture import Capture, Mailbox, Slot
+from edge.sources import Pictures
+from sightline.errors import InputError, SightlineError, SourceError
+from sightline.preprocess import Frame, InputSpec
+from tests.conftest import BGR
+
+SPEC = InputSpec(8, 8)
+
+
+@dataclass
+class Scripted:
+    """A source that follows a script: what each `open` raises, and what each `read` gives, raises, or does; then the
+    end. events: what was asked of it, and when."""
+
+    opens: list[Exception | None] = field(default_factory=list)
+    reads: list[Frame | Exception | None] = field(default_factory=list)
+    live: bool = True
+    name: str = "scripted"
+    events: list[tuple[str, float]] = field(default_factory=list)
+
+    def open(self) -> None:
+        self.events.append(("open", time.monotonic()))
+        step = self.opens.pop(0) if self.opens else None
+        if step is not None:
+            raise step
+
+    def read(self, buffer: Frame | None) -> Frame | None:
+        step = self.reads.pop(0) if self.reads else None
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    def close(self) -> None:
+        self.events.append(("close", time.monotonic()))
+
+    def times(self, what: str) -> list[float]:
+        return [t for event, t in self.events if event == what]
+
+
+def frame(level: int = 0) -> Frame:
+    return np.full((6, 6, 3), level, np.uint8)
+
+
+@contextmanager
+def capturing(source: Scripted | Pictures) -> Iterator[Capture]:
+    capture = Capture(source, SPEC)
+    capture.start()
+    try:
+        yield capture
+    finally:
+        capture.stop()
+
+
+def take_all(capture: Capture, within_s: float = 5.0) -> list[Slot]:
+    """Copies of the slots, to the end. Raises what the loop would raise."""
+    until, slots = time.monotonic() + within_s, []
+    while not capture.mailbox.ended and time.monotonic() < until:
+        slot = capture.mailbox.take(0.2)
+        if slot is not None:
+            slots.append(Slot(slot.image.copy(), slot.frame, slot.cause, slot.frame_id, dropped=slot.dropped))
+            capture.mailbox.release(slot)
+    if capture.mailbox.ended:
+        capture.mailbox.take(0)  # an error waits behind the last frame
+        return slots
+    raise AssertionError(f"no end within {within_s} s, only {len(slots)} slots")
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 3.0) -> None:
+    until = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def put(mailbox: Mailbox, frame_id: int) -> None:
+    slot = mailbox.empty_slot()
+    assert slot is not None
+    slot.frame_id = frame_id
+    mailbox.put(slot)
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reconnects in hundredths of a second, without the random part."""
+    monkeypatch.setattr(edge.capture, "BACKOFF_S", 0.03)
+    monkeypatch.setattr(random, "uniform", lambda low, high: 1.0)
+
+
+def test_the_newest_frame_wins_and_what_it_displaced_is_counted() -> None:
+    mailbox = Mailbox(SPEC, lossless=False)
+    for i in range(5):
+        put(mailbox, i)
+    slot = mailbox.take(0)
+    assert slot is not None
+    assert (slot.frame_id, slot.dropped) == (4, {"overwritten": 4})
+
+
+def test_what_was_dropped_is_told_once() -> None:
+    mailbox = Mailbox(SPEC, lossless=False)
+    put(mailbox, 0)
+    put(mailbox, 1)
+    mailbox.lost("corrupt")
+    first = mailbox.take(0)
+    assert first is not None and first.dropped == {"overwritten": 1, "corrupt": 1}
+    mailbox.release(first)
+    put(mailbox, 2)
+    second = mailbox.take(0)
+    assert second is not None and second.dropped == {}
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_three_slots_go_round_and_none_is_made_for_a_frame(lossless: bool) -> None:
+    mailbox = Mailbox(SPEC, lossless=lossless)
+    seen = set()
+    for i in range(20):
+        put(mailbox, i)
+        slot = mailbox.take(0)
+        assert slot is not None
+        seen.add(id(slot.image))
+        mailbox.release(slot)
+    assert len(seen) <= 3
+
+
+def test_a_slot_that_is_looked_at_is_not_filled_again() -> None:
+    mailbox = Mailbox(SPEC, lossless=False)
+    put(mailbox, 0)
+    looked_at = mailbox.take(0)
+    assert looked_at is not None
+    for i in range(1, 10):
+        slot = mailbox.empty_slot()
+        assert slot is not None and slot is not looked_at
+        slot.frame_id = i
+        mailbox.put(slot)
+    assert looked_at.frame_id == 0
+
+
+def test_a_replay_waits_for_the_reader_and_never_drops() -> None:
+    mailbox = Mailbox(SPEC, lossless=True)
+    writer = threading.Thread(target=lambda: [put(mailbox, i) for i in range(40)], daemon=True)
+    writer.start()
+    seen = []
+    while len(seen) < 40:
+        slot = mailbox.take(2)
+        assert slot is not None, f"nothing after {seen}"
+        assert slot.dropped == {}
+        seen.append(slot.frame_id)
+        time.sleep(0.002)
+        mailbox.release(slot)
+    assert seen == list(range(40))
+    writer.join(2)
+
+
+def test_a_replays_second_frame_waits_until_the_first_is_taken() -> None:
+    mailbox = Mailbox(SPEC, lossless=True)
+    put(mailbox, 0)
+    writer = threading.Thread(target=put, args=(mailbox, 1), daemon=True)
+    writer.start()
+    writer.join(0.2)
+    assert writer.is_alive()
+    slot = mailbox.take(0)
+    assert slot is not None and slot.frame_id == 0
+    writer.join(2)
+    assert not writer.is_alive()
+
+
+def test_taking_from_an_empty_mailbox_ends_in_time() -> None:
+    mailbox = Mailbox(SPEC, lossless=False)
+    began = time.monotonic()
+    assert mailbox.take(0.1) is None
+    assert 0.09 < time.monotonic() - began < 1
+    assert not mailbox.ended
+
+
+@pytest.mark.parametrize("waiting_for", ["a frame", "room", "an empty slot"])
+def test_closing_wakes_everybody(waiting_for: str) -> None:
+    mailbox = Mailbox(SPEC, lossless=True)
+    spare = mailbox.empty_slot()
+    assert spare is not None
+    if waiting_for == "room":
+        put(mailbox, 0)
+    if waiting_for == "an empty slot":
+        assert mailbox.empty_slot() and mailbox.empty_slot()
+    wait = {
+        "a frame": lambda: mailbox.take(60),
+        "room": lambda: mailbox.put(spare),
+        "an empty slot": mailbox.empty_slot,
+    }
+    thread = threading.Thread(target=wait[waiting_for], daemon=True)
+    thread.start()
+    thread.join(0.1)
+    assert thread.is_alive()
+    mailbox.close()
+    thread.join(2)
+    assert not thread.is_alive()
+
+
+def test_what_waits_can_be_taken_after_closing() -> None:
+    mailbox = Mailbox(SPEC, lossless=True)
+    put(mailbox, 7)
+    mailbox.close()
+    assert not mailbox.ended
+    slot = mailbox.take(0)
+    assert slot is not None and slot.frame_id == 7
+    assert mailbox.ended
+    assert mailbox.take(0) is None
+    assert mailbox.empty_slot() is None
+
+
+def test_the_error_comes_after_the_last_frame_and_once() -> None:
+    mailbox = Mailbox(SPEC, lossless=True)
+    put(mailbox, 0)
+    mailbox.close(InputError("the clip is cut off"))
+    assert mailbox.take(0) is not None
+    with pytest.raises(InputError, match="the clip is cut off"):
+        mailbox.take(0)
+    assert mailbox.take(0) is None
+
+
+def test_a_replay_arrives_whole_and_in_order() -> None:
+    with capturing(Scripted(reads=[frame(i) for i in range(30)], live=False)) as capture:
+        slots = take_all(capture)
+    assert [s.frame_id for s in slots] == list(range(30))
+    assert [int(s.image.max()) for s in slots] == list(range(30))
+    assert not any(s.dropped for s in slots)
+
+
+def test_a_live_source_numbers_the_frames_that_nobody_took() -> None:
+    with capturing(Scripted(reads=[frame(i) for i in range(30)])) as capture:
+        wait_until(lambda: capture.mailbox._closed)
+        (slot,) = take_all(capture)
+    assert (slot.frame_id, slot.dropped) == (29, {"overwritten": 29})
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_camera_that_fails_is_opened_again_at_growing_intervals() -> None:
+    off = SourceError("the camera is off")
+    source = Scripted(opens=[None, off, off, off, None], reads=[frame(1), SourceError("unplugged"), frame(2)])
+    with capturing(source) as capture:
+        first = capture.mailbox.take(2)
+        assert first is not None and first.frame_id == 0
+        capture.mailbox.release(first)
+        (second,) = take_all(capture)
+        assert capture.reconnects == 4
+    assert (second.frame_id, second.image.max()) == (1, 2)
+    opened = source.times("open")
+    gaps = [b - a for a, b in zip(opened, opened[1:], strict=False)]
+    for gap, wait in zip(gaps, (0.03, 0.06, 0.12, 0.24), strict=True):
+        assert wait <= gap < wait + 0.15
+
+
+@pytest.mark.usefixtures("steady")
+def test_the_interval_begins_small_again_once_a_frame_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge.capture, "BACKOFF_S", 0.1)
+    source = Scripted(reads=[step for _ in range(4) for step in (frame(), SourceError("a loose plug"))])
+    with capturing(source) as capture:
+        take_all(capture)
+        assert capture.reconnects == 4
+    opened = source.times("open")
+    assert all(0.1 <= b - a < 0.19 for a, b in zip(opened, opened[1:], strict=False))
+
+
+@pytest.mark.usefixtures("steady")
+def test_the_interval_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge.capture, "BACKOFF_MAX_S", 0.05)
+    source = Scripted(opens=[None, *[SourceError("off")] * 8], reads=[SourceError("unplugged")])
+    with capturing(source) as capture:
+        take_all(capture)
+        assert capture.reconnects == 9
+    opened = source.times("open")
+    assert max(b - a for a, b in zip(opened, opened[1:], strict=False)) < 0.2
+
+
+def test_why_a_camera_is_away_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge.capture, "BACKOFF_S", 30.0)
+    with capturing(Scripted(reads=[frame(), SourceError("fake: unplugged?")])) as capture:
+        assert capture.mailbox.take(2) is not None
+        wait_until(lambda: capture.state != "live")
+        assert capture.state == "fake: unplugged?"
+        assert not capture.mailbox.ended
+
+
+def test_a_camera_is_given_back_before_the_wait_not_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A USB camera that is plugged in again gets another number while somebody still holds the dead one."""
+    monkeypatch.setattr(edge.capture, "BACKOFF_S", 30.0)
+    source = Scripted(reads=[frame(), SourceError("unplugged")])
+    with capturing(source) as capture:
+        wait_until(lambda: capture.reconnects == 1)
+        time.sleep(0.1)
+        assert source.times("close")
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_first_opening_that_fails_reaches_the_loop(live: bool) -> None:
+    source = Scripted(opens=[SourceError("no such camera")], live=live)
+    with capturing(source) as capture, pytest.raises(SourceError, match="no such camera"):
+        take_all(capture)
+    assert len(source.times("open")) == 1
+    assert source.times("close")
+
+
+def test_a_replay_that_fails_is_not_opened_again_and_keeps_what_it_gave() -> None:
+    source = Scripted(reads=[frame(), frame(), InputError("cut off")], live=False)
+    with capturing(source) as capture:
+        for i in range(2):
+            slot = capture.mailbox.take(2)
+            assert slot is not None and slot.frame_id == i
+            capture.mailbox.release(slot)
+        with pytest.raises(InputError, match="cut off"):
+            capture.mailbox.take(2)
+    assert len(source.times("open")) == 1
+
+
+def test_a_corrupt_picture_has_its_own_slot_with_the_cause(tmp_path: Path) -> None:
+    for name in ("0.png", "1.png", "2.png"):
+        cv2.imwrite(str(tmp_path / name), np.full((40, 40, 3), BGR["red"], np.uint8))
+    whole = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
+    with capturing(Pictures(tmp_path)) as capture:
+        slots = take_all(capture)
+    assert [s.frame_id for s in slots] == [0, 1, 2]
+    assert [s.frame is None for s in slots] == [False, True, False]
+    assert [s.cause for s in slots] == [None, slots[1].cause, None]
+    assert "1.png" in str(slots[1].cause) and "cut off" in str(slots[1].cause)
+
+
+@pytest.mark.parametrize("where", ["open", "read"])
+def test_a_fault_of_our_own_reaches_the_loop_by_name(where: str) -> None:
+    fault = ZeroDivisionError("a bug")
+    source = Scripted(opens=[fault]) if where == "open" else Scripted(reads=[fault])
+    with capturing(source) as capture, pytest.raises(SightlineError, match="ZeroDivisionError: a bug") as raised:
+        take_all(capture)
+    assert raised.value.exit_code == 1
+    assert source.times("close")
+
+
+def test_stopping_ends_a_writer_that_waits_for_a_reader() -> None:
+    capture = Capture(Scripted(reads=[frame()] * 100, live=False), SPEC)
+    capture.start()
+    time.sleep(0.1)
+    began = time.monotonic()
+    capture.stop()
+    assert time.monotonic() - began < 1
+    assert not capture._thread.is_alive()
+
+
+def test_stopping_does_not_wait_for_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge.capture, "BACKOFF_S", 30.0)
+    source = Scripted(reads=[SourceError("off")] * 3)
+    capture = Capture(source, SPEC)
+    capture.start()
+    wait_until(lambda: capture.reconnects == 1)
+    began = time.monotonic()
+    capture.stop()
+    assert time.monotonic() - began < 1
+    assert len(source.times("open")) == len(source.times("close")) == 1
+
+
+def test_times_are_measured_where_they_pass() -> None:
+    with capturing(Scripted(reads=[frame()], live=False)) as capture:
+        slot = capture.mailbox.take(2)
+        assert slot is not None
+        assert 0 < slot.captured_ns <= slot.ready_ns <= time.monotonic_ns()
+        assert slot.capture_ms >= 0 and slot.preprocess_ms >= 0
+        assert len(slot.captured_at) == len("2026-01-01T00:00:00.000Z") and slot.captured_at.endswith("Z")
