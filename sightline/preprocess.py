@@ -23,7 +23,7 @@ class InputSpec:
     resize: `letterbox` keeps the whole picture and its proportions and pads with the grey level `pad`; `center_crop`
         keeps the proportions and loses the edges; `stretch` keeps everything but the proportions.
     filter: `pyramid` halves the picture by 2x2 means while it is at least twice too big, then interpolates linearly:
-        it does not alias, and costs a ninth of `area` at 720p. `linear` is what most other tools do. `area` averages.
+        it does not alias, and costs an eighth of `area` at 720p. `linear` is what most other tools do. `area` averages.
     """
 
     width: int

@@ -1,0 +1,263 @@
+"""Whole or absent, whatever happens in the middle; and nothing that was written passes for something else."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sightline.errors import DeviceError, IntegrityError, ModelError
+from sightline.files import checked_table, file_table, read_verified, seal, sha256, unseal, write_file, write_folder
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def ctrl_c(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def on_call(number: int, fail: Callable[..., None], real: Callable[..., Any]) -> Callable[..., Any]:
+    """`real`, but its call of that number, counted from 1, is `fail`."""
+    calls = 0
+
+    def call(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return fail() if calls == number else real(*args)
+
+    return call
+
+
+def test_a_file_is_written_with_its_folders_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    write_file(path, b"old")
+    write_file(path, b"new")
+    assert tree(tmp_path) == {"a": None, "a/b": None, "a/b/file": b"new"}
+
+
+@pytest.mark.parametrize(("fail", "error"), [(full, DeviceError), (ctrl_c, KeyboardInterrupt)])
+@pytest.mark.parametrize("where", ["fsync", "rename"])
+def test_a_file_that_cannot_be_finished_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, fail: Any, error: type[BaseException]
+) -> None:
+    path = tmp_path / "file"
+    write_file(path, b"old")
+    with monkeypatch.context() as m, pytest.raises(error):
+        m.setattr(os, "fsync", fail) if where == "fsync" else m.setattr(Path, "replace", fail)
+        write_file(path, b"new")
+    assert tree(tmp_path) == {"file": b"old"}
+
+
+def test_a_failed_write_says_which_file_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DeviceError, match=r"file: cannot be written: No space left on device") as e:
+        write_file(tmp_path / "file", b"new")
+    assert e.value.exit_code == 3
+
+
+def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(DeviceError, match="cannot be written"):
+        write_file(tmp_path / "file" / "below", b"new")
+    assert tree(tmp_path) == {"file": b"old"}
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="cannot be written"):
+        write_file(tmp_path / ("x" * 300), b"new")
+    assert tree(tmp_path) == {}
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "folder"
+    write_folder(path, {"one": b"1", "two": b"2"})
+    write_folder(path, {"two": b"22", "three": b"3"})
+    assert tree(tmp_path / "a") == {"folder": None, "folder/three": b"3", "folder/two": b"22"}
+
+
+@pytest.mark.parametrize(("fail", "error"), [(full, DeviceError), (ctrl_c, KeyboardInterrupt)])
+@pytest.mark.parametrize("where", ["first file", "second file", "old aside", "new in place"])
+def test_a_folder_that_cannot_be_finished_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, fail: Any, error: type[BaseException]
+) -> None:
+    path = tmp_path / "folder"
+    write_folder(path, {"one": b"1"})
+    before = tree(tmp_path)
+    with monkeypatch.context() as m, pytest.raises(error):
+        if where.endswith("file"):
+            m.setattr(os, "fsync", on_call(1 if where == "first file" else 2, fail, os.fsync))
+        else:
+            m.setattr(Path, "rename", on_call(1 if where == "old aside" else 2, fail, Path.rename))
+        write_folder(path, {"one": b"11", "two": b"22"})
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_new_folder_that_cannot_be_finished_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", on_call(number, full, os.fsync))
+    with pytest.raises(DeviceError, match="folder: cannot be written: No space"):
+        write_folder(tmp_path / "folder", {"one": b"1", "two": b"2"})
+    assert tree(tmp_path) == {}
+
+
+def test_a_link_to_a_folder_is_replaced_without_leftovers(tmp_path: Path) -> None:
+    write_folder(tmp_path / "v1", {"one": b"1"})
+    (tmp_path / "latest").symlink_to(tmp_path / "v1")
+    write_folder(tmp_path / "latest", {"one": b"2"})
+    assert (tmp_path / "latest" / "one").read_bytes() == b"2"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "v1"]
+
+
+def test_verified_bytes_are_those_of_the_table(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    assert read_verified(tmp_path, file_table({"a": b"content"}), "a") == b"content"
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [(b"Content", "same size, other content"), (b"conten", "6 bytes"), (b"contentt", "8 bytes"), (b"", "0 bytes")],
+)
+def test_other_bytes_are_refused_by_name(tmp_path: Path, found: bytes, why: str) -> None:
+    (tmp_path / "a.bin").write_bytes(found)
+    with pytest.raises(IntegrityError, match=rf"a\.bin: is not the file that was written.*{why}"):
+        read_verified(tmp_path, file_table({"a.bin": b"content"}), "a.bin")
+
+
+def test_an_absent_and_an_unlisted_file_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "unlisted").write_bytes(b"content")
+    table = file_table({"absent": b"content"})
+    with pytest.raises(IntegrityError, match="absent: cannot be read"):
+        read_verified(tmp_path, table, "absent")
+    with pytest.raises(ModelError, match=r"does not list 'unlisted', only absent"):
+        read_verified(tmp_path, table, "unlisted")
+
+
+keys = st.text(max_size=5).filter(lambda key: key not in ("schema", "sealed"))
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+documents = st.dictionaries(keys, values, min_size=1, max_size=5).map(lambda d: {"schema": 1, **d})
+
+
+@pytest.fixture(scope="module")
+def document_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("document") / "doc.json"
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(document=documents)
+def test_what_was_sealed_is_read_back(document_path: Path, document: dict[str, Any]) -> None:
+    document_path.write_bytes(seal(document))
+    assert unseal(document_path, "thing", 1) == document
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(document=documents, data=st.data())
+def test_any_changed_value_breaks_the_seal(document_path: Path, document: dict[str, Any], data: st.DataObject) -> None:
+    changed = json.loads(seal(document))
+    where: Any = changed
+    key: Any = data.draw(st.sampled_from(sorted(set(document) - {"schema"})))
+    while isinstance(where[key], dict | list) and where[key]:
+        where = where[key]
+        key = data.draw(st.sampled_from(sorted(where) if isinstance(where, dict) else range(len(where))))
+    where[key] = data.draw(values.filter(lambda v: json.dumps(v) != json.dumps(where[key])))
+    document_path.write_text(json.dumps(changed))
+    with pytest.raises(IntegrityError, match=r"doc\.json: is not the document that was written"):
+        unseal(document_path, "thing", 1)
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "renamed", "unsealed"])
+def test_a_changed_key_breaks_the_seal(tmp_path: Path, change: str) -> None:
+    document = json.loads(seal({"schema": 1, "name": "x", "size": 3}))
+    if change == "added":
+        document["more"] = None
+    elif change == "removed":
+        del document["size"]
+    elif change == "renamed":
+        document["sizes"] = document.pop("size")
+    else:
+        del document["sealed"]
+    (tmp_path / "doc.json").write_text(json.dumps(document))
+    with pytest.raises(IntegrityError, match="its seal differs"):
+        unseal(tmp_path / "doc.json", "thing", 1)
+
+
+def test_layout_alone_does_not_break_the_seal(tmp_path: Path) -> None:
+    document = json.loads(seal({"schema": 1, "b": 1, "a": [1, 2]}))
+    (tmp_path / "doc.json").write_text(json.dumps(dict(reversed(document.items()))))
+    assert unseal(tmp_path / "doc.json", "thing", 1) == {"schema": 1, "b": 1, "a": [1, 2]}
+
+
+def test_the_seal_is_the_last_key_and_is_made_anew(tmp_path: Path) -> None:
+    sealed = json.loads(seal({"schema": 1, "name": "ü"}))
+    assert list(sealed) == ["schema", "name", "sealed"]
+    again = copy.deepcopy(sealed)
+    assert seal(again) == seal({"schema": 1, "name": "ü"})
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "why"),
+    [
+        (seal({"schema": 2, "new": 1}), ModelError, r"newer Sightline \(schema 2, .* up to 1\); upgrade"),
+        (seal({"name": "x"}), ModelError, "not a thing: it has no schema number"),
+        (seal({"schema": True}), ModelError, "no schema number"),
+        (seal({"schema": "1"}), ModelError, "no schema number"),
+        (seal({"schema": 0}), ModelError, "no schema number"),
+        (seal({"schema": 1})[:-9], IntegrityError, "damaged, not valid JSON"),
+        (b"[1, 2]", IntegrityError, "not a mapping"),
+        (b"", IntegrityError, "damaged"),
+        (b"\xff\xfe\x00", IntegrityError, "damaged"),
+    ],
+)
+def test_a_document_that_is_none_is_refused(tmp_path: Path, content: bytes, error: type[Exception], why: str) -> None:
+    path = tmp_path / "doc.json"
+    path.write_bytes(content)
+    with pytest.raises(error, match=why) as e:
+        unseal(path, "thing", 1)
+    assert type(e.value) is error
+    assert str(path) in str(e.value)
+
+
+def test_an_absent_document_names_the_folder_and_what_was_sought(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"not a thing: doc\.json cannot be read"):
+        unseal(tmp_path / "doc.json", "thing", 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", "..\\x", "C:\\x", "nul\0", "x/..", "./x"]
+)
+def test_a_file_name_that_leaves_the_folder_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="is not the plain name of a file in this folder"):
+        checked_table({"files": {"good": {"sha256": "0", "bytes": 1}, name: {"sha256": "0", "bytes": 1}}}, "doc.json")
+
+
+@pytest.mark.parametrize("name", ["model.tflite", ".hidden", "a..b", "...", "ü ü", "x" * 200])
+def test_a_plain_file_name_is_taken(name: str) -> None:
+    entry = {"sha256": sha256(b""), "bytes": 0}
+    assert checked_table({"files": {name: entry}}, "doc.json") == {name: entry}
+
+
+@pytest.mark.parametrize(
+    "files", [None, [], {"a": None}, {"a": {"sha256": "0"}}, {"a": {"sha256": 0, "bytes": 1}}, {"a": {"bytes": 1}}]
+)
+def test_a_table_of_another_form_is_refused(files: object) -> None:
+    with pytest.raises(ModelError, match=r"doc\.json: 'files' is not a table"):
+        checked_table({"files": files}, "doc.json")
