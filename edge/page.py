@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import select
+import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -122,11 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        routes = {
+        routes: dict[str, Callable[[], None]] = {
             "/": self._html,
-            "/events": self._events,
-            "/stream.mjpg": self._stream,
-            "/snapshot.jpg": self._snapshot,
+            "/events": partial(self._as_viewer, self._events),
+            "/stream.mjpg": partial(self._as_viewer, self._stream),
+            "/snapshot.jpg": partial(self._as_viewer, self._snapshot),
             "/api/info": self._info,
         }
         # a page elsewhere that points its own name at 127.0.0.1 must not read this camera
@@ -148,67 +151,58 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _snapshot(self) -> None:
         page = self.server.page
-        if not self._enter():
-            return
-        try:
-            with page.changed:
-                before = page.jpeg[0]
-                page.changed.wait_for(lambda: page.closed or page.jpeg[0] > before, timeout=3)
-                data = page.jpeg[1]
-            if page.jpeg[0] == before:
-                self._send(503, "text/plain", b"no picture for 3 seconds\n")
-            else:
-                self._send(200, "image/jpeg", data)
-        finally:
-            self._leave()
+        with page.changed:
+            before = page.jpeg[0]
+            fresh = page.changed.wait_for(lambda: page.closed or page.jpeg[0] > before, timeout=3) and not page.closed
+            data = page.jpeg[1]
+        if fresh:
+            self._send(200, "image/jpeg", data)
+        else:
+            self._send(503, "text/plain", b"no picture for 3 seconds\n")
 
     def _stream(self) -> None:
         page = self.server.page
-        if not self._enter():
-            return
-        try:
-            self._head("multipart/x-mixed-replace; boundary=frame")
-            seen = 0
-            while True:
-                with page.changed:
-                    page.changed.wait_for(lambda: page.closed or page.jpeg[0] > seen, timeout=5)  # noqa: B023
-                    if page.closed:
-                        return
-                    number, data = page.jpeg
-                if number > seen:
-                    seen = number
-                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-                    self.wfile.write(head.encode() + data + b"\r\n")
-        finally:
-            self._leave()
+        self._head("multipart/x-mixed-replace; boundary=frame")
+        seen = -1
+        while not page.closed and not self._gone():
+            with page.changed:
+                new = page.changed.wait_for(lambda: page.closed or (page.jpeg[1] and page.jpeg[0] > seen), 1)  # noqa: B023
+                number, data = page.jpeg
+            if new and not page.closed:
+                seen = number
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                self.wfile.write(head.encode() + data + b"\r\n")
 
     def _events(self) -> None:
         page = self.server.page
-        if not self._enter():
+        self._head("text/event-stream")
+        while not page.closed:
+            message = {"result": page.event, "status": page.status()}
+            self.wfile.write(f"data: {json.dumps(message)}\n\n".encode())
+            time.sleep(1 / EVENTS_PER_SECOND)
+
+    def _gone(self) -> bool:
+        """Whether the viewer closed the connection: while there is nothing to send, nothing else would tell."""
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+
+    def _as_viewer(self, serve: Callable[[], None]) -> None:
+        """Serve what needs pictures or results: the loop copies none while there are no viewers."""
+        page = self.server.page
+        with page.changed:
+            welcome = page.clients < CLIENTS
+            if not page.clients:  # what the last viewer saw may be from yesterday
+                page.event, page.jpeg = None, (page.jpeg[0], b"")
+            page.clients += welcome
+        if not welcome:
+            self._send(503, "text/plain", b"too many viewers\n")
             return
         try:
-            self._head("text/event-stream")
-            while not page.closed:
-                message = {"result": page.event, "status": page.status()}
-                self.wfile.write(f"data: {json.dumps(message)}\n\n".encode())
-                time.sleep(1 / EVENTS_PER_SECOND)
+            serve()
         finally:
-            self._leave()
-
-    def _enter(self) -> bool:
-        page = self.server.page
-        with page.changed:
-            if page.clients < CLIENTS:
-                page.clients += 1
-                return True
-        self._send(503, "text/plain", b"too many viewers\n")
-        return False
-
-    def _leave(self) -> None:
-        page = self.server.page
-        with page.changed:
-            page.clients -= 1
-        self.close_connection = True
+            with page.changed:
+                page.clients -= 1
+            self.close_connection = True
 
     def _head(self, kind: str) -> None:
         self.send_response(200)

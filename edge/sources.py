@@ -28,6 +28,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 OPEN_TIMEOUT_MS = 5000
 READ_TIMEOUT_MS = 3000
+_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 
 
 class Source(Protocol):
@@ -49,13 +50,27 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-class Clip:
+class _Video:
+    """What a clip, a camera and a stream share: OpenCV's capture."""
+
+    _capture: cv2.VideoCapture | None = None
+
+    def _next(self, buffer: Frame | None) -> Frame | None:
+        assert self._capture is not None, "read before open"
+        ok, frame = self._capture.read(buffer)
+        return np.asarray(frame, np.uint8) if ok else None
+
+    def close(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+
+
+class Clip(_Video):
     """A video file. realtime: as a camera would show it, at its own speed; otherwise as fast as it is taken."""
 
     def __init__(self, path: Path, *, realtime: bool, loop: bool) -> None:
         self.path, self.live, self.loop = path, realtime, loop
         self.name = path.name
-        self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> None:
         self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
@@ -67,9 +82,8 @@ class Clip:
         self._started = time.monotonic()
 
     def read(self, buffer: Frame | None) -> Frame | None:
-        assert self._capture is not None
-        ok, frame = self._capture.read(buffer)
-        if not ok:
+        frame = self._next(buffer)
+        if frame is None:
             # the header's count is an estimate in some containers: 2 % and two frames short are still the whole clip
             if self._given < self._promised * 0.98 - 2:
                 raise InputError(
@@ -86,11 +100,7 @@ class Clip:
             wait = self._started + self._given / self._fps - time.monotonic()
             if wait > 0:
                 time.sleep(wait)
-        return np.asarray(frame, np.uint8)
-
-    def close(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
+        return frame
 
 
 class Pictures:
@@ -118,7 +128,7 @@ class Pictures:
         pass
 
 
-class Camera:
+class Camera(_Video):
     """A V4L2 camera by number or path. MJPG is asked for: raw YUYV at 720p is 10 frames a second over USB 2."""
 
     live = True
@@ -126,7 +136,6 @@ class Camera:
     def __init__(self, device: str, config: DeviceConfig) -> None:
         self.device, self.config = device, config
         self.name = f"/dev/video{device}" if device.isdigit() else device
-        self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> None:
         if not Path(self.name).exists():
@@ -149,26 +158,32 @@ class Camera:
             )
 
     def read(self, buffer: Frame | None) -> Frame | None:
-        assert self._capture is not None
-        ok, frame = self._capture.read(buffer)
-        if not ok:
+        frame = self._next(buffer)
+        if frame is None:
             raise SourceError(f"{self.name}: gives no frame; unplugged?")
-        return np.asarray(frame, np.uint8)
-
-    def close(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
+        return frame
 
 
-class Stream:
+class Stream(_Video):
     """RTSP, or MJPEG over HTTP. The time-outs work only with FFmpeg's backend, and only when given at opening."""
 
     live = True
 
     def __init__(self, url: str) -> None:
+        """Raises InputError for an address that cannot be one."""
         self.url = url
         self.name = without_credentials(url)
-        self._capture: cv2.VideoCapture | None = None
+        try:
+            parts = urlsplit(url)
+            self._host, port = parts.hostname, parts.port
+        except ValueError as e:
+            reason = "" if "'" in str(e) else f": {e}"  # it may quote a part of the password
+            raise InputError(
+                f"{self.name}: not an address{reason}; escape /, ?, # and @ in a password as %2F .."
+            ) from None
+        if parts.scheme not in _PORTS or not self._host:
+            raise InputError(f"{self.name}: rtsp://HOST/.., rtsps://, http:// or https:// is needed")
+        self._port = port or _PORTS[parts.scheme]
 
     def open(self) -> None:
         self._capture = cv2.VideoCapture(
@@ -180,28 +195,19 @@ class Stream:
             raise SourceError(f"{self.name}: {self._why_not()}")
 
     def read(self, buffer: Frame | None) -> Frame | None:
-        assert self._capture is not None
-        ok, frame = self._capture.read(buffer)
-        if not ok:
+        frame = self._next(buffer)
+        if frame is None:
             raise SourceError(f"{self.name}: the stream broke off, or gave nothing for {READ_TIMEOUT_MS / 1000:.0f} s")
-        return np.asarray(frame, np.uint8)
-
-    def close(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
+        return frame
 
     def _why_not(self) -> str:
         """OpenCV says only that it could not: find out whether it was the network or the camera."""
-        parts = urlsplit(self.url)
-        host, port = (
-            parts.hostname or "",
-            parts.port or {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}[parts.scheme],
-        )
+        where = f"{self._host}:{self._port}"
         try:
-            socket.create_connection((host, port), timeout=2).close()
+            socket.create_connection((self._host, self._port), timeout=2).close()
         except OSError as e:
-            return f"nothing answers at {host}:{port} ({e.strerror or e}); is the camera on, the address right?"
-        return f"{host}:{port} answers, but gives no stream; are the path, the user and the password right?"
+            return f"nothing answers at {where} ({e.strerror or e}); is the camera on, the address right?"
+        return f"{where} answers, but gives no stream; are the path, the user and the password right?"
 
 
 class TestPattern:
@@ -234,7 +240,7 @@ class TestPattern:
             buffer = np.empty((self._height, self._width, 3), np.uint8)
         shift = 4 * self._given % self._width
         buffer[:] = self._wide[:, shift : shift + self._width]
-        side = self._height // 6
+        side = min(self._width, self._height) // 6
         left, top = 3 * self._given % (self._width - side), 2 * self._given % (self._height - side)
         buffer[top : top + side, left : left + side] = 240
         self._given += 1
@@ -250,9 +256,7 @@ def find_source(what: str, config: DeviceConfig, *, realtime: bool = False, loop
         return TestPattern(what.removeprefix("test:"))
     if what.isdigit() or what.startswith("/dev/"):
         return Camera(what, config)
-    if re.match(r"[a-z]+://", what):
-        if urlsplit(what).scheme not in ("rtsp", "rtsps", "http", "https"):
-            raise InputError(f"{without_credentials(what)}: rtsp://, rtsps://, http:// or https:// is needed")
+    if "://" in what:
         return Stream(what)
     path = Path(what)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES):
@@ -266,10 +270,12 @@ def find_source(what: str, config: DeviceConfig, *, realtime: bool = False, loop
 
 
 def without_credentials(url: str) -> str:
-    """The address without user and password, and without its query, where cameras put them too."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    """The address without user and password, and without its query, where cameras put them too.
+
+    A password with an unescaped `/`, `?` or `#` ends the host for a parser: whatever stands before the last `@` goes.
+    """
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{re.split('[?#]', rest.rpartition('@')[2])[0]}"
 
 
 def is_one_picture(error: SightlineError) -> bool:
