@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,12 @@ def pack(**arrays: NDArray[Any]) -> bytes:
 def unpack(data: bytes, name: str, *needed: str) -> dict[str, NDArray[Any]]:
     """The arrays of a file called `name` in errors; ModelError when one of `needed` is absent or it is no .npz."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as f:
+        loaded = np.load(io.BytesIO(data), allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("one array, not an archive of named ones")
+        with loaded as f:
             arrays = {key: f[key] for key in f.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
+    except (ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise ModelError(f"{name}: not a readable .npz file ({e})") from None
     for key in needed:
         if key not in arrays:

@@ -113,7 +113,10 @@ def read_bundle(path: Path) -> Bundle:
     contents = {name: read_verified(path, table, name) for name in table}
     if "labels.txt" not in contents:
         raise ModelError(f"{where}: lists no labels.txt")
-    labels = contents["labels.txt"].decode("utf-8").splitlines()
+    try:
+        labels = contents["labels.txt"].decode("utf-8").splitlines()
+    except UnicodeDecodeError as e:
+        raise ModelError(f"{path / 'labels.txt'}: not UTF-8 ({e.reason} at byte {e.start})") from None
     document = {k: v for k, v in document.items() if k not in ("schema", "files")}
     for key in ("input", "output"):
         if not isinstance(document.get(key), dict):

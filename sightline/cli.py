@@ -36,16 +36,7 @@ class Group(click.Group):
         if entry is None:
             return None
         module, function = entry.target.split(":")
-        try:
-            command: click.Command = getattr(import_module(module), function)
-        except ModuleNotFoundError as e:
-            root = (e.name or "").split(".")[0]
-            if not entry.extra or root in ("sightline", "trainer", "converters", "edge"):
-                raise
-            raise click.UsageError(
-                f"`sightline {cmd_name}` needs {root}, which is not installed; install it with: "
-                f"pip install 'sightline[{entry.extra}]'"
-            ) from None
+        command: click.Command = getattr(import_module(module), function)
         return command
 
     def resolve_command(
@@ -77,6 +68,14 @@ def cli(debug: bool) -> None:
     """
 
 
+def _not_installed(module: str, arguments: list[str]) -> str:
+    """Commands import their libraries when they run, so here is where it shows that one was not installed."""
+    command = next((a for a in arguments if a in COMMANDS), "")
+    extra = COMMANDS[command].extra if command else ""
+    package = f"sightline[{extra}]" if extra else "sightline"
+    return f"`sightline {command}` needs {module.split('.')[0]}, which is not installed: pip install '{package}'"
+
+
 def main() -> None:
     """The only place where errors are caught: one message on stderr, and the exit code that says whose fault it is."""
     debug = "--debug" in sys.argv
@@ -91,6 +90,11 @@ def main() -> None:
         code = e.exit_code
     except click.ClickException as e:
         e.show()
+        code = 2
+    except ModuleNotFoundError as e:
+        if debug:
+            raise
+        click.echo(f"error: {_not_installed(e.name or '', arguments)}", err=True)
         code = 2
     except (KeyboardInterrupt, click.Abort):
         if debug:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from sightline.decode import check_label
 from sightline.errors import DataError
 from sightline.files import sha256
 from sightline.images import SUFFIXES, decode_image, read_image
@@ -81,6 +82,11 @@ def read_class_folders(
     else:
         listed = {"train": _listed(root, "")}
         labels = tuple(listed["train"])
+    for name in labels:
+        try:
+            check_label(name)
+        except ValueError as e:
+            raise DataError(f"{root}: {e}; rename the folder") from None
     if len(labels) < 2:
         raise DataError(f"{root}: only one class, {labels[0]!r}; a classifier needs two or more subfolders")
 
@@ -182,18 +188,11 @@ def _common_labels(root: Path, val: str, listed: dict[str, dict[str, list[Path]]
 def _split(
     pictures: Sequence[Picture], classes: int, fraction: float, seed: int
 ) -> tuple[list[Picture], list[Picture]]:
-    train: list[Picture] = []
-    val: list[Picture] = []
+    held: set[str] = set()
     for label in range(classes):
-        groups: dict[str, list[Picture]] = {}
-        for p in pictures:
-            if p.label == label:
-                groups.setdefault(p.sha256, []).append(p)
         # shuffled by content, not by name: renaming or copying the folder changes nothing
-        order = sorted(groups)
+        order = sorted({p.sha256 for p in pictures if p.label == label})
         random.Random(f"{seed}/{label}").shuffle(order)
-        held = max(1, round(len(order) * fraction)) if len(order) > 1 else 0
-        for i, key in enumerate(order):
-            (val if i < held else train).extend(groups[key])
-    by_path = sorted(val, key=lambda p: p.path)
-    return sorted(train, key=lambda p: p.path), by_path
+        held.update(order[: max(1, round(len(order) * fraction)) if len(order) > 1 else 0])
+    train = sorted((p for p in pictures if p.sha256 not in held), key=lambda p: p.path)
+    return train, sorted((p for p in pictures if p.sha256 in held), key=lambda p: p.path)

@@ -32,8 +32,15 @@ class OutputSpec:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("two classes have the same label")
         for label in self.labels:
-            if label != label.strip() or len(label.splitlines()) != 1:
-                raise ValueError(f"the label {label!r} must be one line, with no space around it")
+            check_label(label)
+
+
+def check_label(label: str) -> None:
+    """Raises ValueError for a text that a file of one label a line could not give back."""
+    if label != label.strip() or len(label.splitlines()) != 1:
+        raise ValueError(f"the label {label!r} must be one line, with no space around it")
+    if label != label.encode("utf-8", "replace").decode():
+        raise ValueError(f"the label {label!r} cannot be written in UTF-8")
 
 
 def scores(outputs: Sequence[Floats], spec: OutputSpec) -> Floats:

@@ -98,8 +98,10 @@ def write_file(path: Path, data: bytes) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
         raise DeviceError(f"{path}: cannot be written: {e.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):  # FileNotFoundError when all went well
+            temporary.unlink()
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
@@ -113,19 +115,18 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         _sync_folder(temporary)
         if path.exists():
             path.rename(replaced)
-        try:
-            temporary.rename(path)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(path)
-            raise
+        temporary.rename(path)
         _sync_folder(path.parent)
     except OSError as e:
         raise DeviceError(f"{path}: cannot be written: {e.strerror}") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):
-            shutil.rmtree(replaced)
+            if replaced.exists() and not path.exists():  # stopped between the two renames
+                replaced.rename(path)
+        for leftover in (temporary, replaced):
+            if leftover.is_symlink():  # `path` was a link to a folder: it is the link that was replaced
+                leftover.unlink()
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write_synced(path: Path, data: bytes) -> None:
