@@ -80,7 +80,7 @@ def run(
         if slot is None:
             if mailbox.ended:
                 break
-            if time.monotonic() - heard < SILENCE_S:
+            if not capture.source.live or time.monotonic() - heard < SILENCE_S:
                 continue
             heard = time.monotonic()
             cause = "the camera gives no frame" if capture.state == "live" else capture.state

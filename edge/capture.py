@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edge.sources import Source, is_one_picture
-from sightline.errors import SightlineError, SourceError
+from edge.sources import Source
+from sightline.errors import DataError, SightlineError, SourceError
 from sightline.preprocess import Frame, InputSpec, Preprocessor
 
 BACKOFF_S, BACKOFF_MAX_S = 0.5, 30.0
@@ -146,28 +146,30 @@ class Capture:
                     failures = 0
                 self.state = str(e)
                 self.reconnects += 1
-                wait = min(BACKOFF_MAX_S, BACKOFF_S * 2**failures) * random.uniform(0.7, 1.3)
-                failures = min(failures + 1, 16)
-                self._stopping.wait(wait)
             except Exception as e:
                 # a thread's exception is nobody's: hand it to the loop as what it is, a fault of our own
                 self.mailbox.close(SightlineError(f"capture of {self.source.name}: {type(e).__name__}: {e}"))
                 return
             finally:
                 self.source.close()
+            self._stopping.wait(min(BACKOFF_MAX_S, BACKOFF_S * 2**failures) * random.uniform(0.7, 1.3))
+            failures = min(failures + 1, 16)
 
     def _read_all(self) -> None:
         preprocess = Preprocessor(self.spec)
         while (slot := self.mailbox.empty_slot()) is not None:
             began = time.monotonic_ns()
+            cause = None
             try:
-                frame, cause = self.source.read(slot.frame), None
-                if frame is None:
-                    return
-            except SightlineError as e:
-                if not is_one_picture(e):
-                    raise
+                frame = self.source.read(slot.frame)
+            except DataError as e:  # about this picture alone: the next is worth reading
                 frame, cause = None, str(e)
+            except BaseException:
+                self.mailbox.release(slot)
+                raise
+            if frame is None and cause is None:
+                self.mailbox.release(slot)
+                return
             slot.captured_ns = time.monotonic_ns()
             slot.captured_at = utc_now()
             if frame is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -64,9 +65,12 @@ def run(model: Path, source: str, device: str | None, scheme: str | None, as_jso
     try:
         opened = open_model(bundle, config, scheme)
         lossless = not camera.live
-        sinks.append(JsonLines(None, lossless=lossless) if as_json else Text(lossless=lossless))
+        if as_json:
+            sinks.append(JsonLines(None, lossless=lossless, stopping=stopping))
+        else:
+            sinks.append(Text(lossless=lossless, stopping=stopping))
         if o["output"]:
-            sinks.append(JsonLines(o["output"], lossless=lossless))
+            sinks.append(JsonLines(o["output"], lossless=lossless, stopping=stopping))
         if o["page"]:
             page = _page(o["page_port"], device_name, config, opened, camera.name, tally)
             page.start()
@@ -97,8 +101,9 @@ def run(model: Path, source: str, device: str | None, scheme: str | None, as_jso
     if o["summary"]:
         figures = {**tally.to_json(), "reconnects": capture.reconnects, "scheme": opened.scheme, "device": device_name}
         write_file(o["summary"], (json.dumps(figures, indent=2) + "\n").encode())
-    if any(sink.failed == "Broken pipe" for sink in sinks):
-        sys.stdout = None  # nobody reads it: not even the last flush may fail
+    if any(sink.stuck for sink in sinks):
+        sys.stderr.flush()
+        os._exit(0)  # a thread that waits for stdout's reader holds its lock: an ordinary exit would wait as well
 
 
 def _page(port: int | None, device: str, config: Any, model: Model, source: str, tally: agent.Tally) -> Any:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from sightline.device import DeviceConfig
-from sightline.errors import DataError, InputError, SightlineError, SourceError
+from sightline.errors import InputError, SourceError
 from sightline.images import SUFFIXES, read_image
 from sightline.preprocess import Frame
 
@@ -252,6 +252,10 @@ class TestPattern:
 
 def find_source(what: str, config: DeviceConfig, *, realtime: bool = False, loop: bool = False) -> Source:
     """The source that `--source` names; nothing is opened yet. Raises InputError for what is none."""
+    try:
+        what.encode()
+    except UnicodeEncodeError:  # OpenCV crashes on it
+        raise InputError(f"{os.fsencode(what)!r}: this name is not UTF-8; rename it") from None
     if what.startswith("test:"):
         return TestPattern(what.removeprefix("test:"))
     if what.isdigit() or what.startswith("/dev/"):
@@ -276,8 +280,3 @@ def without_credentials(url: str) -> str:
     """
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{re.split('[?#]', rest.rpartition('@')[2])[0]}"
-
-
-def is_one_picture(error: SightlineError) -> bool:
-    """Whether the error is about this frame alone, so that the next is worth reading."""
-    return isinstance(error, DataError)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from importlib import import_module
 from typing import NamedTuple
@@ -108,8 +110,9 @@ def main() -> None:
             raise
         click.echo(f"internal error: {type(e).__name__}: {e} (run again with --debug for the traceback)", err=True)
         code = 1
-    try:
+    with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stdout = None  # or the interpreter complains on its way out
+        sys.exit(code)
+    # the reader of stdout is gone: give the interpreter another one to flush on its way out
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)
