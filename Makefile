@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # for the tests alone: a browser for the live page, an RTSP camera for the agent
 SYSTEM := chromium chromium-driver python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
-          gstreamer1.0-plugins-good
+          gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
 
 .PHONY: help demo test check bench system clean
 help:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class _Bar:
     """A line that grows on a terminal; nothing elsewhere."""
 
     def __init__(self) -> None:
-        self.terminal = click.get_text_stream("stderr").isatty()
+        self.terminal = sys.stderr.isatty()
 
     def __call__(self, done: int, total: int) -> None:
         if self.terminal and (done == total or done % 20 == 0):

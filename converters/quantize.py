@@ -8,7 +8,7 @@ from ai_edge_quantizer import quantizer as aeq
 from converters.calibrate import Ranges
 from converters.noise import to_log
 from sightline.device import Scheme
-from sightline.errors import ModelError
+from sightline.errors import ModelError, reason
 
 
 def quantize(content: bytes, scheme: Scheme, ranges: Ranges, fully_connected: str) -> bytes:
@@ -43,4 +43,4 @@ def quantize(content: bytes, scheme: Scheme, ranges: Ranges, fully_connected: st
             result = quantizer.quantize(calibration, enable_progress_bar=False, enable_progress_report=False)
             return bytes(result.quantized_model)
     except (ValueError, RuntimeError, KeyError, TypeError) as e:
-        raise ModelError(f"ai-edge-quantizer cannot make {scheme}: {str(e)[:300]} (everything it said: {log})") from e
+        raise ModelError(f"ai-edge-quantizer cannot make {scheme}: {reason(e)} (everything it said: {log})") from e

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from converters.noise import to_log
-from sightline.errors import ModelError
+from sightline.errors import ModelError, reason
 from sightline.preprocess import Frame
 
 
@@ -20,8 +20,7 @@ def open_program(content: bytes, name: str) -> torch.export.ExportedProgram:
     try:
         return torch.export.load(io.BytesIO(content))
     except Exception as e:  # zipfile's, json's, torch's own
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
-        raise ModelError(f"{name}: not a program that torch.export saved: {reason[:200]}") from None
+        raise ModelError(f"{name}: not a program that torch.export saved: {reason(e)}") from None
 
 
 def input_size(program: torch.export.ExportedProgram, name: str) -> tuple[int, int]:
@@ -61,5 +60,4 @@ def to_tflite(program: torch.export.ExportedProgram, name: str) -> bytes:
             litert_torch.convert(program.module(), sample).export(str(path))
             return path.read_bytes()
     except Exception as e:  # its errors have no common class
-        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
-        raise ModelError(f"{name}: litert-torch cannot convert it: {reason[:300]} (everything it said: {log})") from e
+        raise ModelError(f"{name}: litert-torch cannot convert it: {reason(e)} (everything it said: {log})") from e

@@ -52,6 +52,9 @@ def run(model: Path, source: str, device: str | None, scheme: str | None, as_jso
             f"{device_name} is not run by `sightline run` but by its {config.runner}; to try the bundle here: "
             "--device desktop"
         )
+    for option in ("output", "summary"):
+        if o[option]:
+            _check_place(o[option], f"--{option}")
     cv2.setNumThreads(1)  # the cores are the interpreter's
     camera = find_source(source, config, realtime=o["realtime"], loop=o["loop"])
     capture = Capture(camera, bundle.manifest.input)
@@ -104,6 +107,16 @@ def run(model: Path, source: str, device: str | None, scheme: str | None, as_jso
     if any(sink.stuck for sink in sinks):
         sys.stderr.flush()
         os._exit(0)  # a thread that waits for stdout's reader holds its lock: an ordinary exit would wait as well
+
+
+def _check_place(path: Path, option: str) -> None:
+    """Refuse now what would be lost later. The file itself is not opened: it may be a pipe, or its disk full today."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ConfigError(f"{option} {path}: is a folder; a file is needed")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"{option} {path}: this user may not write there")
 
 
 def _page(port: int | None, device: str, config: Any, model: Model, source: str, tally: agent.Tally) -> Any:

@@ -74,14 +74,15 @@ class Sink:
         while (result := self._queue.get()) is not None:
             self._taken += 1
             try:
-                self.write(result)
-                self.failed = None
+                if self.write(result):
+                    self.failed = None
             except Exception as e:  # a dead thread would say nothing: count it, and show why in the summary
                 self.failed = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}"
                 self.dropped += 1
             self._done += 1
 
-    def write(self, result: Result) -> None:
+    def write(self, result: Result) -> bool:
+        """Write it; False where it was not worth writing, which says nothing about whether writing still works."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -97,13 +98,13 @@ class JsonLines(Sink):
         self._file: io.FileIO | None = None
         self._torn = False  # a part of a line still fitted on a disk that is full
 
-    def write(self, result: Result) -> None:
+    def write(self, result: Result) -> bool:
         # "replace": a file name that is not UTF-8 may be in a cause
         line = (json.dumps(result.to_json(), ensure_ascii=False) + "\n").encode("utf-8", "replace")
         if self._path is None:
             sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()
-            return
+            return True
         if self._file is None:
             self._file = io.FileIO(self._path, "a")
         if self._torn:
@@ -116,6 +117,7 @@ class JsonLines(Sink):
         except OSError:
             self.finish()
             raise
+        return True
 
     def finish(self) -> None:
         if self._file is not None:
@@ -131,12 +133,12 @@ class Text(Sink):
         self._before: str | None = None
         self._printed_s = -1.0
 
-    def write(self, result: Result) -> None:
+    def write(self, result: Result) -> bool:
         best = result.predictions[0].label if result.predictions else ""
         now = f"{result.status} {best}" if result.status == "ok" else f"{result.status} {result.cause}"
         moment = time.monotonic()
         if now == self._before or (not self.lossless and moment - self._printed_s < 0.5):
-            return
+            return False
         self._before, self._printed_s = now, moment
         clock = time.strftime("%H:%M:%S")
         if result.status != "ok":
@@ -147,3 +149,4 @@ class Text(Sink):
             line = "   ".join(f"{p.label} {p.score:.0%}" for p in result.predictions)
         text = f"{clock}  frame {result.frame_id:<6} {line}"
         print(text.encode("utf-8", "replace").decode(), flush=True)
+        return True

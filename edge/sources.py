@@ -263,13 +263,13 @@ def find_source(what: str, config: DeviceConfig, *, realtime: bool = False, loop
     if "://" in what:
         return Stream(what)
     path = Path(what)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES):
+    if (what and path.is_dir()) or (path.is_file() and path.suffix.lower() in SUFFIXES):
         return Pictures(path)
     if path.is_file():
         return Clip(path, realtime=realtime, loop=loop)
     raise InputError(
-        f"{what}: no such source; it may be a video file, a picture or a folder of them, a camera (0 or /dev/video0), "
-        "an address (rtsp://...) or test:"
+        f"{what or 'an empty text'}: no such source; it may be a video file, a picture or a folder of them, "
+        "a camera (0 or /dev/video0), an address (rtsp://...) or test:"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from importlib import import_module
 from typing import NamedTuple
 
@@ -80,39 +81,42 @@ def _not_installed(module: str, arguments: list[str]) -> str:
 
 def main() -> None:
     """The only place where errors are caught: one message on stderr, and the exit code that says whose fault it is."""
-    debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    code = 0
     try:
         result = cli.main(arguments, prog_name="sightline", standalone_mode=False)
         code = result if isinstance(result, int) else 0
-    except SightlineError as e:
-        if debug:
-            raise
-        click.echo(f"error: {e}", err=True)
-        code = e.exit_code
-    except click.ClickException as e:
-        e.show()
-        code = 2
-    except ModuleNotFoundError as e:
-        if debug:
-            raise
-        click.echo(f"error: {_not_installed(e.name or '', arguments)}", err=True)
-        code = 2
-    except (KeyboardInterrupt, click.Abort):
-        if debug:
-            raise
-        click.echo("stopped", err=True)
-        code = 130
     except BrokenPipeError:  # `sightline run ... | head` has what it wanted
-        code = 0
-    except Exception as e:
-        if debug:
-            raise
-        click.echo(f"internal error: {type(e).__name__}: {e} (run again with --debug for the traceback)", err=True)
-        code = 1
+        pass
+    except BaseException as e:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        code = _tell(e, arguments)
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
         sys.exit(code)
     # the reader of stdout is gone: give the interpreter another one to flush on its way out
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)
+
+
+def _tell(error: BaseException, arguments: list[str]) -> int:
+    """Say what ended the command; returns its exit code."""
+    match error:
+        case SightlineError():
+            click.echo(f"error: {error}", err=True)
+            return error.exit_code
+        case click.ClickException():
+            error.show()
+            return 2
+        case ModuleNotFoundError():
+            click.echo(f"error: {_not_installed(error.name or '', arguments)}", err=True)
+            return 2
+        case KeyboardInterrupt() | click.Abort():
+            click.echo("stopped", err=True)
+            return 130
+        case Exception():
+            what = f"{type(error).__name__}: {error}"
+            click.echo(f"internal error: {what} (run again with --debug for the traceback)", err=True)
+            return 1
+    raise error  # SystemExit, from a library

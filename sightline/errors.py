@@ -56,3 +56,9 @@ class SourceError(DeviceError):
 
 class InterpreterError(DeviceError):
     pass
+
+
+def reason(error: BaseException) -> str:
+    """A foreign library's error in one line: the first that it has, or its type when it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:300]

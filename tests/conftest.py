@@ -97,6 +97,11 @@ def sightline() -> Sightline:
     return call
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Training first: its workers are forked, and conversion brings JAX, whose threads a fork does not survive."""
+    items.sort(key=lambda item: "/training/" not in item.path.as_posix())
+
+
 def need(condition: bool, what: str) -> None:
     """Skip a test whose program is not installed, saying how to get it; under CI that is a failure."""
     if condition:

@@ -106,6 +106,8 @@ def loader(dataset: Augmented | Plain, workers: int, *, batches: Shuffled | None
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
         "worker_init_fn": _one_thread,
+        # a generator of its own: seeding the workers must not move the model's randomness, or a resume would differ
+        "generator": torch.Generator(),
         "persistent_workers": workers > 0,
     }
     if batches is not None:

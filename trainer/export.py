@@ -21,7 +21,7 @@ from sightline import __version__
 from sightline.arrays import pack
 from sightline.datasets import ClassFolders, balanced, read_frames
 from sightline.decode import OutputSpec
-from sightline.errors import ModelError
+from sightline.errors import ModelError, reason
 from sightline.files import sha256
 from sightline.preprocess import InputSpec
 from sightline.run_folder import CALIBRATION_FRAMES, GOLDEN_FRAMES, RunManifest, write_run
@@ -56,6 +56,8 @@ def export_run(
         raise ModelError(
             f"the exported program differs from the model by {difference:.3g}: it is not the same function"
         )
+    if outputs.shape != (len(golden), len(data.labels)):
+        raise ModelError(f"the model gives {list(outputs.shape[1:])} scores for {len(data.labels)} classes")
     created = datetime.datetime.now(datetime.timezone.utc)
     manifest = RunManifest(
         name=name,
@@ -98,8 +100,7 @@ def save_program(model: nn.Module, spec: InputSpec) -> bytes:
             logging.getLogger("torch.export").setLevel(logging.ERROR)
             torch.export.save(torch.export.export(model, (sample,)), buffer)
     except Exception as e:  # its errors have no common class
-        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
-        raise ModelError(f"torch.export cannot take this model: {reason[:300]}") from e
+        raise ModelError(f"torch.export cannot take this model: {reason(e)}") from e
     return buffer.getvalue()
 
 

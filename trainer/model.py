@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sightline.errors import ConfigError, DataError, ModelError
+from sightline.errors import ConfigError, DataError, ModelError, reason
 
 
 class Classifier(nn.Module):
@@ -58,8 +58,9 @@ def _calm_head(backbone: nn.Module) -> None:
 
 
 def check_arch(arch: str) -> None:
-    name = arch.split(".")[0]
-    known = timm.list_models()
+    name, _, tag = arch.partition(".")
+    known = timm.list_pretrained(f"{name}.*") if tag and name in timm.list_models() else timm.list_models()
+    name = arch if tag and known else name
     if name not in known:
         matches = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
         hint = f" (did you mean {', '.join(matches)}?)" if matches else ""
@@ -81,7 +82,7 @@ def _download(arch: str, classes: int) -> nn.Module:
         source = config.hf_hub_id or config.url
         raise ModelError(
             f"the weights of {arch} cannot be downloaded ({source}): {type(e).__name__}: "
-            f"{str(e).splitlines()[0][:200]}. Offline? Give --weights FILE (a state dict as .safetensors or .pt, "
+            f"{reason(e)}. Offline? Give --weights FILE (a state dict as .safetensors or .pt, "
             "fetched elsewhere) or --weights none"
         ) from None
 
@@ -96,7 +97,7 @@ def load_weights(backbone: nn.Module, path: Path) -> None:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as e:  # zipfile's, pickle's, safetensors' and torch's own errors
-        raise ModelError(f"{path}: not a readable state dict: {str(e).splitlines()[0][:200]}") from None
+        raise ModelError(f"{path}: not a readable state dict: {reason(e)}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -132,6 +133,6 @@ def one_tensor(model: nn.Module, size: int, classes: int) -> None:
         with torch.no_grad():
             out = model(torch.zeros(1, size, size, 3))
     except (RuntimeError, AssertionError, ValueError) as e:
-        raise ConfigError(f"this model cannot take pictures of {size}x{size}: {str(e).splitlines()[0][:200]}") from None
+        raise ConfigError(f"this model cannot take pictures of {size}x{size}: {reason(e)}") from None
     if not isinstance(out, Tensor) or out.shape != (1, classes):
         raise DataError(f"this model does not classify: it gives {getattr(out, 'shape', type(out))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,7 +120,11 @@ def train(data: ClassFolders, spec: InputSpec, recipe: Recipe, out: Path, worker
                     loss_sum += loss.detach()
 
             trained = time.monotonic() - epoch_began
-            accuracy, val_loss = evaluate(ema.module, val_loader, device)
+            accuracy, val_loss = evaluate(ema.module, val_loader, device) if rank == 0 else (0.0, 0.0)
+            if world > 1:  # all must stop at the same epoch: one measures
+                shared = torch.tensor([accuracy, val_loss], dtype=torch.float64, device=device)
+                dist.broadcast(shared, 0)
+                accuracy, val_loss = shared.tolist()
             better = accuracy > best
             if better:
                 best, best_epoch = accuracy, epoch
@@ -236,10 +241,10 @@ def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
 @contextmanager
 def _bar(batches: DataLoader[Any], label: str, rank: int) -> Iterator[Any]:
     """A progress bar on a terminal; silent elsewhere, where each epoch's line is enough."""
-    if rank or not click.get_text_stream("stderr").isatty():
+    if rank or not sys.stderr.isatty():
         yield batches
         return
-    with click.progressbar(batches, label=label, file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(batches, label=label, file=sys.stderr) as bar:
         yield bar
     click.echo("\x1b[1A\x1b[2K", nl=False, err=True)  # the epoch's line takes its place
 

@@ -28,6 +28,7 @@ def noise(width: int, height: int, seed: int = 0) -> Frame:
         ((100, 200), InputSpec(100, 100, "letterbox"), (0, 0, 100, 200), (25, 0, 50, 100)),
         ((640, 480), InputSpec(224, 224, "letterbox"), (0, 0, 640, 480), (0, 28, 224, 168)),
         ((30, 20), InputSpec(64, 64, "letterbox"), (0, 0, 30, 20), (0, 10, 64, 43)),  # 42.67 rows, 21 to share
+        ((20, 30), InputSpec(64, 64, "letterbox"), (0, 0, 20, 30), (10, 0, 43, 64)),
         ((100, 100), InputSpec(64, 32, "letterbox"), (0, 0, 100, 100), (16, 0, 32, 32)),
         ((1000, 1), InputSpec(100, 100, "letterbox"), (0, 0, 1000, 1), (0, 49, 100, 1)),  # never less than a pixel
         ((50, 50), InputSpec(50, 50, "letterbox"), (0, 0, 50, 50), (0, 0, 50, 50)),

@@ -1,0 +1,284 @@
+"""The live page in a real browser: what a person sees, and that they are told when nobody looks."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from edge.capture import Slot
+from edge.page import Page
+from sightline.bundle import read_bundle
+from sightline.predictions import Classification, ModelId, Result
+from tests.conftest import BGR, LABELS, need
+
+SHA = "0123456789abcdef" * 4
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium without a screen and with a new profile. Its console and its requests are recorded."""
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    need(all(programs.values()), "a browser is needed: apt-get install chromium chromium-driver")
+    need(importlib.util.find_spec("selenium") is not None, "selenium is needed: pip install 'sightline[dev]'")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.page_load_strategy = "eager"  # a stream is never loaded to its end, and may have no first picture yet
+    options.binary_location = str(programs["chromium"])
+    for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(programs["chromedriver"])))
+    driver.set_page_load_timeout(20)
+    driver.set_script_timeout(10)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def fresh(browser: Any) -> Iterator[Any]:
+    """The browser, wide, with nothing open and nothing recorded; nothing stays open afterwards."""
+    browser.get("about:blank")
+    width(browser, 1280)
+    browser.get_log("browser")
+    browser.get_log("performance")
+    yield browser
+    browser.get("about:blank")
+
+
+def width(browser: Any, pixels: int, height: int = 800) -> None:
+    """Of the page, as a phone's browser would have it: a window cannot be made so narrow."""
+    metrics = {"width": pixels, "height": height, "deviceScaleFactor": 1, "mobile": pixels < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def text(browser: Any, id: str) -> str:
+    return str(browser.execute_script("return document.getElementById(arguments[0]).innerText", id))
+
+
+def wait_until(condition: Callable[[], object], within_s: float) -> float:
+    """Seconds until it was true."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < within_s, f"it did not happen within {within_s} s"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def too_wide(browser: Any) -> list[str]:
+    """The elements that reach beyond the window's right edge and are not cut off by one that hides what is too much."""
+    found: list[str] = browser.execute_script(
+        """
+        const hidden = e => e && (getComputedStyle(e).overflowX !== "visible" || hidden(e.parentElement));
+        const wide = [...document.body.querySelectorAll("*")].filter(
+          e => e.getBoundingClientRect().right > innerWidth + 1 && !hidden(e.parentElement));
+        const names = wide.map(e => `${e.tagName}#${e.id}`);
+        if (document.documentElement.scrollWidth > document.documentElement.clientWidth) names.push("the page scrolls");
+        return names;
+        """
+    )
+    return found
+
+
+def hosts(browser: Any) -> set[str]:
+    """Whom the page asked for anything since the last time."""
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    addresses = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    return {urlsplit(a).netloc or urlsplit(a).scheme for a in addresses}
+
+
+def complaints(browser: Any) -> list[str]:
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+@contextmanager
+def agent(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`sightline run` with its page on any free port, and the page's address."""
+    command = [sys.executable, "-m", "sightline", "run", *map(str, arguments), "--page-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert line.startswith("live page: "), line
+            yield process, line.split()[-1]
+        finally:
+            process.kill()
+
+
+@contextmanager
+def page_of(source: str = "a.mp4", model: str = "colours") -> Iterator[tuple[Page, Callable[[Result], None]]]:
+    """A page without an agent, and what shows it a result: the same one is shown until another is given."""
+    identity = {"name": model, "version": "1.0", "sha256": SHA}
+    info = {"device": "desktop", "source": source, "scheme": "static_int8", "accuracy": 0.9876, "model": identity}
+    page = Page(0, fps=10, width=320, info=info, status=lambda: {"fps": 30.0, "frames": 12, "dropped": {}})
+    page.start()
+    shown: list[Result] = []
+    over = threading.Event()
+
+    def loop() -> None:
+        frame = np.full((240, 320, 3), BGR["red"], np.uint8)
+        slot = Slot(np.zeros((8, 8, 3), np.uint8), frame)
+        while not over.wait(0.05):
+            if shown:
+                page.observe(shown[-1], slot if shown[-1].status == "ok" else None)
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield page, shown.append
+    finally:
+        over.set()
+        thread.join(2)
+        page.close()
+
+
+def saw(frame_id: int, *labels: str, cause: str | None = None) -> Result:
+    """A result that names the labels; none: the model looked and saw nothing; with a cause: nobody looked."""
+    model = ModelId("colours", "1.0", SHA)
+    predictions = tuple(Classification(label, i, 0.9 / (i + 1)) for i, label in enumerate(labels))
+    size = (None, None) if cause else (320, 240)
+    return Result(
+        "desktop", "a.mp4", frame_id, "2026-01-01T00:00:00.000Z", model, *size, {"total": 1.5, "inference": 1.0},
+        predictions, {}, "not_inferred" if cause else "ok", cause,
+    )  # fmt: skip
+
+
+def test_a_person_sees_what_the_model_sees_and_when_it_sees_no_more(fresh: Any, bundle: Path, clip: Path) -> None:
+    read = read_bundle(bundle)
+    with agent(bundle, "--source", clip, "--realtime", "--loop") as (process, address):
+        fresh.get(address)
+        verdicts = set[str]()
+        wait_until(lambda: verdicts.add(text(fresh, "best")) or verdicts >= set(LABELS), 10)
+        wait_until(lambda: text(fresh, "state") == "live", 5)
+        assert text(fresh, "name") == text(fresh, "model") == read.manifest.name == fresh.title.split(" - ")[0]
+        assert text(fresh, "about") == "camera.mp4 on desktop"
+        assert text(fresh, "version") == read.manifest.version
+        assert text(fresh, "scheme") == "static_int8"
+        assert read.files[read.manifest.variants["static_int8"]]["sha256"].startswith(text(fresh, "sha"))
+        assert "%" in text(fresh, "score") and text(fresh, "total").endswith(" ms")
+        assert float(text(fresh, "fps")) == pytest.approx(30, abs=6)
+        size = "const p = document.getElementById('picture'); return [p.naturalWidth, p.naturalHeight]"
+        assert fresh.execute_script(size) == [160, 120]
+
+        assert complaints(fresh) == []
+        assert hosts(fresh) - {"data"} == {urlsplit(address).netloc}
+
+        process.kill()
+        seconds = wait_until(lambda: text(fresh, "state") == "not looking", 8)
+        assert seconds < 5
+        assert text(fresh, "banner") == "the agent does not answer"
+        assert fresh.execute_script("return document.getElementById('verdict').hidden")
+        assert "grayscale" in fresh.execute_script(
+            "return getComputedStyle(document.getElementById('picture')).filter"
+        ), "the last picture must not look like the present one"
+
+
+@pytest.mark.parametrize("pixels", [360, 768, 1280])
+def test_nothing_reaches_beyond_the_window(fresh: Any, pixels: int) -> None:
+    width(fresh, pixels)
+    with page_of() as (page, show):
+        show(saw(0, "blue", "green", "red"))
+        fresh.get(page.url)
+        wait_until(lambda: text(fresh, "best") == "blue", 5)
+        assert fresh.execute_script("return innerWidth") == pixels
+        assert too_wide(fresh) == []
+
+
+def test_nothing_reaches_beyond_a_phone_however_long_the_names_are(fresh: Any) -> None:
+    width(fresh, 360)
+    label = "a_label_that_somebody_made_of_a_whole_sentence_without_any_space_in_it"
+    with page_of(source="rtsp://" + "camera" * 20, model="m" * 100) as (page, show):
+        show(saw(0, label, "x" * 200))
+        fresh.get(page.url)
+        wait_until(lambda: text(fresh, "best") == label, 5)
+        wait_until(lambda: text(fresh, "name") == "m" * 100, 5)
+        assert too_wide(fresh) == []
+        show(saw(1, cause="rtsp://127.0.0.1/" + "x" * 150))
+        wait_until(lambda: text(fresh, "state") == "not looking", 5)
+        assert too_wide(fresh) == []
+
+
+def test_a_label_that_looks_like_html_stays_a_text(fresh: Any) -> None:
+    label = "<img id=injected src=/x onerror=\"document.title='taken over'\"><b>red</b>"
+    with page_of(source=label, model=label) as (page, show):
+        show(saw(0, label))
+        fresh.get(page.url)
+        wait_until(lambda: text(fresh, "best") == label, 5)
+        wait_until(lambda: text(fresh, "name") == label, 5)
+        show(saw(1, cause=label))
+        wait_until(lambda: text(fresh, "banner") == label, 5)
+        assert fresh.execute_script("return document.getElementById('injected')") is None
+        assert fresh.title.endswith("Sightline")
+    assert not any("/x" in message for message in complaints(fresh))
+
+
+def test_seeing_nothing_and_not_looking_are_told_apart(fresh: Any) -> None:
+    nothing = "Nothing above the threshold."
+    with page_of() as (page, show):
+        show(saw(0, "red"))
+        fresh.get(page.url)
+        wait_until(lambda: text(fresh, "best") == "red", 5)
+        assert nothing not in text(fresh, "bars")
+
+        show(saw(1))
+        wait_until(lambda: nothing in text(fresh, "bars"), 5)
+        wait_until(lambda: text(fresh, "state") == "live", 5)
+        assert fresh.execute_script("return document.getElementById('verdict').hidden")
+
+        show(saw(2, cause="unplugged?"))
+        wait_until(lambda: text(fresh, "state") == "not looking", 5)
+        assert text(fresh, "banner") == "unplugged?"
+        assert nothing not in text(fresh, "bars"), "nobody looked"
+
+
+def test_what_was_said_of_nothing_goes_when_something_is_seen_again(fresh: Any) -> None:
+    with page_of() as (page, show):
+        show(saw(0))
+        fresh.get(page.url)
+        wait_until(lambda: "Nothing above the threshold." in text(fresh, "bars"), 5)
+        show(saw(1, "green", "blue"))
+        wait_until(lambda: text(fresh, "best") == "green", 5)
+        assert text(fresh, "bars").split() == ["green", "90.0", "%", "blue", "45.0", "%"]
+
+
+def test_a_camera_that_comes_back_is_live_again(fresh: Any) -> None:
+    with page_of() as (page, show):
+        show(saw(0, cause="unplugged?"))
+        fresh.get(page.url)
+        wait_until(lambda: text(fresh, "state") == "not looking", 5)
+        show(saw(1, "red"))
+        wait_until(lambda: text(fresh, "state") == "live" and text(fresh, "best") == "red", 5)
+        assert fresh.execute_script("return document.getElementById('banner').hidden")
+
+
+def test_a_loop_that_stands_still_is_not_live(fresh: Any) -> None:
+    """The page's own threads still answer, with the same frame for ever."""
+    with page_of() as (page, show):
+        show(saw(7, "red"))
+        fresh.get(page.url)
+        wait_until(lambda: text(fresh, "best") == "red", 5)
+        assert wait_until(lambda: text(fresh, "state") == "not looking", 8) < 5
+        assert text(fresh, "banner") == "no new frame for 3 s"

@@ -1,0 +1,396 @@
+"""The live page: who may read it, what it sends, and that it costs nothing while nobody looks."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+
+import sightline.predictions
+from edge.capture import Slot
+from edge.page import CLIENTS, Page
+from sightline.errors import ConfigError
+from sightline.predictions import Classification, ModelId, Result
+from tests.conftest import BGR
+
+SCHEMA = json.loads(Path(sightline.predictions.__file__).with_name("prediction.schema.json").read_text())
+INFO = {"device": "desktop", "source": "a.mp4", "scheme": "static_int8", "accuracy": 0.98, "model": {"name": "colours"}}
+STATUS = {"fps": 29.9, "frames": 7, "dropped": {"overwritten": 2}}
+ROUTES = ("/", "/api/info", "/snapshot.jpg", "/stream.mjpg", "/events")
+
+
+def result(frame_id: int, label: str = "red") -> Result:
+    model = ModelId("colours", "1", "0" * 64)
+    predictions = (Classification(label, 2, 0.9), Classification("blue", 0, 0.1))
+    moment = "2026-01-01T00:00:00.000Z"
+    return Result("desktop", "a.mp4", frame_id, moment, model, 640, 480, {"total": 1.5, "inference": 1.0}, predictions)
+
+
+def slot(label: str = "red", width: int = 640, height: int = 480) -> Slot:
+    frame = np.full((height, width, 3), BGR[label], np.uint8)
+    return Slot(np.zeros((8, 8, 3), np.uint8), frame)
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    page = Page(0, fps=20, width=320, info=INFO, status=lambda: STATUS)
+    page.start()
+    yield page
+    page.close()
+
+
+@contextmanager
+def camera(page: Page, label: str = "red", *, name: str | None = None, per_second: int = 60) -> Iterator[None]:
+    """Shows the page a result and its frame, again and again, as the agent's loop does."""
+    over = threading.Event()
+
+    def loop() -> None:
+        one, i = slot(label), 0
+        while not over.wait(1 / per_second):
+            page.observe(result(i, name or label), one)
+            i += 1
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(2)
+
+
+@contextmanager
+def get(page: Page, path: str, host: str | None = None, method: str = "GET") -> Iterator[http.client.HTTPResponse]:
+    port = int(page.url.rsplit(":", 1)[1].strip("/"))
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=8)) as connection:
+        connection.putrequest(method, path, skip_host=True)
+        connection.putheader("Host", f"127.0.0.1:{port}" if host is None else host.replace("PORT", str(port)))
+        connection.endheaders()
+        with connection.getresponse() as response:
+            yield response
+
+
+def read_part(response: http.client.HTTPResponse) -> np.ndarray[Any, Any]:
+    """The next picture of an MJPEG stream, decoded."""
+    head = {}
+    while (line := response.readline().strip()) or not head:
+        if b":" in line:
+            key, value = line.split(b":", 1)
+            head[key.lower()] = value.strip()
+    assert head[b"content-type"] == b"image/jpeg"
+    return decoded(response.read(int(head[b"content-length"])))
+
+
+def read_event(response: http.client.HTTPResponse) -> dict[str, Any]:
+    """The next message of an event stream."""
+    line = response.readline()
+    assert line.startswith(b"data: "), line
+    assert response.readline() == b"\n"
+    message: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
+    return message
+
+
+def decoded(data: bytes) -> np.ndarray[Any, Any]:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return np.asarray(picture)
+
+
+def is_coloured(picture: np.ndarray[Any, Any], label: str) -> bool:
+    return bool(np.abs(picture.mean((0, 1)) - BGR[label]).max() < 6)
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 3.0) -> None:
+    until = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/?x=1", "text/html; charset=utf-8"),
+        ("/api/info", "application/json"),
+        ("/snapshot.jpg", "image/jpeg"),
+        ("/stream.mjpg", "multipart/x-mixed-replace; boundary=frame"),
+        ("/stream.mjpg?1700000000", "multipart/x-mixed-replace; boundary=frame"),
+        ("/events", "text/event-stream"),
+    ],
+)
+def test_every_route_answers_with_its_type(page: Page, path: str, kind: str) -> None:
+    with camera(page), get(page, path) as response:
+        assert (response.status, response.headers["Content-Type"]) == (200, kind)
+
+
+def test_any_other_path_is_not_found(page: Page) -> None:
+    for path in ("/index.html", "/../pyproject.toml", "/api", "/events/", "/%2e%2e/x", "/page.html"):
+        with get(page, path) as response:
+            assert response.status == 404, path
+
+
+def test_nothing_can_be_sent_to_it(page: Page) -> None:
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        with get(page, "/api/info", method=method) as response:
+            assert response.status == 501, method
+            assert "Access-Control-Allow-Origin" not in response.headers
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:PORT", "localhost:PORT"])
+def test_it_answers_to_its_own_names(page: Page, host: str) -> None:
+    with get(page, "/api/info", host) as response:
+        assert json.loads(response.read()) == INFO
+
+
+@pytest.mark.parametrize("host", ["evil.example:PORT", "127.0.0.1.evil.example:PORT", "evil.example", ""])
+def test_a_site_that_calls_itself_by_this_address_reads_nothing(page: Page, host: str) -> None:
+    with camera(page):
+        for path in (*ROUTES, "/absent"):
+            with get(page, path, host) as response:
+                body = response.read()
+                assert response.status == 403, path
+            assert b"colours" not in body and len(body) < 200
+    assert page.clients == 0
+
+
+@pytest.mark.parametrize("path", [*ROUTES, "/absent"])
+def test_every_answer_has_the_headers_that_keep_others_out(page: Page, path: str) -> None:
+    with camera(page), get(page, path) as response:
+        headers = response.headers
+        policy = dict(rule.strip().split(" ", 1) for rule in headers["Content-Security-Policy"].split(";"))
+        assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+        assert policy["connect-src"] == "'self'"
+        assert "http" not in headers["Content-Security-Policy"] and "*" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Cache-Control"] == "no-store"
+        assert "Access-Control-Allow-Origin" not in headers
+        assert "Python" not in headers["Server"]
+
+
+def test_it_listens_on_this_machine_only(page: Page) -> None:
+    assert page._server.socket.getsockname()[0] == "127.0.0.1"
+
+
+def test_the_page_names_no_other_host() -> None:
+    html = (Path(sightline.predictions.__file__).parent.parent / "edge" / "page.html").read_text()
+    assert "//" in html
+    for address in ("https:", "http:", "ws:", "wss:"):
+        assert html.replace("http://www.w3.org/2000/svg", "").count(address) == 0
+
+
+@pytest.mark.parametrize("label", ["blue", "red"])
+def test_a_snapshot_is_what_the_camera_sees_now(page: Page, label: str) -> None:
+    with camera(page, label), get(page, "/snapshot.jpg") as response:
+        assert response.status == 200
+        picture = decoded(response.read())
+    assert picture.shape == (240, 320, 3)
+    assert is_coloured(picture, label)
+    wait_until(lambda: page.clients == 0)
+
+
+def test_a_snapshot_without_a_camera_says_so(page: Page) -> None:
+    began = time.monotonic()
+    with get(page, "/snapshot.jpg") as response:
+        assert response.status == 503
+        assert b"no picture" in response.read()
+    assert time.monotonic() - began < 5
+    wait_until(lambda: page.clients == 0)
+
+
+def test_a_small_picture_is_not_enlarged(page: Page) -> None:
+    with get(page, "/stream.mjpg") as response:
+        wait_until(lambda: page.clients == 1)
+        page.observe(result(0), slot("green", 100, 60))
+        picture = read_part(response)
+    assert picture.shape == (60, 100, 3) and is_coloured(picture, "green")
+
+
+def test_the_stream_shows_each_picture_as_it_comes(page: Page) -> None:
+    with get(page, "/stream.mjpg") as response:
+        wait_until(lambda: page.clients == 1)
+        for i, label in enumerate(("blue", "green", "red", "blue")):
+            time.sleep(0.06)  # more than 1/20 s
+            page.observe(result(i, label), slot(label))
+            assert is_coloured(read_part(response), label)
+
+
+def test_the_frame_may_change_as_soon_as_the_page_has_seen_it(page: Page) -> None:
+    with get(page, "/stream.mjpg") as response:
+        wait_until(lambda: page.clients == 1)
+        one = slot("red")
+        page.observe(result(0), one)
+        assert one.frame is not None
+        one.frame[:] = 0
+        assert is_coloured(read_part(response), "red")
+
+
+def test_an_event_is_a_prediction_by_the_schema(page: Page) -> None:
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    with camera(page), get(page, "/events") as response:
+        wait_until(lambda: page.event is not None)
+        messages = [read_event(response) for _ in range(6)]
+    for message in messages:
+        assert message["status"] == STATUS
+    seen = [m["result"] for m in messages if m["result"] is not None]
+    assert len(seen) >= 4
+    for one in seen:
+        validator.validate(one)
+        assert one["predictions"][0]["label"] == "red"
+    ids = [one["frame_id"] for one in seen]
+    assert ids == sorted(ids) and ids[0] < ids[-1]
+
+
+def test_a_frame_that_nobody_looked_at_is_an_event_too(page: Page) -> None:
+    with get(page, "/events") as response:
+        wait_until(lambda: page.clients == 1)
+        model = ModelId("colours", "1", "0" * 64)
+        moment = "2026-01-01T00:00:00.000Z"
+        page.observe(
+            Result("desktop", "a.mp4", 0, moment, model, None, None, {}, (), {}, "not_inferred", "unplugged"), None
+        )
+        message = [read_event(response) for _ in range(3)][-1]
+    assert (message["result"]["status"], message["result"]["cause"]) == ("not_inferred", "unplugged")
+
+
+def test_a_label_stays_a_text(page: Page) -> None:
+    label = "<img src=x onerror=alert(1)></script>"
+    with camera(page, name=label):
+        with get(page, "/events") as response:
+            wait_until(lambda: page.event is not None)
+            labels = [(read_event(response)["result"] or {"predictions": []})["predictions"] for _ in range(3)]
+            assert response.headers["Content-Type"] == "text/event-stream"
+        with get(page, "/") as response:
+            html = response.read().decode()
+    assert labels[-1][0]["label"] == label
+    assert "onerror=alert" not in html
+    assert "innerHTML" not in html and "insertAdjacentHTML" not in html and "document.write" not in html
+
+
+def test_nothing_is_kept_or_encoded_while_nobody_looks(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+    real = cv2.imencode
+    monkeypatch.setattr(cv2, "imencode", lambda *a: (encoded.append(1), real(*a))[1])
+    for i in range(50):
+        page.observe(result(i), slot())
+        time.sleep(0.002)
+    assert (encoded, page.event, page.jpeg) == ([], None, (0, b""))
+    with camera(page):
+        with get(page, "/stream.mjpg") as response:
+            read_part(response)
+            read_part(response)
+        assert len(encoded) >= 2
+        wait_until(lambda: page.clients == 0)
+        time.sleep(0.1)  # for one that was under way
+        before = len(encoded)
+        time.sleep(0.3)
+        assert len(encoded) == before
+
+
+def test_no_more_pictures_are_encoded_than_the_device_can_afford(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+    real = cv2.imencode
+    monkeypatch.setattr(cv2, "imencode", lambda *a: (encoded.append(1), real(*a))[1])
+    page = Page(0, fps=5, width=320, info=INFO, status=lambda: STATUS)
+    page.start()
+    with closing(page), camera(page, per_second=100), get(page, "/stream.mjpg"), get(page, "/events"):
+        wait_until(lambda: page.clients == 2)
+        encoded.clear()
+        time.sleep(1)
+        assert 3 <= len(encoded) <= 6
+
+
+def test_one_viewer_too_many_is_told_to_wait(page: Page) -> None:
+    with camera(page), ExitStack() as stack:
+        for i in range(CLIENTS):
+            response = stack.enter_context(get(page, ("/events", "/stream.mjpg")[i % 2]))
+            assert response.status == 200
+        with get(page, "/events") as response:
+            assert response.status == 503
+            assert b"too many viewers" in response.read()
+        with get(page, "/") as response:
+            assert response.status == 200
+        stack.close()
+        wait_until(lambda: page.clients == 0)
+        with get(page, "/events") as response:
+            assert response.status == 200
+
+
+def test_viewers_that_left_while_no_picture_came_make_room(page: Page) -> None:
+    with ExitStack() as stack:
+        for _ in range(CLIENTS):
+            stack.enter_context(get(page, "/stream.mjpg"))
+        wait_until(lambda: page.clients == CLIENTS)
+    wait_until(lambda: page.clients == 0, within_s=8)
+
+
+def test_a_new_viewer_is_not_shown_the_picture_of_an_earlier_visit(page: Page) -> None:
+    with camera(page, "blue"):
+        with get(page, "/stream.mjpg") as response:
+            read_part(response)
+        wait_until(lambda: page.clients == 0)
+    with get(page, "/stream.mjpg") as response, get(page, "/events") as events:
+        assert read_event(events)["result"] is None
+        with camera(page, "red"):
+            assert is_coloured(read_part(response), "red")
+
+
+def test_a_viewer_that_takes_nothing_holds_up_nobody(page: Page) -> None:
+    port = int(page.url.rsplit(":", 1)[1].strip("/"))
+    with closing(socket.socket()) as stuck:
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stuck.connect(("127.0.0.1", port))
+        stuck.sendall(f"GET /stream.mjpg HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        with camera(page):
+            time.sleep(1)
+            began = time.monotonic()
+            with get(page, "/snapshot.jpg") as response:
+                assert response.status == 200
+            for i in range(20):
+                page.observe(result(i), slot())
+            assert time.monotonic() - began < 1
+        began = time.monotonic()
+        page.close()
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("path", ["/events", "/stream.mjpg"])
+@pytest.mark.parametrize("feeding", [True, False])
+def test_closing_ends_every_stream(path: str, feeding: bool) -> None:
+    page = Page(0, fps=20, width=320, info=INFO, status=lambda: STATUS)
+    page.start()
+    with ExitStack() as stack:
+        if feeding:
+            stack.enter_context(camera(page))
+        response = stack.enter_context(get(page, path))
+        wait_until(lambda: page.clients == 1)
+        began = time.monotonic()
+        page.close()
+        while response.read(65536):
+            assert time.monotonic() - began < 3, "the stream goes on"
+        assert time.monotonic() - began < 3
+        wait_until(lambda: page.clients == 0)
+        wait_until(lambda: not any(thread.is_alive() for thread in page._threads))
+    with closing(socket.socket()) as again, pytest.raises(ConnectionRefusedError):
+        again.connect(("127.0.0.1", int(page.url.rsplit(":", 1)[1].strip("/"))))
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"--page-port {port}: .*in use"):
+            Page(port, fps=20, width=320, info=INFO, status=lambda: STATUS)

@@ -1,0 +1,285 @@
+"""What must not leave the house: each way in which a conversion can be worse than agreed, and that nothing is left."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from ai_edge_litert import schema_py_generated as schema
+
+import converters.convert
+import converters.verify
+from converters.convert import convert
+from converters.graph import damaged
+from converters.quantize import quantize
+from converters.verify import Measured, check_integer, check_parity, judge, measure, run_all
+from sightline.bundle import read_bundle, write_bundle
+from sightline.datasets import read_class_folders
+from sightline.device import FOLDER
+from sightline.errors import ConfigError, InputError, QualityError
+from sightline.interpreter import Interpreter
+from sightline.preprocess import InputSpec
+from tests.conftest import LABELS, SIZE
+from tests.conversion.helpers import Calls, save_program, tree
+
+
+@pytest.fixture(scope="module")
+def float_model(bundle: Path) -> bytes:
+    return read_bundle(bundle).variant("float32")[1]
+
+
+@pytest.fixture
+def quick(float_model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The colour model's float TFLite is there already: what comes after it is what is tested here."""
+    monkeypatch.setattr(converters.convert, "to_tflite", lambda program, name: float_model)
+
+
+def refused(run: Path, out: Path, why: str, **options: Any) -> None:
+    """The conversion is refused, and what was at `out` before is there after, and nothing beside it."""
+    before = tree(out.parent)
+    with pytest.raises(QualityError, match=why) as e:
+        convert(run, out, **{"device": "desktop", **options})
+    assert e.value.exit_code == 2
+    assert tree(out.parent) == before
+    assert out.exists() == any(name.startswith(out.name) for name in before)
+
+
+def worse(*args: Any) -> bytes:
+    return damaged(quantize(*args))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_scheme_that_lost_too_much_is_refused_and_nothing_is_left(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converters.convert, "quantize", worse)
+    refused(
+        run_folder, tmp_path / "c.bundle", r"static_int8 lost \d\d\.\d\d points of accuracy on 12 held-out pictures"
+    )
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_older_bundle_survives_a_conversion_that_is_refused(
+    run_folder: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = read_bundle(bundle)
+    write_bundle(tmp_path / "c.bundle", old.manifest, {k: v for k, v in old.contents.items() if k != "labels.txt"})
+    monkeypatch.setattr(converters.convert, "quantize", worse)
+    refused(run_folder, tmp_path / "c.bundle", "static_int8 lost")
+    assert read_bundle(tmp_path / "c.bundle").manifest == old.manifest
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_bad_scheme_of_several_is_enough(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quantize_one_badly(content: bytes, scheme: Any, *rest: Any) -> bytes:
+        return (worse if scheme == "float16" else quantize)(content, scheme, *rest)
+
+    monkeypatch.setattr(converters.convert, "quantize", quantize_one_badly)
+    refused(run_folder, tmp_path / "c.bundle", "float16 lost", schemes=("static_int8", "float16", "float32"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_may_be_lost_is_the_users_to_say_but_an_examination_must_still_be_one(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    """With 100 points allowed everything passes, the shuffled model too: then nothing was verified."""
+    refused(
+        run_folder, tmp_path / "c.bundle", "cannot tell this model from the same one with its weights", max_drop=100
+    )
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_examination_that_the_shuffled_model_passes_is_refused(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converters.verify, "damaged", lambda content: content)
+    refused(
+        run_folder,
+        tmp_path / "c.bundle",
+        r"the verification cannot tell this model from the same one with its weights shuffled \(it lost only 0\.00",
+    )
+
+
+def test_a_float_model_that_is_not_the_program_is_refused(
+    run_folder: Path, tmp_path: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converters.convert, "to_tflite", lambda program, name: damaged(float_model))
+    refused(run_folder, tmp_path / "c.bundle", r"the float TFLite differs from the PyTorch program by \d+\.\d\d%")
+
+
+def test_a_program_that_answers_the_same_to_everything_is_refused(pictures: Path, tmp_path: Path) -> None:
+    constant = Calls(lambda x: x.mean((1, 2)) * 0 + 1)
+    path = save_program(tmp_path / "constant.pt2", constant, torch.zeros(1, SIZE, SIZE, 3))
+    (tmp_path / "out").mkdir()
+    refused(path, tmp_path / "out" / "c.bundle", "the same outputs for every golden picture", data=pictures)
+
+
+@pytest.mark.usefixtures("quick")
+def test_float_ops_in_a_static_scheme_are_refused_by_name(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quantize_half(content: bytes, scheme: Any, *rest: Any) -> bytes:
+        return quantize(content, "dynamic_int8", *rest)
+
+    monkeypatch.setattr(converters.convert, "quantize", quantize_half)
+    for scheme in ("static_int8", "static_int8_float_io"):
+        refused(
+            run_folder, tmp_path / "c.bundle",
+            rf"{scheme}: \d+ of \d+ ops still compute in float: .*CONV_2D .*--scheme float16 or dynamic_int8",
+            schemes=(scheme,),
+        )  # fmt: skip
+
+
+def test_only_a_static_scheme_promises_integers(float_model: bytes) -> None:
+    for scheme in ("float32", "float16", "dynamic_int8"):
+        check_integer(float_model, scheme)  # type: ignore[arg-type]
+    with pytest.raises(QualityError, match="still compute in float"):
+        check_integer(float_model, "static_int8_float_io")
+
+
+@pytest.mark.parametrize(("scale", "zero_point"), [(0.99, -128), (1.0, -127), (1 / 255, -128)])
+def test_an_input_at_which_bytes_would_not_arrive_exactly_is_refused(
+    bundle: Path, scale: float, zero_point: int
+) -> None:
+    data = bytearray(read_bundle(bundle).variant("static_int8")[1])
+    check_integer(bytes(data), "static_int8")
+    graph = schema.Model.GetRootAs(data, 0).Subgraphs(0)
+    quantization = graph.Tensors(graph.Inputs(0)).Quantization()
+    quantization.ScaleAsNumpy()[:] = scale
+    quantization.ZeroPointAsNumpy()[:] = zero_point
+    with pytest.raises(QualityError, match="not int8 with 1 and -128: bytes would not arrive exactly"):
+        check_integer(bytes(data), "static_int8")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_model_that_is_too_large_for_the_device_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    data = yaml.safe_load((FOLDER / "desktop.yaml").read_text(encoding="utf-8"))
+    device = tmp_path / "tiny.yaml"
+    device.write_text(yaml.safe_dump({**data, "max_model_kib": 1}))
+    out = tmp_path / "out" / "c.bundle"
+    out.parent.mkdir()
+    refused(run_folder, out, r"static_int8: \d KiB are more than tiny takes \(max_model_kib: 1\)", device=str(device))
+    device.write_text(yaml.safe_dump({**data, "max_model_kib": 100}))
+    convert(run_folder, out, device=str(device))
+    assert read_bundle(out).manifest.device == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "error", "why"),
+    [
+        ("colours", {}, InputError, r"a bundle's name ends in \.bundle, so: --out colours\.bundle"),
+        ("colours.tflite", {}, InputError, r"ends in \.bundle"),
+        ("my colours.bundle", {}, InputError, "the name 'my colours' must start with a letter"),
+        ("taken.bundle", {}, InputError, "exists and is not a bundle; it is left alone"),
+        ("c.bundle", {"device": "desktopp"}, ConfigError, r"unknown device 'desktopp' \(did you mean desktop\?\)"),
+    ],
+)
+def test_a_wrong_destination_is_refused_before_the_work(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    out: str, options: dict[str, str], error: type[InputError], why: str,
+) -> None:  # fmt: skip
+    def work(*_: object) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(converters.convert, "open_source", work)
+    (tmp_path / "taken.bundle").mkdir()
+    (tmp_path / "taken.bundle" / "mine").write_bytes(b"precious")
+    with pytest.raises(error, match=why):
+        convert(run_folder, tmp_path / out, **{"device": "desktop", **options})
+    assert tree(tmp_path) == {"taken.bundle/mine": b"precious"}
+
+
+MEASURED = Measured("static_int8", 1000, 0.9, 0.95, 0.5, "red", 2.0, 40.0, np.zeros((1, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("drop", "control", "max_drop", "why"),
+    [
+        (0.5, 40.0, 0.5, None),  # as much as may be lost
+        (-3.0, 40.0, 0.0, None),  # better than float
+        (0.0, 0.1, 0.0, None),
+        (0.51, 40.0, 0.5, r"lost 0\.51 points .*--max-drop is 0\.5 \(worst class 'red': 2\.0 points"),
+        (0.1, 40.0, 0.0, r"lost 0\.10 points"),
+        (0.0, 0.5, 0.5, r"cannot tell .* lost only 0\.50 points"),
+        (0.0, 0.0, 0.0, "cannot tell"),
+        (0.0, -5.0, 0.5, "cannot tell"),
+    ],
+)
+def test_the_judgement_is_strict_at_its_limits(drop: float, control: float, max_drop: float, why: str | None) -> None:
+    measured = dataclasses.replace(MEASURED, drop=drop, control_drop=control)
+    if why is None:
+        judge(measured, 1000, max_drop)
+    else:
+        with pytest.raises(QualityError, match=why):
+            judge(measured, 1000, max_drop)
+
+
+def test_too_few_pictures_for_the_limit_are_told() -> None:
+    measured = dataclasses.replace(MEASURED, drop=10.0)
+    with pytest.raises(QualityError, match=r"with only 10 held-out pictures one is 10\.0 points"):
+        judge(measured, 10, 0.5)
+    with pytest.raises(QualityError) as e:
+        judge(measured, 1000, 0.5)
+    assert "with only" not in str(e.value)
+
+
+def permuted(content: bytes) -> bytes:
+    """The float colour model with green and red exchanged: the rows of its last layer's weights."""
+    data = bytearray(content)
+    model = schema.Model.GetRootAs(data, 0)
+    graph = model.Subgraphs(0)
+    (weights,) = (
+        model.Buffers(t.Buffer()).DataAsNumpy().view(np.float32).reshape(3, 8)
+        for t in map(graph.Tensors, range(graph.TensorsLength()))
+        if t.ShapeLength() == 2 and t.ShapeAsNumpy().tolist() == [3, 8] and model.Buffers(t.Buffer()).DataLength()
+    )
+    weights[[1, 2]] = weights[[2, 1]]
+    return bytes(data)
+
+
+def test_what_is_measured_is_what_a_hand_counts(float_model: bytes, pictures: Path) -> None:
+    """A candidate that takes green for red, and red for green, is wrong on two thirds of the pictures."""
+    data = read_class_folders(pictures)
+    heldout = [(pictures / p.path, p.label) for p in data.val]
+    told: list[tuple[int, int]] = []
+
+    def look(candidate: bytes) -> Any:
+        golden = np.zeros((2, SIZE, SIZE, 3), np.uint8)
+        spec = InputSpec(SIZE, SIZE)
+        say: Callable[[int, int], None] = lambda done, total: told.append((done, total))  # noqa: E731
+        return measure(float_model, {"float16": candidate}, heldout, spec, LABELS, golden, 1, say)
+
+    accuracy, measured, differing = look(permuted(float_model))
+    m = measured["float16"]
+    assert accuracy == 1.0
+    assert m.accuracy == m.agreement == pytest.approx(4 / 12)
+    assert (m.drop, m.worst_drop) == (pytest.approx(100 * 8 / 12), 100.0)
+    assert m.worst_class in ("green", "red")
+    assert m.outputs.shape == (2, 3)
+    assert sorted((label, float_says, given["float16"]) for _, label, float_says, given in differing) == (
+        [(1, 1, 2)] * 4 + [(2, 2, 1)] * 4
+    )
+    assert told == [(i + 1, 12) for i in range(12)]
+    accuracy, measured, differing = look(float_model)
+    assert (accuracy, measured["float16"].accuracy, differing) == (1.0, 1.0, [])
+
+
+def test_parity_compares_picture_by_picture(float_model: bytes) -> None:
+    frames = np.stack([np.full((SIZE, SIZE, 3), colour, np.uint8) for colour in (30, 90, 150, 210)])
+    frames[:, :, :, 0] = [[[40]], [[200]], [[90]], [[10]]]
+    expected = run_all(Interpreter(float_model), frames)
+    assert check_parity(float_model, frames, expected) == 0.0
+    off = expected.copy()
+    off[2, 1] += 0.002 * np.abs(expected).max()
+    with pytest.raises(QualityError, match=r"differs from the PyTorch program by 0\.20%"):
+        check_parity(float_model, frames, off)
+    with pytest.raises(QualityError, match="differs from the PyTorch program"):
+        check_parity(float_model, frames, np.full_like(expected, np.nan))
+    with pytest.raises(QualityError, match="same outputs for every golden picture"):
+        check_parity(float_model, frames[:1].repeat(3, axis=0), expected[:1].repeat(3, axis=0))

@@ -1,0 +1,204 @@
+"""Every scheme of one model: what is in its file, what it computes, and what the bundle says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from converters.calibrate import ranges
+from converters.convert import Converted, convert
+from converters.graph import damaged, ops
+from converters.report import render
+from converters.verify import Measured
+from sightline.arrays import unpack
+from sightline.bundle import Bundle, read_bundle
+from sightline.device import SCHEMES, Scheme
+from sightline.interpreter import Interpreter
+from sightline.preprocess import InputSpec
+from sightline.run_folder import read_run
+from tests.conftest import LABELS, SIZE
+from tests.conversion.helpers import tree
+
+STATIC: tuple[Scheme, ...] = ("static_int8", "static_int8_float_io")
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> tuple[Path, Converted]:
+    """One conversion to all five schemes. Read only."""
+    path = tmp_path_factory.mktemp("five") / "colours.bundle"
+    return path, convert(run_folder, path, device="desktop", schemes=SCHEMES)
+
+
+@pytest.fixture(scope="module")
+def contents(five: tuple[Path, Converted]) -> Bundle:
+    return read_bundle(five[0])
+
+
+def weight_types(content: bytes) -> set[str]:
+    """Types of the constant tensors with more than one dimension; int32 are sizes and paddings."""
+    names = {v: k.lower() for k, v in vars(schema.TensorType).items() if not k.startswith("_")}
+    model = schema.Model.GetRootAs(content, 0)
+    tensors = [model.Subgraphs(0).Tensors(i) for i in range(model.Subgraphs(0).TensorsLength())]
+    return {names[t.Type()] for t in tensors if model.Buffers(t.Buffer()).DataLength() and t.ShapeLength() > 1} - {
+        "int32"
+    }
+
+
+def dense_scales(content: bytes) -> int:
+    """How many scales the weights of the fully-connected layer have."""
+    model = schema.Model.GetRootAs(content, 0)
+    graph = model.Subgraphs(0)
+    (index,) = (i for i, op in enumerate(ops(content)) if op.name == "FULLY_CONNECTED")
+    return int(graph.Tensors(graph.Operators(index).Inputs(1)).Quantization().ScaleLength())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_scheme_passes_and_its_shuffled_self_does_not(five: tuple[Path, Converted], scheme: Scheme) -> None:
+    m = five[1].measured[scheme]
+    assert (m.accuracy, m.agreement, m.drop, m.worst_drop) == (1.0, 1.0, 0.0, 0.0)
+    assert m.control_drop > 30
+    assert five[1].accuracy == 1.0
+    assert five[1].pictures == 12
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_variant_computes_what_the_bundle_recorded_of_it(contents: Bundle, scheme: Scheme) -> None:
+    golden = unpack(contents.contents["golden.npz"], "golden.npz", "frames", f"{scheme}/output_0")
+    interpreter = Interpreter(contents.variant(scheme)[1])
+    given = np.concatenate([interpreter(frame)[0] for frame in golden["frames"]])
+    assert np.allclose(given, golden[f"{scheme}/output_0"], atol=1e-3)
+    assert len(given) == 12
+    assert np.ptp(given) > 1
+
+
+def test_the_float_variant_computes_what_pytorch_did(contents: Bundle, run_folder: Path) -> None:
+    golden = unpack(read_run(run_folder).read("golden.npz"), "golden.npz", "frames", "output_0")
+    interpreter = Interpreter(contents.variant("float32")[1])
+    given = np.concatenate([interpreter(frame)[0] for frame in golden["frames"]])
+    assert np.allclose(given, golden["output_0"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "end", "weights"),
+    [
+        ("float32", "float32", {"float32"}),
+        ("float16", "float32", {"float16"}),
+        ("dynamic_int8", "float32", {"int8"}),
+        ("static_int8", "int8", {"int8"}),
+        ("static_int8_float_io", "float32", {"int8"}),
+    ],
+)
+def test_a_scheme_is_what_its_name_says(contents: Bundle, scheme: Scheme, end: str, weights: set[str]) -> None:
+    content = contents.variant(scheme)[1]
+    interpreter = Interpreter(content)
+    assert interpreter.input.dtype == end
+    assert [t.dtype for t in interpreter.outputs] == [end]
+    assert weight_types(content) == weights
+
+
+def test_the_int8_input_is_the_byte_less_128_exactly(contents: Bundle) -> None:
+    tensor = Interpreter(contents.variant("static_int8")[1]).input
+    assert (tensor.shape, tensor.scale, tensor.zero_point) == ((1, SIZE, SIZE, 3), 1.0, -128)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_only_static_schemes_compute_in_integers(contents: Bundle, scheme: Scheme) -> None:
+    found = ops(contents.variant(scheme)[1])
+    assert {"CONV_2D", "FULLY_CONNECTED"} <= {op.name for op in found}
+    floats = [op.name for op in found if op.computes_in_float]
+    assert bool(floats) == (scheme not in STATIC), floats
+
+
+def test_the_float_ends_of_an_integer_model_are_a_conversion_each(contents: Bundle) -> None:
+    names = [op.name for op in ops(contents.variant("static_int8_float_io")[1])]
+    assert (names[0], names[-1]) == ("QUANTIZE", "DEQUANTIZE")
+    inside = {op.name for op in ops(contents.variant("static_int8")[1])}
+    assert not {"QUANTIZE", "DEQUANTIZE"} & inside
+
+
+def test_the_manifest_says_what_was_measured(five: tuple[Path, Converted], contents: Bundle) -> None:
+    manifest = contents.manifest
+    assert manifest.default == SCHEMES[0]
+    assert manifest.variants == {s: f"colours.{s}.tflite" for s in SCHEMES}
+    assert manifest.output.labels == LABELS
+    assert manifest.input == InputSpec(SIZE, SIZE)
+    assert manifest.metrics["pictures"] == 12
+    for scheme in SCHEMES:
+        assert manifest.metrics[scheme]["bytes"] == len(contents.variant(scheme)[1]) == five[1].measured[scheme].bytes
+        assert manifest.metrics[scheme]["accuracy"] == 1.0
+    assert manifest.provenance["metrics"] == {"accuracy": 1.0}
+    assert {"sightline", "litert-torch", "ai-edge-quantizer"} <= set(manifest.provenance["converted_with"])
+
+
+def test_a_bundle_that_is_written_twice_is_the_same_to_the_last_byte(
+    five: tuple[Path, Converted], run_folder: Path, tmp_path: Path
+) -> None:
+    convert(run_folder, tmp_path / "colours.bundle", device="desktop", schemes=SCHEMES)
+    assert tree(tmp_path / "colours.bundle") == tree(five[0])
+
+
+def test_the_device_says_which_scheme_and_how_fine_its_scales(
+    contents: Bundle, run_folder: Path, tmp_path: Path
+) -> None:
+    convert(run_folder, tmp_path / "coral.bundle", device="coral_usb")
+    coral = read_bundle(tmp_path / "coral.bundle")
+    assert list(coral.manifest.variants) == ["static_int8"]
+    assert dense_scales(coral.variant()[1]) == 1
+    assert dense_scales(contents.variant("static_int8")[1]) == 3
+
+
+def test_ranges_are_true_minima_and_maxima_and_the_inputs_is_that_of_bytes(contents: Bundle) -> None:
+    content = contents.variant("float32")[1]
+    frames = np.random.default_rng(0).integers(50, 150, (6, SIZE, SIZE, 3), dtype=np.uint8)
+    found = ranges(content, frames)
+    interpreter = Interpreter(content, delegate="none")
+    outputs = np.concatenate([interpreter(frame)[0] for frame in frames])
+    end = found[interpreter.outputs[0].name]
+    assert float(end["min"].item()) == pytest.approx(outputs.min(), rel=1e-5)
+    assert float(end["max"].item()) == pytest.approx(outputs.max(), rel=1e-5)
+    entry = found[interpreter.input.name]
+    assert (entry["min"].item(), entry["max"].item()) == (0.0, 255.0)
+    assert len(found) == len(ops(content)) + 1
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_damaged_model_differs_in_its_weights_and_still_runs(contents: Bundle, scheme: Scheme) -> None:
+    content = contents.variant(scheme)[1]
+    broken = damaged(content)
+    assert len(broken) == len(content)
+    assert broken != content
+    assert [op.name for op in ops(broken)] == [op.name for op in ops(content)]
+    frame = np.full((SIZE, SIZE, 3), (200, 40, 40), np.uint8)
+    assert not np.allclose(Interpreter(broken)(frame)[0], Interpreter(content)(frame)[0], atol=0.1)
+
+
+def test_the_report_shows_each_scheme_and_trusts_no_text(
+    five: tuple[Path, Converted], contents: Bundle, pictures: Path
+) -> None:
+    page = contents.contents["report.html"].decode()
+    for scheme in SCHEMES:
+        assert f"<td>{scheme}</td>" in page
+    assert "12 held-out pictures" in page
+    evil = "<script>alert(1)</script>"
+    measured: dict[Scheme, Measured] = {"static_int8": five[1].measured["static_int8"]}
+    measured["static_int8"] = Measured(**{**measured["static_int8"].__dict__, "worst_class": evil})
+    page = render(
+        name=evil,
+        version=evil,
+        device=evil,
+        spec=InputSpec(8, 8),
+        labels=[evil, "b"],
+        accuracy=0.5,
+        parity=1e-6,
+        pictures=2,
+        measured=measured,
+        float_bytes=1,
+        differing=[(pictures / "red" / "000.png", 0, 1, {"static_int8": 0})],
+        max_drop=0.5,
+    )
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 5
+    assert "data:image/jpeg;base64," in page

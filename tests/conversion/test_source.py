@@ -1,0 +1,310 @@
+"""What may be converted, and each thing that may not: a program that is none, pictures that are not there."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from converters.convert import convert
+from converters.source import open_source
+from sightline.arrays import pack, unpack
+from sightline.bundle import read_bundle
+from sightline.datasets import read_class_folders, read_frames
+from sightline.errors import DataError, InputError, IntegrityError, ModelError
+from sightline.preprocess import InputSpec
+from tests.conftest import LABELS, SIZE, write_coloured
+from tests.conversion.helpers import Calls, rewrite, save_program, tree
+from tests.models import ColourNet
+from trainer.export import export_run
+
+ONE = torch.zeros(1, SIZE, SIZE, 3)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The colour model as a .pt2 of somebody's own. Read only."""
+    return save_program(tmp_path_factory.mktemp("program") / "mine.pt2", ColourNet(), ONE)
+
+
+def test_a_program_with_pictures_becomes_a_bundle(program: Path, pictures: Path, tmp_path: Path) -> None:
+    convert(program, tmp_path / "mine.bundle", device="desktop", data=pictures, resize="center_crop")
+    manifest = read_bundle(tmp_path / "mine.bundle").manifest
+    data = read_class_folders(pictures)
+    assert manifest.output.labels == LABELS
+    assert manifest.input == InputSpec(SIZE, SIZE, "center_crop")
+    assert manifest.metrics["static_int8"]["accuracy"] == 1.0
+    assert manifest.provenance["dataset"] == {"name": "colours", "fingerprint": data.fingerprint}
+    assert manifest.version == manifest.provenance["program_sha256"][:8]
+
+
+def test_a_program_is_judged_by_pictures_that_did_not_calibrate_it(program: Path, pictures: Path) -> None:
+    source = open_source(program, pictures, None, None)
+    data = read_class_folders(pictures)
+    assert source.heldout == [(pictures / p.path, p.label) for p in data.val]
+    judges = {f.tobytes() for f in read_frames(pictures, data.val, source.input)}
+    assert {f.tobytes() for f in source.golden} == judges
+    assert not {f.tobytes() for f in source.calibration} & judges
+    assert source.input == InputSpec(SIZE, SIZE, "letterbox")
+
+
+def test_a_program_without_pictures_is_refused_with_what_is_needed(program: Path) -> None:
+    with pytest.raises(DataError, match=r"mine\.pt2: a program alone cannot be judged; give .* --data DIR"):
+        open_source(program, None, None, None)
+
+
+def nchw(x: torch.Tensor) -> torch.Tensor:
+    return x.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs", "dynamic", "why"),
+    [
+        (nchw, [torch.zeros(1, 3, SIZE, SIZE)], None, r"takes \[1, 3, 32, 32\] float32; .*permutes NHWC to NCHW"),
+        (lambda x, y: (x + y).mean((1, 2)), [ONE, ONE], None, r"takes \[1, 32, 32, 3\] float32, \[1, 32, 32, 3\]"),
+        (lambda x: x.mean((1, 2)), [ONE], {"inputs": ({1: torch.export.Dim("h", min=8)},)}, "a size that is not fixed"),
+        (lambda x: x.mean((1, 2)), [ONE.repeat(2, 1, 1, 1)], {"inputs": ({0: torch.export.Dim("n")},)}, "not fixed"),
+        (lambda x: x.mean((1, 2)), [ONE.repeat(4, 1, 1, 1)], None, r"takes \[4, 32, 32, 3\]"),
+        (lambda x: x.float().mean((1, 2)), [ONE.byte()], None, r"takes \[1, 32, 32, 3\] uint8; needed is float32"),
+        (lambda x: x.mean(1), [torch.zeros(1, 300)], None, r"takes \[1, 300\] float32; needed is"),
+        (lambda x: x.mean((1, 2)), [torch.zeros(1, SIZE, SIZE, 1)], None, r"takes \[1, 32, 32, 1\] float32; needed is"),
+    ],
+    ids=["NCHW", "two inputs", "dynamic height", "dynamic batch", "a batch", "bytes", "flat", "grey"],
+)
+def test_a_program_that_takes_something_else_is_refused_with_what_it_takes(
+    pictures: Path, tmp_path: Path, function: Callable[..., Any], inputs: list[torch.Tensor], dynamic: Any, why: str
+) -> None:
+    path = save_program(tmp_path / "mine.pt2", Calls(function), *inputs, dynamic=dynamic)
+    with pytest.raises(ModelError, match=rf"mine\.pt2: .*{why}"):
+        open_source(path, pictures, None, None)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.mean((1, 2))[:, :2],
+        lambda x: torch.cat([x.mean((1, 2)), x.amax((1, 2))], 1),
+        lambda x: x.mean(),
+        lambda x: x.permute(0, 3, 1, 2),
+        lambda x: (x.mean((1, 2)), x.amax((1, 2))),
+        lambda x: {"scores": x.mean((1, 2))},
+    ],
+    ids=["fewer scores", "more scores", "a number", "a picture", "two outputs", "a mapping"],
+)
+def test_a_program_that_does_not_give_one_score_a_class_is_refused(
+    pictures: Path, tmp_path: Path, function: Callable[..., Any]
+) -> None:
+    path = save_program(tmp_path / "mine.pt2", Calls(function), ONE)
+    with pytest.raises(ModelError, match=r"mine\.pt2: gives"):
+        open_source(path, pictures, None, None)
+
+
+def a_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as z:
+        z.writestr("hello", "world")
+    return buffer.getvalue()
+
+
+def a_state_dict() -> bytes:
+    buffer = io.BytesIO()
+    torch.save(ColourNet().state_dict(), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no program", a_zip(), a_state_dict()], ids=["empty", "text", "a zip", "a state dict"]
+)
+def test_what_is_no_program_is_refused(pictures: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mine.pt2").write_bytes(content)
+    with pytest.raises(ModelError, match=r"mine\.pt2: not a program that torch\.export saved: ."):
+        open_source(tmp_path / "mine.pt2", pictures, None, None)
+
+
+def test_a_cut_program_is_refused(program: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.pt2").write_bytes(program.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="not a program that"):
+        open_source(tmp_path / "mine.pt2", pictures, None, None)
+
+
+def test_what_is_neither_is_refused(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    for path, why in (
+        (tmp_path / "absent", r"no such run folder or \.pt2 program; `sightline train` makes a run"),
+        (tmp_path / "absent.pt2", r"no such run folder or \.pt2 program"),
+        (tmp_path / "model.onnx", r"is neither a run folder nor a \.pt2 program"),
+        (tmp_path, r"not a finished run: model\.json cannot be read"),
+        (bundle, r"not a finished run: model\.json cannot be read"),
+    ):
+        with pytest.raises(ModelError, match=why):
+            open_source(path, None, None, None)
+
+
+@pytest.fixture
+def moved(tmp_path: Path) -> tuple[Path, Path]:
+    """A run, and its pictures, which are no longer where they were."""
+    data = write_coloured(tmp_path / "before" / "colours", 5)
+    export_run(
+        tmp_path / "run", ColourNet(), read_class_folders(data), InputSpec(SIZE, SIZE),
+        name="c", metrics={}, provenance={},
+    )  # fmt: skip
+    return tmp_path / "run", data.parent.rename(tmp_path / "after") / "colours"
+
+
+def test_a_data_set_that_moved_is_asked_for_and_taken(moved: tuple[Path, Path], tmp_path: Path) -> None:
+    run, data = moved
+    with pytest.raises(DataError, match=r"before/colours: 3 of the 3 held-out pictures of .*run .*with --data DIR"):
+        open_source(run, None, None, None)
+    source = open_source(run, data, None, None)
+    assert [path.is_file() for path, _ in source.heldout] == [True] * 3
+    (data / source.heldout[0][0].relative_to(data)).unlink()
+    with pytest.raises(DataError, match="1 of the 3 held-out pictures"):
+        open_source(run, data, None, None)
+
+
+def test_a_corrupt_held_out_picture_is_refused_by_name(moved: tuple[Path, Path], tmp_path: Path) -> None:
+    run, data = moved
+    bad = open_source(run, data, None, None).heldout[1][0]
+    bad.write_bytes(bad.read_bytes()[:50])
+    with pytest.raises(DataError, match=str(bad)):
+        convert(run, tmp_path / "c.bundle", device="desktop", data=data)
+    assert not (tmp_path / "c.bundle").exists()
+
+
+def test_a_run_knows_its_own_resize(run_folder: Path) -> None:
+    with pytest.raises(InputError, match="a run knows how its pictures were resized; leave --resize out"):
+        open_source(run_folder, None, None, "stretch")
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "calibration.npz", "golden.npz", "heldout.json", "model.json"])
+def test_one_flipped_bit_in_a_run_is_refused_by_the_files_name(run_folder: Path, tmp_path: Path, name: str) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    data = bytearray((run / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (run / name).write_bytes(data)
+    with pytest.raises(IntegrityError, match=name):
+        open_source(run, None, None, None)
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "calibration.npz", "golden.npz", "heldout.json", "model.json"])
+def test_a_run_that_lacks_a_file_is_refused_by_its_name(run_folder: Path, tmp_path: Path, name: str) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    (run / name).unlink()
+    with pytest.raises(ModelError, match=name):
+        open_source(run, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda d: d.update(schema=2), r"written by a newer Sightline \(schema 2"),
+        (lambda d: d.update(verion="1"), r"unknown key 'verion' \(did you mean version\?\)"),
+        (lambda d: d["input"].update(size=3), "input: unknown key 'size'"),
+        (lambda d: d["output"].pop("activation"), "output: missing key 'activation'"),
+        (lambda d: d["output"].update(labels=["a", "a"]), "two classes have the same label"),
+        (lambda d: d.pop("output"), "output: a mapping of keys to values is needed"),
+        (lambda d: d["files"].update({"../model.pt2": d["files"]["model.pt2"]}), "is not the plain name of a file"),
+        (lambda d: d["files"].pop("golden.npz"), r"does not list 'golden\.npz'"),
+    ],
+)
+def test_a_run_that_is_not_understood_to_the_last_key_is_refused(
+    run_folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], why: str
+) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    rewrite(run, change)
+    with pytest.raises(ModelError, match=why):
+        open_source(run, None, None, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["output"]["labels"].append("yellow"),
+        lambda d: d["output"]["labels"].pop(),
+        lambda d: d["input"].update(width=SIZE * 2),
+    ],
+    ids=["a label too many", "a label too few", "another size"],
+)
+def test_a_run_whose_program_is_not_what_it_says_is_refused(
+    run_folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    """A run of somebody's own may be wrong in this; the agent would refuse the bundle, on the device, too late."""
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    rewrite(run, change)
+    with pytest.raises(ModelError):
+        convert(run, tmp_path / "c.bundle", device="desktop")
+    assert not (tmp_path / "c.bundle").exists()
+
+
+def test_other_pictures_calibrate_when_they_are_given(run_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+    (tmp_path / "c.npz").write_bytes(pack(frames=frames))
+    assert np.array_equal(open_source(run_folder, None, tmp_path / "c.npz", None).calibration, frames)
+    (tmp_path / "folder" / "deeper").mkdir(parents=True)
+    for i, frame in enumerate(frames):
+        cv2.imwrite(str(tmp_path / "folder" / "deeper" / f"{i}.PNG"), frame)
+    given = open_source(run_folder, None, tmp_path / "folder", None).calibration
+    assert np.array_equal(given, frames[:, :, :, ::-1])
+    usual = open_source(run_folder, None, None, None).calibration
+    assert usual.shape == (48, SIZE, SIZE, 3)
+
+
+def test_calibration_decides_the_scales(run_folder: Path, bundle: Path, tmp_path: Path) -> None:
+    """Pictures that hardly excite the model give finer scales, in which real ones do not fit."""
+    (tmp_path / "c.npz").write_bytes(pack(frames=np.full((2, SIZE, SIZE, 3), 60, np.uint8)))
+    convert(run_folder, tmp_path / "c.bundle", device="desktop", calibration=tmp_path / "c.npz", max_drop=60)
+    contents = read_bundle(tmp_path / "c.bundle")
+    assert contents.variant()[1] != read_bundle(bundle).variant()[1]
+    assert unpack(contents.contents["golden.npz"], "golden.npz")["frames"].shape == (12, SIZE, SIZE, 3)
+
+
+def npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((2, SIZE, SIZE, 3), np.uint8))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (
+            pack(frames=np.zeros((2, 16, 16, 3), np.uint8)),
+            r"frames must be uint8 \[n, 32, 32, 3\], not .* \[2, 16, 16, 3\]",
+        ),
+        (pack(frames=np.zeros((2, SIZE, SIZE, 3), np.float32)), r"frames must be .* not float32 \[2, 32, 32, 3\]"),
+        (pack(frames=np.zeros((SIZE, SIZE, 3), np.uint8)), r"frames must be .* not uint8 \[32, 32, 3\]"),
+        (pack(frames=np.zeros((0, SIZE, SIZE, 3), np.uint8)), r"frames must be .* not uint8 \[0, 32, 32, 3\]"),
+        (pack(images=np.zeros((2, SIZE, SIZE, 3), np.uint8)), "has no array 'frames', only images"),
+        (b"no npz", "not a readable .npz file"),
+        (npy(), "not a readable .npz file"),
+    ],
+    ids=["another size", "floats", "one picture", "none", "another name", "text", "a .npy"],
+)
+def test_a_wrong_npz_to_calibrate_with_is_refused(run_folder: Path, tmp_path: Path, content: bytes, why: str) -> None:
+    (tmp_path / "c.npz").write_bytes(content)
+    with pytest.raises(InputError, match=rf"c\.npz: {why}"):
+        open_source(run_folder, None, tmp_path / "c.npz", None)
+
+
+def test_wrong_folders_to_calibrate_with_are_refused(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="absent: no such folder of calibration pictures"):
+        open_source(run_folder, None, tmp_path / "absent", None)
+    with pytest.raises(DataError, match="no pictures to calibrate with"):
+        open_source(run_folder, None, tmp_path, None)
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"bad\.jpg: not a picture"):
+        open_source(run_folder, None, tmp_path, None)
+
+
+def test_opening_a_source_changes_nothing_in_it(run_folder: Path) -> None:
+    before = tree(run_folder)
+    open_source(run_folder, None, None, None)
+    assert tree(run_folder) == before

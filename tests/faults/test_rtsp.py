@@ -1,0 +1,180 @@
+"""A network camera that comes, goes, hangs and comes back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Sightline, need
+
+PYTHON = Path("/usr/bin/python3")  # Debian's, which has `gi`
+CAMERA = Path(__file__).parent.parent / "rtsp_camera.py"
+PASSWORD = "hunter2-xyzzy"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _gstreamer() -> None:
+    works = PYTHON.exists() and all(
+        subprocess.run([PYTHON, CAMERA, "--check", "--codec", codec], capture_output=True).returncode == 0
+        for codec in ("jpeg", "h264")
+    )
+    need(
+        works,
+        "an RTSP camera needs GStreamer: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 "
+        "gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad",
+    )
+
+
+@contextmanager
+def rtsp_camera(port: int = 0, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The camera's process and its address."""
+    command = [str(PYTHON), str(CAMERA), "--port", str(port), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            assert address.startswith("rtsp://127.0.0.1:"), "the camera did not start"
+            yield process, address
+        finally:
+            process.kill()
+
+
+@contextmanager
+def watching(
+    address: str, bundle: Path, *options: object
+) -> Iterator[tuple[subprocess.Popen[str], list[dict[str, Any]]]]:
+    """`sightline run` on the address, and its results as they come."""
+    command = [sys.executable, "-m", "sightline", "run", str(bundle), "--source", address, "--json", "--no-page"]
+    with subprocess.Popen(
+        [*command, *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        results: list[dict[str, Any]] = []
+
+        def read() -> None:
+            assert process.stdout is not None
+            for line in process.stdout:
+                results.append(json.loads(line))
+
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        try:
+            yield process, results
+        finally:
+            process.kill()
+            thread.join(5)
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """SIGTERM; returns stderr."""
+    process.terminate()
+    assert process.stderr is not None
+    stderr = process.stderr.read()
+    assert process.wait(timeout=10) == 0, stderr
+    assert "Traceback" not in stderr
+    return stderr
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], within_s: float) -> None:
+    until = time.monotonic() + within_s
+    while not condition():
+        assert process.poll() is None, f"the agent ended: {process.stderr.read() if process.stderr else ''}"
+        assert time.monotonic() < until, f"it did not happen within {within_s} s"
+        time.sleep(0.05)
+
+
+def with_password(address: str) -> str:
+    return address.replace("://", f"://admin:{PASSWORD}@")
+
+
+def ok(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [r for r in results if r["status"] == "ok"]
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "h264"])
+def test_results_arrive_from_a_network_camera(bundle: Path, sightline: Sightline, codec: str) -> None:
+    with rtsp_camera(0, "--codec", codec) as (_, address):
+        done = sightline("run", bundle, "--source", address, "--json", "--no-page", "--frames", 20, timeout=30)
+    assert done.returncode == 0, done.stderr
+    results = [r for r in map(json.loads, done.stdout.splitlines()) if r["status"] == "ok"]
+    assert len(results) == 20
+    for r in results:
+        assert r["image"] == {"width": 320, "height": 240}
+        assert r["source"] == address
+    dropped = sum(sum(r["dropped"].values()) for r in results)
+    assert results[-1]["frame_id"] + 1 == 20 + dropped
+
+
+def test_a_camera_that_dies_and_comes_back_is_seen_again(bundle: Path, tmp_path: Path) -> None:
+    summary, login = tmp_path / "summary.json", ("--user", "admin", "--password", PASSWORD)
+    with (
+        rtsp_camera(0, *login) as (camera, address),
+        watching(with_password(address), bundle, "--summary", summary) as (process, results),
+    ):
+        port = int(address.split(":")[2].split("/")[0])
+        wait_until(lambda: len(ok(results)) > 10, process, 15)
+        camera.send_signal(signal.SIGKILL)
+        camera.wait(5)
+        wait_until(lambda: sum(r["status"] == "not_inferred" for r in results[-3:]) >= 2, process, 10)
+        seen = len(ok(results))
+        with rtsp_camera(port, *login) as (_, again):
+            assert again == address
+            wait_until(lambda: len(ok(results)) > seen + 10, process, 25)
+            stderr = end(process)
+    ids = [r["frame_id"] for r in results]
+    assert ids == sorted(ids)
+    ids = [r["frame_id"] for r in ok(results)]
+    assert all(a < b for a, b in itertools.pairwise(ids))
+    away = [r for r in results if r["status"] == "not_inferred"]
+    assert all(r["cause"] and r["predictions"] == [] and r["image"] is None for r in away)
+    assert any(r["cause"].startswith(f"{address}: ") for r in away), "the cause names the camera"
+    assert PASSWORD not in json.dumps(results) + stderr + summary.read_text()
+    figures = json.loads(summary.read_text())
+    assert figures["reconnects"] >= 1
+    assert sum(figures["not_inferred"].values()) == len(away)
+    assert f"opened again: {figures['reconnects']} times" in stderr
+
+
+def test_a_camera_that_hangs_is_noticed_and_opened_again(bundle: Path) -> None:
+    """The connection stays open and nothing comes: OpenCV by itself waits for half a minute."""
+    with rtsp_camera() as (camera, address), watching(address, bundle) as (process, results):
+        wait_until(lambda: len(ok(results)) > 5, process, 15)
+        camera.send_signal(signal.SIGSTOP)
+        wait_until(lambda: bool(results) and "3 s" in str(results[-1]["cause"]), process, 8)
+        camera.send_signal(signal.SIGCONT)
+        seen = len(ok(results))
+        wait_until(lambda: len(ok(results)) > seen + 5, process, 25)
+        end(process)
+
+
+def test_a_password_that_is_right_appears_nowhere(bundle: Path, sightline: Sightline, tmp_path: Path) -> None:
+    output, summary = tmp_path / "out.jsonl", tmp_path / "summary.json"
+    options = ("--json", "--no-page", "--frames", 5, "--output", output, "--summary", summary)
+    with rtsp_camera(0, "--user", "admin", "--password", PASSWORD) as (_, address):
+        done = sightline("run", bundle, "--source", with_password(address), *options, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["source"] == address
+    everything = done.stdout + done.stderr + output.read_text() + summary.read_text()
+    assert PASSWORD not in everything and "admin" not in everything
+
+
+def test_a_password_that_is_wrong_appears_nowhere(bundle: Path, sightline: Sightline) -> None:
+    with rtsp_camera(0, "--user", "admin", "--password", "another") as (_, address):
+        command = ("run", bundle, "--source", with_password(address), "--json", "--no-page")
+        done, debugged = sightline(*command, timeout=30), sightline(*command, "--debug", timeout=30)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"error: {address}: ") and "password" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" in debugged.stderr
+    everything = done.stdout + done.stderr + debugged.stdout + debugged.stderr
+    assert PASSWORD not in everything and "admin" not in everything

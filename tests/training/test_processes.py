@@ -1,0 +1,53 @@
+"""Training in several processes, as torchrun starts them, on this machine's CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sightline.run_folder import read_run
+from tests.training.helpers import arguments
+
+
+def torchrun(*program: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def test_two_processes_end_in_one_run(pictures: Path, tmp_path: Path) -> None:
+    done = torchrun("-m", "trainer", *arguments(pictures, tmp_path / "run", epochs=2, batch=8, json=True))
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    run = read_run(tmp_path / "run")
+    for name in run.files:
+        run.read(name)
+    assert json.loads(line)["accuracy"] == run.manifest.metrics["accuracy"]
+    assert run.manifest.provenance["world"] == 2
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2
+    assert done.stderr.count("48 pictures to learn from") == 1, "each process told it"
+
+
+DIVIDED = """
+import os, sys
+import trainer.train
+rank = int(os.environ["RANK"])
+accuracies = iter([0.5, 0.5, 0.5, 0.5] if rank == 0 else [0.1, 0.2, 0.3, 0.4])
+trainer.train.evaluate = lambda *_: (next(accuracies), 1.0)
+from sightline.cli import main
+main()
+"""
+
+
+def test_processes_that_measure_otherwise_still_stop_together(pictures: Path, tmp_path: Path) -> None:
+    """Batch norm's running means differ between processes, and so may their accuracies: one that stops early by its own
+    leaves the others waiting for it."""
+    (tmp_path / "divided.py").write_text(DIVIDED)
+    out = tmp_path / "run"
+    done = torchrun(str(tmp_path / "divided.py"), "train", *arguments(pictures, out, batch=8, patience=1))
+    assert done.returncode == 0, done.stderr
+    assert read_run(out).manifest.metrics == {"accuracy": 0.5, "best_epoch": 1}
+    assert len((out / "history.jsonl").read_text().splitlines()) == 2
