@@ -65,6 +65,14 @@ def _from_run(path: Path, data: Path | None) -> Source:
     program = open_program(run.read("model.pt2"), f"{path / 'model.pt2'}")
     golden = unpack(run.read("golden.npz"), str(path / "golden.npz"), "frames", "output_0")
     calibration = unpack(run.read("calibration.npz"), str(path / "calibration.npz"), "frames")
+    spec, classes = manifest.input, len(manifest.output.labels)
+    size, scores = input_size(program, str(path / "model.pt2")), golden["output_0"].shape
+    if size != (spec.width, spec.height):
+        raise ModelError(f"{path}: model.json says {spec.width}x{spec.height}, but model.pt2 takes {size[0]}x{size[1]}")
+    if scores != (len(golden["frames"]), classes):
+        raise ModelError(f"{path}: model.json names {classes} labels, but the golden outputs are {list(scores)}")
+    for name, frames in (("golden.npz", golden["frames"]), ("calibration.npz", calibration["frames"])):
+        _check_frames(frames, spec, f"{path / name}")
     root, files = run.heldout()
     root = data or root
     missing = sum(not (root / file).is_file() for file, _ in files)
@@ -99,8 +107,8 @@ def _from_program(path: Path, data: Path | None, resize: Resize) -> Source:
     pictures = read_class_folders(data)
     spec = InputSpec(width, height, resize)
     golden = read_frames(data, balanced(pictures.val, GOLDEN_FRAMES, 0), spec)
-    expected = run_program(program, golden)
-    if expected.ndim != 2 or expected.shape[1] != len(pictures.labels):
+    expected = run_program(program, golden, str(path))
+    if expected.shape[1] != len(pictures.labels):
         raise ModelError(
             f"{path}: gives {list(expected.shape[1:])} scores, but {data} has {len(pictures.labels)} classes: "
             f"{', '.join(pictures.labels[:10])}"
@@ -122,15 +130,17 @@ def _from_program(path: Path, data: Path | None, resize: Resize) -> Source:
     )
 
 
+def _check_frames(frames: NDArray[Any], spec: InputSpec, where: str) -> None:
+    size = (spec.height, spec.width, 3)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != size or not len(frames):
+        found = f"{frames.dtype} {list(frames.shape)}"
+        raise DataError(f"{where}: frames must be uint8 [n, {spec.height}, {spec.width}, 3], not {found}")
+
+
 def _calibration_frames(path: Path, spec: InputSpec) -> Frame:
     if path.suffix == ".npz" and path.is_file():
         frames = unpack(path.read_bytes(), str(path), "frames")["frames"]
-        wanted = (spec.height, spec.width, 3)
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != wanted or not len(frames):
-            raise DataError(
-                f"{path}: frames must be uint8 [n, {spec.height}, {spec.width}, 3], "
-                f"not {frames.dtype} {list(frames.shape)}"
-            )
+        _check_frames(frames, spec, str(path))
         return frames
     if not path.is_dir():
         raise DataError(f"{path}: no such folder of calibration pictures, nor an .npz with `frames`")

@@ -40,11 +40,21 @@ def input_size(program: torch.export.ExportedProgram, name: str) -> tuple[int, i
     return int(shape[2]), int(shape[1])
 
 
-def run_program(program: torch.export.ExportedProgram, frames: Frame) -> NDArray[np.float32]:
-    """What the program gives for uint8 [n, height, width, 3], a picture at a time: float32 [n, ...]."""
+def run_program(program: torch.export.ExportedProgram, frames: Frame, name: str) -> NDArray[np.float32]:
+    """The scores that the program gives for uint8 [n, height, width, 3], a picture at a time: float32 [n, classes].
+
+    Raises ModelError for a program that gives anything else.
+    """
     module = program.module()
+    found = []
     with torch.no_grad():
-        return np.concatenate([module(torch.from_numpy(f[None].astype(np.float32))).numpy() for f in frames])
+        for frame in frames:
+            output = module(torch.from_numpy(frame[None].astype(np.float32)))
+            if not isinstance(output, torch.Tensor) or output.dtype != torch.float32 or output.dim() != 2:
+                shape = f"{output.dtype} {list(output.shape)}" if isinstance(output, torch.Tensor) else type(output)
+                raise ModelError(f"{name}: gives {shape}; needed is one tensor, float32 [1, classes]")
+            found.append(output.numpy())
+    return np.concatenate(found)
 
 
 def to_tflite(program: torch.export.ExportedProgram, name: str) -> bytes:

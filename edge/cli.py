@@ -111,8 +111,10 @@ def run(model: Path, source: str, device: str | None, scheme: str | None, as_jso
 
 def _check_place(path: Path, option: str) -> None:
     """Refuse now what would be lost later. The file itself is not opened: it may be a pipe, or its disk full today."""
-    if not path.parent.is_dir():
-        raise ConfigError(f"{option} {path}: there is no folder {path.parent}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"{option} {path}: its folder cannot be made: {e.strerror}") from None
     if path.is_dir():
         raise ConfigError(f"{option} {path}: is a folder; a file is needed")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
