@@ -51,14 +51,14 @@ def render(
         f'<div class="card"><span class="dim">{title}</span><b>{value}</b><span class="dim">{note}</span></div>'
         for title, value, note in (
             ("accuracy, float32", f"{accuracy:.2%}", f"{pictures} held-out pictures"),
-            (f"accuracy, {first.scheme}", f"{first.accuracy:.2%}", f"{-first.drop:+.2f} points, {max_drop:g} allowed"),
+            (f"accuracy, {first.scheme}", f"{first.accuracy:.2%}", f"{0 - first.drop:+.2f} points, {max_drop:g} allowed"),
             ("same answer as float", f"{first.agreement:.2%}", "of the held-out pictures"),
             ("size", _kib(first.bytes), f"float32: {_kib(float_bytes)}"),
         )
     )
     rows = "".join(
-        f"<tr><td>{m.scheme}</td><td>{_kib(m.bytes)}</td><td>{m.accuracy:.2%}</td><td>{-m.drop:+.2f}</td>"
-        f"<td>{m.agreement:.2%}</td><td>{html.escape(m.worst_class)} {-m.worst_drop:+.1f}</td><td>{-m.control_drop:+.1f}</td></tr>"
+        f"<tr><td>{m.scheme}</td><td>{_kib(m.bytes)}</td><td>{m.accuracy:.2%}</td><td>{0 - m.drop:+.2f}</td>"
+        f"<td>{m.agreement:.2%}</td><td>{html.escape(m.worst_class)} {0 - m.worst_drop:+.1f}</td><td>{0 - m.control_drop:+.1f}</td></tr>"
         for m in measured.values()
     )
     shown = "".join(_picture(path, label, answer, given, spec, labels) for path, label, answer, given in differing[:24])
