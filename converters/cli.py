@@ -63,7 +63,9 @@ def convert(source: Path, out: Path, device: str, as_json: bool, **options: Any)
     if "float32" not in result.measured:
         click.echo(f"{'float32':22}{result.float_bytes / 1024:>6,.0f} KiB{result.accuracy:>10.2%}")
     for m in result.measured.values():
-        click.echo(f"{m.scheme:22}{m.bytes / 1024:>6,.0f} KiB{m.accuracy:>10.2%}{0 - m.drop:>+8.2f}{m.agreement:>10.2%}")
+        click.echo(
+            f"{m.scheme:22}{m.bytes / 1024:>6,.0f} KiB{m.accuracy:>10.2%}{0 - m.drop:>+8.2f}{m.agreement:>10.2%}"
+        )
     click.echo(f"{out}: verified on {result.pictures} held-out pictures, in {seconds:.0f} s; see {out / 'report.html'}")
     click.echo(f"next: sightline run {out} --source 0")
 

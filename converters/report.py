@@ -51,7 +51,11 @@ def render(
         f'<div class="card"><span class="dim">{title}</span><b>{value}</b><span class="dim">{note}</span></div>'
         for title, value, note in (
             ("accuracy, float32", f"{accuracy:.2%}", f"{pictures} held-out pictures"),
-            (f"accuracy, {first.scheme}", f"{first.accuracy:.2%}", f"{0 - first.drop:+.2f} points, {max_drop:g} allowed"),
+            (
+                f"accuracy, {first.scheme}",
+                f"{first.accuracy:.2%}",
+                f"{0 - first.drop:+.2f} points, {max_drop:g} allowed",
+            ),
             ("same answer as float", f"{first.agreement:.2%}", "of the held-out pictures"),
             ("size", _kib(first.bytes), f"float32: {_kib(float_bytes)}"),
         )
