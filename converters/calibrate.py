@@ -39,7 +39,10 @@ def ranges(content: bytes, frames: Frame) -> Ranges:
         interpreter.invoke()
         for name, i in index.items():
             values = interpreter.get_tensor(i)
-            low[name] = min(low[name], float(values.min()))
+            smallest = float(values.min())
+            if smallest == -np.inf:  # the border that a max-pooling gets; see `graph.finite_pads`
+                smallest = float(values[np.isfinite(values)].min())
+            low[name] = min(low[name], smallest)
             high[name] = max(high[name], float(values.max()))
     low[entry["name"]], high[entry["name"]] = 0.0, 255.0
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,25 @@ def activations(content: bytes) -> dict[str, int]:
         op = graph.Operators(i)
         indices += [op.Outputs(k) for k in range(op.OutputsLength())]
     return {graph.Tensors(i).Name().decode(): graph.Tensors(i).ShapeLength() for i in indices}
+
+
+def finite_pads(content: bytes, lowest: Mapping[str, float]) -> bytes:
+    """The same graph with each border of minus infinity, as PyTorch's max-pooling has it, at the `lowest` value of the
+    tensor that it surrounds: in integers, which know no infinity and nothing below that value, the same maximum."""
+    changed = bytearray(content)
+    model = schema.Model.GetRootAs(changed, 0)
+    graph = model.Subgraphs(0)
+    floors: dict[int, float] = {}  # of each buffer: several ops may share one
+    for i in range(graph.OperatorsLength()):
+        op = graph.Operators(i)
+        if model.OperatorCodes(op.OpcodeIndex()).BuiltinCode() == schema.BuiltinOperator.PADV2:
+            border, name = graph.Tensors(op.Inputs(2)), graph.Tensors(op.Inputs(0)).Name().decode()
+            if border.Type() == schema.TensorType.FLOAT32 and _constant(model, border):
+                floors[border.Buffer()] = min(lowest[name], floors.get(border.Buffer(), np.inf))
+    for buffer, floor in floors.items():
+        value = model.Buffers(buffer).DataAsNumpy().view(np.float32)
+        value[value == -np.inf] = floor
+    return bytes(changed)
 
 
 def damaged(content: bytes) -> bytes:

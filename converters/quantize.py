@@ -6,6 +6,7 @@ from ai_edge_quantizer import qtyping, recipe
 from ai_edge_quantizer import quantizer as aeq
 
 from converters.calibrate import Ranges
+from converters.graph import finite_pads
 from converters.noise import to_log
 from sightline.device import Scheme
 from sightline.errors import ModelError, reason
@@ -23,6 +24,8 @@ def quantize(content: bytes, scheme: Scheme, ranges: Ranges, fully_connected: st
         return content
     try:
         with to_log() as log:
+            if scheme.startswith("static"):
+                content = finite_pads(content, {name: float(r["min"].item()) for name, r in ranges.items()})
             quantizer = aeq.Quantizer(content)
             if scheme == "float16":
                 quantizer.add_weight_only_config(

@@ -67,7 +67,12 @@ def to_tflite(program: torch.export.ExportedProgram, name: str) -> bytes:
             import litert_torch
 
             path = Path(folder) / "float.tflite"
-            litert_torch.convert(program.module(), sample).export(str(path))
+            module = program.module()
+            # litert-torch 0.10 knows a constant by its address, and copies one that is not contiguous to an address
+            # that it frees: the next of the same shape got the first one's weights, silently
+            for tensor in (*module.parameters(), *module.buffers()):
+                tensor.data = tensor.data.contiguous()
+            litert_torch.convert(module, sample).export(str(path))
             return path.read_bytes()
     except Exception as e:  # its errors have no common class
         raise ModelError(f"{name}: litert-torch cannot convert it: {reason(e)} (everything it said: {log})") from e
