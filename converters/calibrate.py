@@ -10,16 +10,17 @@ from ai_edge_litert import interpreter as litert
 from numpy.typing import NDArray
 
 from converters.graph import activations
-from sightline.preprocess import Frame
+from sightline.preprocess import Frame, InputSpec
 
 Ranges = dict[str, dict[str, NDArray[np.float32]]]
 
 
-def ranges(content: bytes, frames: Frame) -> Ranges:
+def ranges(content: bytes, frames: Frame, spec: InputSpec) -> Ranges:
     """{tensor: {"min", "max"}} over `frames`, uint8 [n, height, width, 3], of a float32 model's every activation.
 
     True minima and maxima: ai-edge-quantizer's own calibration keeps a moving average of them, which cost 1.1 points of
-    agreement on a MobileNetV2, and lets the input's range drift from 0..255. Here that is pinned: it is what bytes are.
+    agreement on a MobileNetV2, and lets the input's range drift from 0..255. Here that is pinned: it is what bytes are
+    to the model.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that preserving all tensors is for debugging: it is what calibration needs
@@ -35,7 +36,7 @@ def ranges(content: bytes, frames: Frame) -> Ranges:
     high = dict.fromkeys(index, -np.inf)
     (entry,) = interpreter.get_input_details()
     for frame in frames:
-        interpreter.set_tensor(entry["index"], frame[None].astype(np.float32))
+        interpreter.set_tensor(entry["index"], spec.normalize(frame[None]))
         interpreter.invoke()
         for name, i in index.items():
             values = interpreter.get_tensor(i)
@@ -44,7 +45,7 @@ def ranges(content: bytes, frames: Frame) -> Ranges:
                 smallest = float(values[np.isfinite(values)].min())
             low[name] = min(low[name], smallest)
             high[name] = max(high[name], float(values.max()))
-    low[entry["name"]], high[entry["name"]] = 0.0, 255.0
+    low[entry["name"]], high[entry["name"]] = float(spec.values.min()), float(spec.values.max())
     return {
         name: {"min": _as_tensor(low[name], dimensions[name]), "max": _as_tensor(high[name], dimensions[name])}
         for name in index

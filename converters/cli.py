@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -26,24 +27,37 @@ from sightline.device import SCHEMES, load_device
 )
 @click.option("--max-drop", type=click.FloatRange(0, 100), default=0.5, show_default=True,
               help="Points of accuracy that may be lost against float32.")  # fmt: skip
-@click.option("--data", type=click.Path(path_type=Path), help="The data set, if it moved; needed for a .pt2.")
-@click.option("--calibration", type=click.Path(path_type=Path), help="Pictures, or .npz, instead of the run's own.")
+@click.option("--max-class-drop", type=click.FloatRange(0, 100), default=10, show_default=True,
+              help="The same, of any one class.")  # fmt: skip
+@click.option("--min-agreement", type=click.FloatRange(0, 100), default=95, show_default=True,
+              help="Percent of the pictures that must get float32's answer; 0 = any.")  # fmt: skip
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled pictures; for a run, if its data set moved.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Pictures, or .npz, that decide the ranges.")
+@click.option("--labels", type=click.Path(path_type=Path), help="File, a label a line.  [default: --data's folders]")
+@click.option("--normalization", help="Of a model's input: 0..255, 0..1, -1..1, imagenet, or MEAN/STD.")
 @click.option(
-    "--resize", type=click.Choice(["letterbox", "center_crop", "stretch"]), help="For a .pt2.  [default: letterbox]"
+    "--resize", type=click.Choice(["letterbox", "center_crop", "stretch"]), help="For a model.  [default: letterbox]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def convert(source: Path, out: Path, device: str, as_json: bool, **options: Any) -> None:
+def convert(source: Path, out: Path, device: str, as_json: bool, schemes: tuple[Any, ...], **o: Any) -> None:
     """Quantize a run for a device, verify it, leave a bundle.
 
-    SOURCE is a run folder, or a .pt2 program (float32 [1, height, width, 3] in, RGB 0..255) with --data. The bundle is
-    written only if it lost no more than --max-drop on pictures that training never saw.
+    SOURCE is a run folder, or a model of your own (.pt2) with --normalization and pictures. The bundle is written
+    only if it lost no more than --max-drop on pictures that neither training nor calibration saw.
     """
     load_device(device)  # before the libraries, which take seconds
     from converters.convert import convert as run
+    from converters.source import Given
+    from converters.verify import Limits
 
+    given = Given(**{f.name: o[f.name] for f in dataclasses.fields(Given)})
+    limits = Limits(o["max_drop"], o["max_class_drop"], o["min_agreement"])
     began = time.monotonic()
     bar = _Bar()
-    result = run(source, out, device=device, say=lambda line: click.echo(line, err=True), progress=bar, **options)
+    result = run(
+        source, out, device=device, schemes=schemes, given=given, limits=limits, progress=bar,
+        say=lambda line: click.echo(line, err=True),
+    )  # fmt: skip
     seconds = time.monotonic() - began
     if as_json:
         variants = {
@@ -61,13 +75,20 @@ def convert(source: Path, out: Path, device: str, as_json: bool, **options: Any)
         return
     click.echo(f"{'':22}{'size':>10}{'accuracy':>10}{'points':>8}{'as float':>10}")
     if "float32" not in result.measured:
-        click.echo(f"{'float32':22}{result.float_bytes / 1024:>6,.0f} KiB{result.accuracy:>10.2%}")
+        click.echo(f"{'float32':22}{result.float_bytes / 1024:>6,.0f} KiB{_percent(result.accuracy):>10}")
     for m in result.measured.values():
-        click.echo(
-            f"{m.scheme:22}{m.bytes / 1024:>6,.0f} KiB{m.accuracy:>10.2%}{0 - m.drop:>+8.2f}{m.agreement:>10.2%}"
-        )
+        size, accuracy = f"{m.bytes / 1024:>6,.0f} KiB", f"{_percent(m.accuracy):>10}{_points(m.drop):>8}"
+        click.echo(f"{m.scheme:22}{size}{accuracy}{m.agreement:>10.2%}")
     click.echo(f"{out}: verified on {result.pictures} held-out pictures, in {seconds:.0f} s; see {out / 'report.html'}")
     click.echo(f"next: sightline run {out} --source 0")
+
+
+def _percent(fraction: float | None) -> str:
+    return "unknown" if fraction is None else f"{fraction:.2%}"
+
+
+def _points(drop: float | None) -> str:
+    return "" if drop is None else f"{0 - drop:+.2f}"
 
 
 class _Bar:
@@ -79,4 +100,4 @@ class _Bar:
     def __call__(self, done: int, total: int) -> None:
         if self.terminal and (done == total or done % 20 == 0):
             end = "\r\x1b[2K" if done == total else "\r"
-            click.echo(f"verifying {done}/{total}{end}", nl=False, err=True)
+            click.echo(f"reading {done}/{total}{end}", nl=False, err=True)

@@ -11,24 +11,32 @@ from typing import Any
 from converters.calibrate import ranges
 from converters.quantize import quantize
 from converters.report import render
-from converters.source import open_source
-from converters.torch_source import to_tflite
-from converters.verify import Measured, Progress, check_integer, check_parity, judge, measure
+from converters.source import NOTHING_GIVEN, Given, open_source
+from converters.verify import (
+    DEFAULT_LIMITS,
+    Examination,
+    Limits,
+    Measured,
+    Progress,
+    check_integer,
+    check_parity,
+    judge,
+)
 from sightline import __version__
 from sightline.arrays import pack
 from sightline.bundle import Manifest, check_bundle_path, check_name, write_bundle
 from sightline.device import Scheme, load_device
 from sightline.errors import InputError, QualityError
-from sightline.preprocess import Resize
 
 
 @dataclass(frozen=True)
 class Converted:
-    """bundle: where it is. accuracy: of float32 on `pictures` held-out ones. float_bytes: size of the float TFLite."""
+    """bundle: where it is. accuracy: of float32 on `pictures` held-out ones, None where they have no labels.
+    float_bytes: size of the float TFLite."""
 
     bundle: Path
     device: str
-    accuracy: float
+    accuracy: float | None
     pictures: int
     float_bytes: int
     measured: dict[Scheme, Measured]
@@ -40,17 +48,15 @@ def convert(
     *,
     device: str,
     schemes: Sequence[Scheme] = (),
-    data: Path | None = None,
-    calibration: Path | None = None,
-    resize: Resize | None = None,
-    max_drop: float = 0.5,
+    given: Given = NOTHING_GIVEN,
+    limits: Limits = DEFAULT_LIMITS,
     say: Any = lambda line: None,
     progress: Progress = lambda done, total: None,
 ) -> Converted:
     """Convert `path` for a device and write the bundle `out`, or raise and leave nothing behind.
 
-    schemes: the first one is what runs by default; none = the device's own. max_drop: points of accuracy that a scheme
-    may lose against float32 on the held-out pictures. say: told each step. See `open_source` for the rest.
+    schemes: the first one is what runs by default; none = the device's own. given: what a model does not say of itself;
+    see `Given`. limits: of what may be lost against float32 on the held-out pictures. say: told each step.
     """
     device_name, config = load_device(device)
     if out.suffix != ".bundle":
@@ -60,17 +66,18 @@ def convert(
     check_name(name, "--out")
     chosen: tuple[Scheme, ...] = tuple(dict.fromkeys(schemes)) or (config.scheme,)
 
-    source = open_source(path, data, calibration, resize)
-    say(f"{path}: {len(source.output.labels)} classes, {len(source.heldout)} held-out pictures")
-    float_model = to_tflite(source.program, str(path))
-    parity = check_parity(float_model, source.golden, source.expected)
-    say(f"float TFLite: {len(float_model) / 1024:,.0f} KiB, within {parity:.1e} of PyTorch")
+    source = open_source(path, given, say)
+    float_model = source.float_model
+    parity = check_parity(source)
+    say(f"float TFLite: {len(float_model) / 1024:,.0f} KiB, within {parity:.1e} of {source.origin}")
 
-    activations = ranges(float_model, source.calibration) if any(s.startswith("static") for s in chosen) else {}
+    activations = (
+        ranges(float_model, source.calibration, source.input) if any(s.startswith("static") for s in chosen) else {}
+    )
     models: dict[Scheme, bytes] = {}
     for scheme in chosen:
         content = quantize(float_model, scheme, activations, config.fully_connected)
-        check_integer(content, scheme)
+        check_integer(content, scheme, source.input)
         if config.max_model_kib and len(content) > config.max_model_kib * 1024:
             raise QualityError(
                 f"{scheme}: {len(content) / 1024:,.0f} KiB are more than {device_name} takes "
@@ -79,33 +86,12 @@ def convert(
         models[scheme] = content
         say(f"{scheme}: {len(content) / 1024:,.0f} KiB")
 
-    accuracy, measured, differing = measure(
-        float_model,
-        models,
-        source.heldout,
-        source.input,
-        source.output.labels,
-        source.golden,
-        config.threads,
-        progress,
-    )
+    exam = Examination(source, progress)
+    measured = {scheme: exam.measure(scheme, content) for scheme, content in models.items()}
     for m in measured.values():
-        judge(m, len(source.heldout), max_drop)
+        judge(m, exam, limits)
 
-    report = render(
-        name=name,
-        version=source.version,
-        device=device_name,
-        spec=source.input,
-        labels=source.output.labels,
-        accuracy=accuracy,
-        parity=parity,
-        pictures=len(source.heldout),
-        measured=measured,
-        float_bytes=len(float_model),
-        differing=differing,
-        max_drop=max_drop,
-    )
+    report = render(name=name, device=device_name, exam=exam, parity=parity, measured=measured, limits=limits)
     variants = {scheme: f"{name}.{scheme}.tflite" for scheme in models}
     golden = {f"{scheme}/output_0": m.outputs for scheme, m in measured.items()}
     manifest = Manifest(
@@ -118,8 +104,8 @@ def convert(
         variants={str(s): file for s, file in variants.items()},
         metrics={
             "pictures": len(source.heldout),
-            "max_drop": max_drop,
-            "float32": {"accuracy": accuracy, "bytes": len(float_model), "parity": parity},
+            "max_drop": limits.max_drop,
+            "float32": {"accuracy": exam.accuracy, "bytes": len(float_model), "parity": parity},
             **{
                 s: {"accuracy": m.accuracy, "agreement": m.agreement, "worst_drop": m.worst_drop, "bytes": m.bytes}
                 for s, m in measured.items()
@@ -138,4 +124,4 @@ def convert(
     files["golden.npz"] = pack(frames=source.golden, **golden)
     files["report.html"] = report.encode()
     write_bundle(out, manifest, files)
-    return Converted(out, device_name, accuracy, len(source.heldout), len(float_model), measured)
+    return Converted(out, device_name, exam.accuracy, len(source.heldout), len(float_model), measured)

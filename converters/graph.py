@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -55,6 +56,18 @@ def activations(content: bytes) -> dict[str, int]:
         op = graph.Operators(i)
         indices += [op.Outputs(k) for k in range(op.OutputsLength())]
     return {graph.Tensors(i).Name().decode(): graph.Tensors(i).ShapeLength() for i in indices}
+
+
+def unpack(content: bytes) -> schema.ModelT:
+    """The file as objects that can be changed; `pack` writes them."""
+    return schema.ModelT.InitFromPackedBuf(content, 0)
+
+
+def pack(model: schema.ModelT) -> bytes:
+    """A .tflite of the objects; the same objects give the same bytes."""
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def finite_pads(content: bytes, lowest: Mapping[str, float]) -> bytes:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
+import numpy as np
 
-from converters.verify import Measured
+from converters.verify import Examination, Limits, Measured
 from sightline.device import Scheme
-from sightline.images import read_image
-from sightline.preprocess import InputSpec, Preprocessor
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--dim:#667080;--line:#d9dee5;--card:#fff;--page:#f4f6f8;--good:#14804a;--bad:#b3261e}
@@ -31,67 +28,70 @@ code{overflow-wrap:anywhere}
 
 
 def render(
-    *,
-    name: str,
-    version: str,
-    device: str,
-    spec: InputSpec,
-    labels: Sequence[str],
-    accuracy: float,
-    parity: float,
-    pictures: int,
-    measured: dict[Scheme, Measured],
-    float_bytes: int,
-    differing: Sequence[tuple[Path, int, int, dict[Scheme, int]]],
-    max_drop: float,
+    *, name: str, device: str, exam: Examination, parity: float, measured: dict[Scheme, Measured], limits: Limits
 ) -> str:
-    """The page as text. differing: as `verify.measure` returns them; the first 24 are shown."""
+    """The page as text. Of the pictures on which a scheme answers otherwise than float32, the first 24 are shown."""
+    source = exam.source
+    spec, labels, pictures = source.input, source.output.labels, len(exam.truth)
     first = next(iter(measured.values()))
+    differing = [
+        (i, {s: int(m.answers[i]) for s, m in measured.items()})
+        for i, answer in enumerate(exam.float_answers)
+        if any(m.answers[i] != answer for m in measured.values())
+    ]
     cards = "".join(
         f'<div class="card"><span class="dim">{title}</span><b>{value}</b><span class="dim">{note}</span></div>'
         for title, value, note in (
-            ("accuracy, float32", f"{accuracy:.2%}", f"{pictures} held-out pictures"),
+            ("accuracy, float32", _percent(exam.accuracy), f"{pictures} held-out pictures"),
             (
                 f"accuracy, {first.scheme}",
-                f"{first.accuracy:.2%}",
-                f"{0 - first.drop:+.2f} points, {max_drop:g} allowed",
+                _percent(first.accuracy),
+                f"{_points(first.drop)} points, {limits.max_drop:g} allowed",
             ),
             ("same answer as float", f"{first.agreement:.2%}", "of the held-out pictures"),
-            ("size", _kib(first.bytes), f"float32: {_kib(float_bytes)}"),
+            ("size", _kib(first.bytes), f"float32: {_kib(len(source.float_model))}"),
         )
     )
     rows = "".join(
-        f"<tr><td>{m.scheme}</td><td>{_kib(m.bytes)}</td><td>{m.accuracy:.2%}</td><td>{0 - m.drop:+.2f}</td>"
-        f"<td>{m.agreement:.2%}</td><td>{html.escape(m.worst_class)} {0 - m.worst_drop:+.1f}</td><td>{0 - m.control_drop:+.1f}</td></tr>"
+        f"<tr><td>{m.scheme}</td><td>{_kib(m.bytes)}</td><td>{_percent(m.accuracy)}</td><td>{_points(m.drop)}</td>"
+        f"<td>{m.agreement:.2%}</td><td>{html.escape(m.worst_class or '')} {_points(m.worst_drop)}</td><td>{0 - m.control_drop:+.1f}</td></tr>"
         for m in measured.values()
     )
-    shown = "".join(_picture(path, label, answer, given, spec, labels) for path, label, answer, given in differing[:24])
+    shown = "".join(_picture(exam, i, given) for i, given in differing[:24])
     title = html.escape(f"{name} for {device}")
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1"><title>{title}</title><style>{_STYLE}</style></head>
-<body><main><h1>{title}</h1><div class="dim">version {html.escape(version)} &middot; input {spec.width}&times;{spec.height},
+<body><main><h1>{title}</h1><div class="dim">version {html.escape(source.version)} &middot; input {spec.width}&times;{spec.height},
 {spec.resize}, {spec.filter} filter &middot; {len(labels)} classes</div><div class="cards">{cards}</div>
 <h2>Each variant on the held-out pictures</h2><div class="scroll"><table><tr><th>variant</th><th>size</th><th>accuracy</th>
 <th>points</th><th>same as float</th><th>worst class</th><th>control</th></tr>{rows}</table></div>
 <p class="dim">Control: the same model with its weights shuffled, examined the same way; it has to lose much, or the
-examination could not have failed. The float TFLite differs from the PyTorch program by {parity:.1e} of its outputs' range.</p>
+examination could not have failed. The float TFLite differs from {source.origin} by {parity:.1e} of its outputs' range.</p>
 <h2>Where a variant answers otherwise than float ({len(differing)})</h2>
 <div class="pictures">{shown or '<span class="dim">Nowhere.</span>'}</div></main></body></html>
 """
 
 
-def _picture(
-    path: Path, label: int, answer: int, given: dict[Scheme, int], spec: InputSpec, labels: Sequence[str]
-) -> str:
-    image = Preprocessor(spec)(read_image(path))
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+def _picture(exam: Examination, i: int, given: dict[Scheme, int]) -> str:
+    labels = exam.source.output.labels
+    path, label = exam.source.heldout[i]
+    answer = int(exam.float_answers[i])
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(exam.frames[i]), cv2.COLOR_RGB2BGR))
     others = ", ".join(f"{s}: {html.escape(labels[k])}" for s, k in given.items() if k != answer)
-    source = f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
-    truth, float_says = html.escape(labels[label]), html.escape(labels[answer])
+    image = f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+    truth, float_says = html.escape("" if label is None else labels[label]), html.escape(labels[answer])
     return (
-        f'<div class="card"><img src="{source}" alt="{truth}"><b style="font-size:1rem">{truth}</b>'
+        f'<div class="card"><img src="{image}" alt="{truth}"><b style="font-size:1rem">{truth}</b>'
         f'float32: {float_says}<br>{others}<br><span class="dim">{html.escape(path.name)}</span></div>'
     )
+
+
+def _percent(fraction: float | None) -> str:
+    return "unknown" if fraction is None else f"{fraction:.2%}"
+
+
+def _points(drop: float | None) -> str:
+    return "" if drop is None else f"{0 - drop:+.2f}"
 
 
 def _kib(size: int) -> str:

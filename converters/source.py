@@ -1,72 +1,120 @@
-"""What is to be converted: a run folder, or a program of one's own with pictures to judge it by."""
+"""What is to be converted: a run folder, or anybody's model with pictures to judge it by. All end as a `Source`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from converters.torch_source import input_size, open_program, run_program
+from converters.graph import ops
 from sightline.arrays import unpack
 from sightline.datasets import balanced, read_class_folders, read_frames
 from sightline.decode import OutputSpec
-from sightline.errors import DataError, ModelError
+from sightline.errors import ConfigError, DataError, ModelError
 from sightline.files import sha256
 from sightline.images import SUFFIXES, read_image
+from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec, Preprocessor, Resize
 from sightline.run_folder import CALIBRATION_FRAMES, GOLDEN_FRAMES, read_run
+
+# what a model makes of a byte before it looks: (mean, std) of each channel, in grey levels
+NORMALIZATIONS = {
+    "0..255": ((0.0,) * 3, (1.0,) * 3),
+    "0..1": ((0.0,) * 3, (255.0,) * 3),
+    "-1..1": ((127.5,) * 3, (127.5,) * 3),
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+}
+Say = Callable[[str], None]
+
+
+class Reader(Protocol):
+    """A module that reads one format of models."""
+
+    TITLE: str  # whose runtime computes the outputs that the TFLite has to give
+
+    def to_tflite(self, path: Path) -> bytes:
+        """Its float32 TFLite, [1, height, width, 3] in. Raises ModelError."""
+
+    def outputs(self, path: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [n, classes]: what the original gives for float32 [n, height, width, 3], in its own runtime."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user says of a model. For a run only data and calibration may be said: it knows the rest.
+
+    data: class folders; for a run, where its data set is now, if it moved. calibration: pictures, or an .npz with
+    `frames`, that decide the ranges. labels: file of one label a line, in the order of the model's outputs.
+    normalization: a name of `NORMALIZATIONS`, or 'MEAN/STD', each one number or three with commas, in grey levels.
+    """
+
+    data: Path | None = None
+    calibration: Path | None = None
+    labels: Path | None = None
+    normalization: str | None = None
+    resize: Resize | None = None
+
+
+NOTHING_GIVEN = Given()
 
 
 @dataclass(frozen=True)
 class Source:
-    """calibration, golden: uint8 [n, height, width, 3]. expected: float32 [n, classes], PyTorch's outputs for golden.
-    heldout: (picture, class) that training never saw."""
+    """origin: where `expected` was computed. float_model: a .tflite. calibration, golden: uint8 [n, height, width, 3].
+    expected: float32 [n, classes], the origin's outputs for golden. heldout: (picture, class) that neither training
+    nor calibration saw; the class is None where nobody labelled it."""
 
     name: str
     version: str
-    program: torch.export.ExportedProgram
+    origin: str
+    float_model: bytes
     input: InputSpec
     output: OutputSpec
     calibration: Frame
     golden: Frame
     expected: NDArray[np.float32]
-    heldout: list[tuple[Path, int]]
+    heldout: list[tuple[Path, int | None]]
     provenance: dict[str, Any]
 
 
-def open_source(path: Path, data: Path | None, calibration: Path | None, resize: Resize | None) -> Source:
-    """A run folder, or a .pt2 with `data`: its class folders give the labels, the calibration and the held-out part.
+def open_source(path: Path, given: Given, say: Say = lambda line: None) -> Source:
+    """Open a run folder, a .pt2, .onnx, .keras, SavedModel or float .tflite, and make it a float32 TFLite.
 
-    data: for a run, where its data set is now, if it moved. calibration: pictures, or an .npz with `frames`, to use
-    instead of the training pictures. resize: how pictures become the input of a .pt2; a run knows its own.
+    Anybody's model needs pictures: class folders (`data`), or unlabelled ones (`calibration`) with `labels`.
     """
-    if path.is_dir():
-        if resize:
-            raise ModelError(f"{path}: a run knows how its pictures were resized; leave --resize out")
-        source = _from_run(path, data)
-    elif path.suffix == ".pt2" and path.is_file():
-        source = _from_program(path, data, resize or "letterbox")
-    else:
-        kind = "is neither a run folder nor a .pt2 program" if path.exists() else "no such run folder or .pt2 program"
-        raise ModelError(f"{path}: {kind}; `sightline train` makes a run")
-    if calibration is None:
-        return source
-    frames = _calibration_frames(calibration, source.input)
-    return Source(**{**source.__dict__, "calibration": frames})
+    if (path / "model.json").is_file() or (path.is_dir() and not (path / "saved_model.pb").is_file()):
+        return _from_run(path, given, say)
+    return _from_model(path, _reader(path), given, say)
 
 
-def _from_run(path: Path, data: Path | None) -> Source:
+def _reader(path: Path) -> Reader:
+    """The reader of a model's format, which is imported only now: each brings a library of its own."""
+    if not path.exists():
+        raise ModelError(f"{path}: no such run folder or model; `sightline train` makes a run")
+    if path.suffix == ".pt2":
+        from converters import torch_source
+
+        return torch_source
+    raise ModelError(f"{path}: is neither a run folder nor a .pt2 program")
+
+
+def _from_run(path: Path, given: Given, say: Say) -> Source:
+    for option in ("labels", "normalization", "resize"):
+        if getattr(given, option):
+            raise ConfigError(f"{path}: a run knows its {option}; leave --{option} out")
+    from converters import torch_source
+
     run = read_run(path)
     manifest = run.manifest
-    program = open_program(run.read("model.pt2"), f"{path / 'model.pt2'}")
+    program = torch_source.open_program(run.read("model.pt2"), f"{path / 'model.pt2'}")
     golden = unpack(run.read("golden.npz"), str(path / "golden.npz"), "frames", "output_0")
     calibration = unpack(run.read("calibration.npz"), str(path / "calibration.npz"), "frames")
     spec, classes = manifest.input, len(manifest.output.labels)
-    size, scores = input_size(program, str(path / "model.pt2")), golden["output_0"].shape
+    size, scores = torch_source.input_size(program, str(path / "model.pt2")), golden["output_0"].shape
     if size != (spec.width, spec.height):
         raise ModelError(f"{path}: model.json says {spec.width}x{spec.height}, but model.pt2 takes {size[0]}x{size[1]}")
     if scores != (len(golden["frames"]), classes):
@@ -74,60 +122,139 @@ def _from_run(path: Path, data: Path | None) -> Source:
     for name, frames in (("golden.npz", golden["frames"]), ("calibration.npz", calibration["frames"])):
         _check_frames(frames, spec, f"{path / name}")
     root, files = run.heldout()
-    root = data or root
+    root = given.data or root
     missing = sum(not (root / file).is_file() for file, _ in files)
     if missing:
         raise DataError(
             f"{root}: {missing} of the {len(files)} held-out pictures of {path} are not there; "
             "say where the data set is now with --data DIR"
         )
+    frames = calibration["frames"] if given.calibration is None else _calibration_frames(given.calibration, spec)
+    say(f"{path}: {classes} classes, {len(files)} held-out pictures; converting")
     return Source(
-        manifest.name,
-        manifest.version,
-        program,
-        manifest.input,
-        manifest.output,
-        calibration["frames"],
-        golden["frames"],
-        golden["output_0"],
-        [(root / file, label) for file, label in files],
-        {**manifest.provenance, "metrics": manifest.metrics},
+        name=manifest.name,
+        version=manifest.version,
+        origin="PyTorch",
+        float_model=torch_source.convert_program(program, str(path)),
+        input=spec,
+        output=manifest.output,
+        calibration=frames,
+        golden=golden["frames"],
+        expected=golden["output_0"],
+        heldout=[(root / file, label) for file, label in files],
+        provenance={**manifest.provenance, "metrics": manifest.metrics},
     )
 
 
-def _from_program(path: Path, data: Path | None, resize: Resize) -> Source:
-    content = path.read_bytes()
-    program = open_program(content, str(path))
-    width, height = input_size(program, str(path))
-    if data is None:
+def _from_model(path: Path, reader: Reader, given: Given, say: Say) -> Source:
+    if given.data is None and (given.calibration is None or given.labels is None):
         raise DataError(
-            f"{path}: a program alone cannot be judged; give labelled pictures with --data DIR, one subfolder per "
-            "class, in the order of the model's outputs when sorted by name"
+            f"{path}: a model alone cannot be judged; give labelled pictures with --data DIR, one subfolder per class, "
+            "or, when there are none, pictures with --calibration DIR and the outputs' names with --labels FILE"
         )
-    pictures = read_class_folders(data)
-    spec = InputSpec(width, height, resize)
-    golden = read_frames(data, balanced(pictures.val, GOLDEN_FRAMES, 0), spec)
-    expected = run_program(program, golden, str(path))
-    if expected.shape[1] != len(pictures.labels):
-        raise ModelError(
-            f"{path}: gives {list(expected.shape[1:])} scores, but {data} has {len(pictures.labels)} classes: "
-            f"{', '.join(pictures.labels[:10])}"
-        )
+    normalization = _normalization(path, given.normalization)
+    labels = _read_labels(given.labels) if given.labels else None
+    pictures = read_class_folders(given.data) if given.data else None
+    labels = labels or pictures.labels  # type: ignore[union-attr]  # one of the two is there
+    say(f"{path}: {len(labels)} classes; converting")
+    float_model = reader.to_tflite(path)
+    interpreter = Interpreter(float_model, name=str(path))
+    height, width = interpreter.input.shape[1:3]
+    spec = InputSpec(width, height, given.resize or "letterbox", mean=normalization[0], std=normalization[1])
+    _check_outputs(path, interpreter, labels, given)
+
+    if pictures:
+        unknown = [label for label in pictures.labels if label not in labels]
+        if unknown:
+            raise DataError(f"{given.data}: {given.labels} has no label {unknown[0]!r}; name the folders as it does")
+        index = [labels.index(label) for label in pictures.labels]
+        golden = read_frames(pictures.root, balanced(pictures.val, GOLDEN_FRAMES, 0), spec)
+        calibration = read_frames(pictures.root, balanced(pictures.train, CALIBRATION_FRAMES, 0), spec)
+        heldout: list[tuple[Path, int | None]] = [(pictures.root / p.path, index[p.label]) for p in pictures.val]
+        dataset = {"name": pictures.root.resolve().name, "fingerprint": pictures.fingerprint}
+        if given.calibration:
+            calibration = _calibration_frames(given.calibration, spec)
+    else:
+        assert given.calibration is not None
+        listed = _listed(given.calibration)
+        judges = listed[::5]  # the others calibrate
+        calibration = _read(_evenly(sorted(set(listed) - set(judges)), CALIBRATION_FRAMES), spec)
+        golden = _read(_evenly(judges, GOLDEN_FRAMES), spec)
+        heldout = [(p, None) for p in judges]
+        dataset = {"name": given.calibration.resolve().name, "pictures": len(listed)}
+    digest = _digest(path)
     return Source(
-        path.stem,
-        sha256(content)[:8],
-        program,
-        spec,
-        OutputSpec("classify", "softmax", pictures.labels),
-        read_frames(data, balanced(pictures.train, CALIBRATION_FRAMES, 0), spec),
-        golden,
-        expected,
-        [(data / p.path, p.label) for p in pictures.val],
-        {
-            "program_sha256": sha256(content),
-            "dataset": {"name": data.resolve().name, "fingerprint": pictures.fingerprint},
-        },
+        name=path.stem,
+        version=digest[:8],
+        origin=reader.TITLE,
+        float_model=float_model,
+        input=spec,
+        output=OutputSpec("classify", _activation(float_model), labels),
+        calibration=calibration,
+        golden=golden,
+        expected=reader.outputs(path, spec.normalize(golden)),
+        heldout=heldout,
+        provenance={"source": {"file": path.name, "sha256": digest}, "dataset": dataset},
     )
+
+
+def _normalization(path: Path, text: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if text in NORMALIZATIONS:
+        return NORMALIZATIONS[text]
+    choices = f"one of {', '.join(NORMALIZATIONS)}, or MEAN/STD in grey levels, such as 127.5/127.5"
+    if text is None:
+        raise ConfigError(
+            f"{path}: a model does not say how its input was normalised when it was trained, and a wrong guess gives "
+            f"wrong answers silently; say it with --normalization: {choices}"
+        )
+    try:
+        mean, std = (tuple(float(n) for n in part.split(",")) for part in text.split("/"))
+        mean, std = (part * 3 if len(part) == 1 else part for part in (mean, std))
+        InputSpec(1, 1, mean=mean, std=std)
+    except ValueError as e:
+        raise ConfigError(f"--normalization {text!r} ({e}): {choices}") from None
+    return mean, std
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{path}: not a readable file of labels ({getattr(e, 'strerror', None) or e})") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    labels = tuple(line.strip() for line in lines)
+    try:
+        OutputSpec("classify", "none", labels)
+    except ValueError as e:
+        raise DataError(f"{path}: {e}") from None
+    return labels
+
+
+def _check_outputs(path: Path, interpreter: Interpreter, labels: tuple[str, ...], given: Given) -> None:
+    sizes = [int(np.prod(t.shape)) for t in interpreter.outputs]
+    if len(sizes) != 1:
+        shapes = ", ".join(str(list(t.shape)) for t in interpreter.outputs)
+        raise ModelError(f"{path}: gives {len(sizes)} outputs ({shapes}); needed is one, the scores of the classes")
+    if sizes[0] != len(labels):
+        where = given.labels or given.data
+        hint = "; is one of them a background class that the labels lack?" if sizes[0] == len(labels) + 1 else ""
+        raise ModelError(
+            f"{path}: gives {sizes[0]} scores, but {where} has {len(labels)} classes: {', '.join(labels[:10])}{hint}"
+        )
+
+
+def _activation(content: bytes) -> Any:
+    """A graph that ends in probabilities needs no softmax after it."""
+    last = [op.name for op in ops(content)][-1:]
+    return "none" if last in (["SOFTMAX"], ["LOGISTIC"]) else "softmax"
+
+
+def _digest(path: Path) -> str:
+    if path.is_file():
+        return sha256(path.read_bytes())
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return sha256("".join(f"{p.relative_to(path)} {sha256(p.read_bytes())}\n" for p in files).encode())
 
 
 def _check_frames(frames: NDArray[Any], spec: InputSpec, where: str) -> None:
@@ -142,11 +269,23 @@ def _calibration_frames(path: Path, spec: InputSpec) -> Frame:
         frames = unpack(path.read_bytes(), str(path), "frames")["frames"]
         _check_frames(frames, spec, str(path))
         return frames
+    return _read(_evenly(_listed(path), CALIBRATION_FRAMES), spec)
+
+
+def _listed(path: Path) -> list[Path]:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder of calibration pictures, nor an .npz with `frames`")
     paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise DataError(f"{path}: no pictures to calibrate with (known endings: {', '.join(SUFFIXES)})")
-    step = max(1, len(paths) // CALIBRATION_FRAMES)  # evenly over the names: they are often in order of class or time
+    return paths
+
+
+def _evenly(paths: list[Path], count: int) -> list[Path]:
+    """Over the names, which are often in the order of class or time."""
+    return paths[:: max(1, len(paths) // count)][:count]
+
+
+def _read(paths: list[Path], spec: InputSpec) -> Frame:
     preprocess = Preprocessor(spec)
-    return np.stack([preprocess(read_image(p)) for p in paths[::step][:CALIBRATION_FRAMES]])
+    return np.stack([preprocess(read_image(p)) for p in paths])

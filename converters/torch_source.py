@@ -4,15 +4,62 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from converters.noise import to_log
 from sightline.errors import ModelError, reason
-from sightline.preprocess import Frame
+
+TITLE = "PyTorch"
+
+
+class _Nhwc(nn.Module):
+    """A program that takes NCHW, as one that takes NHWC."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.permute(0, 3, 1, 2))
+
+
+def to_tflite(path: Path) -> bytes:
+    """Float32 TFLite of a .pt2 file, [1, height, width, 3] or [1, 3, height, width] in."""
+    return convert_program(open_program(path.read_bytes(), str(path)), str(path))
+
+
+def outputs(path: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scores that a .pt2 gives for float32 [n, height, width, 3], a picture at a time: float32 [n, classes].
+
+    Raises ModelError for a program that gives anything else.
+    """
+    program = open_program(path.read_bytes(), str(path))
+    module = _module(program, str(path))
+    found = []
+    with torch.no_grad():
+        for picture in inputs:
+            output = module(torch.from_numpy(picture[None]))
+            if not isinstance(output, Tensor) or output.dtype != torch.float32 or output.dim() != 2:
+                shape = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else type(output)
+                raise ModelError(f"{path}: gives {shape}; needed is one tensor, float32 [1, classes]")
+            found.append(output.numpy())
+    return np.concatenate(found)
+
+
+def save_module(module: nn.Module, path: Path, height: int, width: int) -> None:
+    """Write any module that takes [1, 3, height, width], as PyTorch's do, as a .pt2. Raises ModelError."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
+            torch.export.save(torch.export.export(module.eval(), (torch.zeros(1, 3, height, width),)), path)
+    except Exception as e:  # its errors have no common class
+        raise ModelError(f"torch.export cannot take {type(module).__name__}: {reason(e)}") from e
 
 
 def open_program(content: bytes, name: str) -> torch.export.ExportedProgram:
@@ -24,40 +71,12 @@ def open_program(content: bytes, name: str) -> torch.export.ExportedProgram:
 
 
 def input_size(program: torch.export.ExportedProgram, name: str) -> tuple[int, int]:
-    """(width, height) of the one input, float32 [1, height, width, 3]. Raises ModelError for any other."""
-    names = set(program.graph_signature.user_inputs)
-    inputs = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
-    shapes = ", ".join(f"{list(v.shape)} {str(v.dtype).removeprefix('torch.')}" for v in inputs)
-    wanted = "float32 [1, height, width, 3]: one picture, RGB 0..255, normalisation inside the program"
-    if len(inputs) != 1 or inputs[0].dtype != torch.float32 or inputs[0].dim() != 4:
-        raise ModelError(f"{name}: takes {shapes or 'nothing'}; needed is {wanted}")
-    shape = inputs[0].shape
-    if not all(isinstance(n, int) for n in shape):
-        raise ModelError(f"{name}: takes {shapes}, a size that is not fixed; export it without dynamic shapes")
-    if shape[0] != 1 or shape[3] != 3:
-        hint = "; wrap it in a module that permutes NHWC to NCHW" if shape[1] == 3 else ""
-        raise ModelError(f"{name}: takes {shapes}; needed is {wanted}{hint}")
-    return int(shape[2]), int(shape[1])
+    """(width, height) of the one input, float32 [1, height, width, 3] or [1, 3, height, width]. Raises ModelError."""
+    shape = _input_shape(program, name)
+    return (shape[2], shape[1]) if shape[3] == 3 else (shape[3], shape[2])
 
 
-def run_program(program: torch.export.ExportedProgram, frames: Frame, name: str) -> NDArray[np.float32]:
-    """The scores that the program gives for uint8 [n, height, width, 3], a picture at a time: float32 [n, classes].
-
-    Raises ModelError for a program that gives anything else.
-    """
-    module = program.module()
-    found = []
-    with torch.no_grad():
-        for frame in frames:
-            output = module(torch.from_numpy(frame[None].astype(np.float32)))
-            if not isinstance(output, torch.Tensor) or output.dtype != torch.float32 or output.dim() != 2:
-                shape = f"{output.dtype} {list(output.shape)}" if isinstance(output, torch.Tensor) else type(output)
-                raise ModelError(f"{name}: gives {shape}; needed is one tensor, float32 [1, classes]")
-            found.append(output.numpy())
-    return np.concatenate(found)
-
-
-def to_tflite(program: torch.export.ExportedProgram, name: str) -> bytes:
+def convert_program(program: torch.export.ExportedProgram, name: str) -> bytes:
     """Float32 TFLite of a program. Raises ModelError, which names the log of the libraries."""
     width, height = input_size(program, name)
     sample = (torch.zeros(1, height, width, 3),)
@@ -67,7 +86,7 @@ def to_tflite(program: torch.export.ExportedProgram, name: str) -> bytes:
             import litert_torch
 
             path = Path(folder) / "float.tflite"
-            module = program.module()
+            module = _module(program, name)
             # litert-torch 0.10 knows a constant by its address, and copies one that is not contiguous to an address
             # that it frees: the next of the same shape got the first one's weights, silently
             for tensor in (*module.parameters(), *module.buffers()):
@@ -76,3 +95,27 @@ def to_tflite(program: torch.export.ExportedProgram, name: str) -> bytes:
             return path.read_bytes()
     except Exception as e:  # its errors have no common class
         raise ModelError(f"{name}: litert-torch cannot convert it: {reason(e)} (everything it said: {log})") from e
+
+
+def _module(program: torch.export.ExportedProgram, name: str) -> nn.Module:
+    module = program.module()
+    if _input_shape(program, name)[3] == 3:
+        return module
+    wrapped = _Nhwc(module)
+    wrapped.training = False  # a program's module refuses `eval()`: it is what it is
+    return wrapped
+
+
+def _input_shape(program: torch.export.ExportedProgram, name: str) -> tuple[int, ...]:
+    names = set(program.graph_signature.user_inputs)
+    inputs = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
+    shapes = ", ".join(f"{list(v.shape)} {str(v.dtype).removeprefix('torch.')}" for v in inputs)
+    wanted = "one picture in RGB, float32 [1, height, width, 3] or [1, 3, height, width]"
+    if len(inputs) != 1 or inputs[0].dtype != torch.float32 or inputs[0].dim() != 4:
+        raise ModelError(f"{name}: takes {shapes or 'nothing'}; needed is {wanted}")
+    shape = inputs[0].shape
+    if not all(isinstance(n, int) for n in shape):
+        raise ModelError(f"{name}: takes {shapes}, a size that is not fixed; export it without dynamic shapes")
+    if shape[0] != 1 or 3 not in (shape[1], shape[3]):
+        raise ModelError(f"{name}: takes {shapes}; needed is {wanted}")
+    return tuple(int(n) for n in shape)

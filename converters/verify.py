@@ -6,14 +6,17 @@ fail it.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.graph import damaged, ops
+from converters.source import Source
 from sightline.device import Scheme
 from sightline.errors import QualityError
 from sightline.images import read_image
@@ -23,161 +26,199 @@ from sightline.preprocess import Frame, InputSpec, Preprocessor
 # the control needs few pictures: a model that knows nothing is wrong on most of any 200
 CONTROL_PICTURES = 200
 Progress = Callable[[int, int], None]
+Outputs = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """max_drop: points of accuracy that may be lost against float32. max_class_drop: the same of any one class.
+    min_agreement: percent of the pictures on which the best class must be float32's."""
+
+    max_drop: float = 0.5
+    max_class_drop: float = 10.0
+    min_agreement: float = 95.0
+
+
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A scheme on the held-out pictures. accuracy, agreement (with float32, of the best class): in 0..1.
-    worst_class, worst_drop: the class that lost most against float32, and its points. control_drop: points that the
-    damaged model lost. outputs: float32 [golden, classes], what the model gives for the golden frames."""
+    """A scheme on the held-out pictures. accuracy, agreement (with float32, of the best class): in 0..1; accuracy,
+    drop (points), worst_class and worst_drop (points, of the class that lost most) are None where nobody labelled the
+    pictures. control_drop: points of accuracy, or of agreement, that the damaged model lost. snr_db: of the outputs
+    for the golden frames, against float32's. outputs: float32 [golden, classes], those outputs. answers: [held-out],
+    the best class of each."""
 
     scheme: Scheme
     bytes: int
-    accuracy: float
+    accuracy: float | None
     agreement: float
-    drop: float
-    worst_class: str
-    worst_drop: float
+    drop: float | None
+    worst_class: str | None
+    worst_drop: float | None
     control_drop: float
-    outputs: NDArray[np.float32]
+    snr_db: float
+    outputs: Outputs
+    answers: NDArray[np.int64]
 
 
-def check_parity(float_model: bytes, golden: Frame, expected: NDArray[np.float32]) -> float:
-    """Largest difference between the float TFLite and PyTorch on the golden frames, over the outputs' largest value.
+class Examination:
+    """The held-out pictures, and what the float model answers to each: what every candidate is compared with."""
+
+    def __init__(self, source: Source, progress: Progress) -> None:
+        """Reads every held-out picture once. Raises DataError, which names one that cannot be read."""
+        self.source = source
+        spec = source.input
+        # a file without a name: 2,000 pictures of 224x224 are 300 MB, which the system may keep in memory or not
+        with tempfile.TemporaryFile() as f:
+            size = (len(source.heldout), spec.height, spec.width, 3)
+            self.frames: Frame = np.memmap(f, np.uint8, "w+", shape=size)
+        preprocess = Preprocessor(spec)
+        for i, (path, _) in enumerate(source.heldout):
+            preprocess(read_image(path), out=self.frames[i])
+            progress(i + 1, len(source.heldout))
+        self.labelled = all(label is not None for _, label in source.heldout)
+        self.truth = np.asarray([-1 if label is None else label for _, label in source.heldout])
+        self.float_answers = answers(self._run(source.float_model, "float32", self.frames))
+        self.golden = run_all(source.float_model, source.golden, spec, "float32")
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the float model, in 0..1; None where nobody labelled the pictures."""
+        return float((self.float_answers == self.truth).mean()) if self.labelled else None
+
+    def measure(self, scheme: Scheme, content: bytes) -> Measured:
+        """A candidate on every held-out picture, and its damaged self on some of them."""
+        mine = self.float_answers
+        if content != self.source.float_model:
+            mine = answers(self._run(content, scheme, self.frames))
+        base, right = self.float_answers, self.truth if self.labelled else self.float_answers
+        # evenly over the list, which is sorted by class
+        some = slice(None, None, max(1, len(base) // CONTROL_PICTURES))
+        control = answers(self._run(damaged(content), scheme, self.frames[some]))
+        outputs = run_all(content, self.source.golden, self.source.input, scheme)
+        accuracy = drop = worst_class = worst_drop = None
+        if self.accuracy is not None:
+            accuracy = float((mine == right).mean())
+            drop = 100 * (self.accuracy - accuracy)
+            lost = {k: 100 * _lost(base, mine, right, k) / int((right == k).sum()) for k in np.unique(right)}
+            worst = max(lost, key=lambda k: lost[k])
+            worst_class, worst_drop = self.source.output.labels[worst], lost[worst]
+        return Measured(
+            scheme=scheme,
+            bytes=len(content),
+            accuracy=accuracy,
+            agreement=float((mine == base).mean()),
+            drop=drop,
+            worst_class=worst_class,
+            worst_drop=worst_drop,
+            control_drop=100 * float((base[some] == right[some]).mean() - (control == right[some]).mean()),
+            snr_db=snr_db(self.golden, outputs),
+            outputs=outputs,
+            answers=mine,
+        )
+
+    def _run(self, content: bytes, name: str, frames: Frame) -> Outputs:
+        return run_all(content, frames, self.source.input, name)
+
+
+def check_parity(source: Source) -> float:
+    """Largest difference between the float TFLite and its origin on the golden frames, over the outputs' largest value.
 
     Raises QualityError above 0.001, or where frames in a wrong order pass as well (then nothing was compared).
     """
-    given = run_all(Interpreter(float_model, name="float32"), golden)
+    expected = source.expected
+    given = run_all(source.float_model, source.golden, source.input, "float32")
     scale = float(np.abs(expected).max()) or 1.0
     difference = float(np.abs(given - expected).max()) / scale
     if not difference <= 1e-3:
         raise QualityError(
-            f"the float TFLite differs from the PyTorch program by {difference:.2%} of its outputs' range (up to "
-            "0.1 % is rounding): the conversion changed what the model computes"
+            f"the float TFLite differs from the {source.origin} program by {difference:.2%} of its outputs' range (up "
+            "to 0.1 % is rounding): the conversion changed what the model computes"
         )
-    if len(golden) > 1 and float(np.abs(given - np.roll(expected, 1, axis=0)).max()) / scale <= 1e-3:
+    if len(expected) > 1 and float(np.abs(given - np.roll(expected, 1, axis=0)).max()) / scale <= 1e-3:
         raise QualityError("the model gives the same outputs for every golden picture: nothing can be compared")
     return difference
 
 
-def check_integer(content: bytes, scheme: Scheme) -> None:
+def check_integer(content: bytes, scheme: Scheme, spec: InputSpec, allowed: Sequence[str] = ()) -> None:
     """A static scheme promised integers: raises QualityError with the ops that still compute in float, and for an
-    input whose stored bytes are not `byte - 128`."""
+    input at which bytes do not arrive exactly. allowed: first outputs of the ops that were left in float on purpose."""
     if not scheme.startswith("static_int8"):
         return
-    left = [op for op in ops(content) if op.computes_in_float]
+    left = [op for op in ops(content) if op.computes_in_float and op.output not in allowed]
     if left:
         shown = ", ".join(f"{op.name} ({op.output.split(';')[0][-80:]})" for op in left[:5])
         raise QualityError(
             f"{scheme}: {len(left)} of {len(ops(content))} ops still compute in float: {shown}; "
             "choose --scheme float16 or dynamic_int8, or another arch"
         )
-    tensor = Interpreter(content, name=scheme).input
-    if scheme == "static_int8" and (tensor.dtype, tensor.scale, tensor.zero_point) != ("int8", 1.0, -128):
+    interpreter = Interpreter(content, spec, name=scheme)
+    tensor, uniform = interpreter.input, len(set(spec.mean)) == len(set(spec.std)) == 1
+    wanted = "float32" if scheme == "static_int8_float_io" else "int8"
+    # channels of their own mean and deviation share one scale, and then some bytes of the narrower ones as well
+    if tensor.dtype != wanted or (uniform and len(np.unique(interpreter.table)) < 256):
         raise QualityError(
-            f"{scheme}: the input is {tensor.dtype} with scale {tensor.scale} and zero point {tensor.zero_point}, "
-            "not int8 with 1 and -128: bytes would not arrive exactly"
+            f"{scheme}: the input is {tensor.dtype} with scale {tensor.scale} and zero point {tensor.zero_point}; "
+            f"{wanted} is needed, in which each byte arrives as another value"
         )
 
 
-def measure(
-    float_model: bytes,
-    models: dict[Scheme, bytes],
-    heldout: Sequence[tuple[Path, int]],
-    spec: InputSpec,
-    labels: Sequence[str],
-    golden: Frame,
-    threads: int,
-    progress: Progress,
-) -> tuple[float, dict[Scheme, Measured], list[tuple[Path, int, int, dict[Scheme, int]]]]:
-    """Every held-out picture through the float model and each scheme, as the device will run them.
-
-    Returns the float model's accuracy, the schemes' measurements, and the pictures on which a scheme's answer differs
-    from float's: (picture, class, float's answer, {scheme: answer}).
-    """
-    reference = Interpreter(float_model, threads=threads, name="float32")
-    candidates = {s: Interpreter(m, threads=threads, name=s) for s, m in models.items()}
-    controls = {s: Interpreter(damaged(m), threads=threads, name=s) for s, m in models.items()}
-    preprocess = Preprocessor(spec)
-    truth: list[int] = []
-    answers: dict[str, list[int]] = {key: [] for key in ("float32", *models)}
-    control_answers: dict[str, list[int]] = {s: [] for s in models}
-    # evenly over the list, which is sorted by class
-    control_every = max(1, len(heldout) // CONTROL_PICTURES)
-    control_truth: list[int] = []
-    control_float: list[int] = []
-    differing: list[tuple[Path, int, int, dict[Scheme, int]]] = []
-    for i, (path, label) in enumerate(heldout):
-        frame = preprocess(read_image(path))
-        truth.append(label)
-        float_answer = _best(reference, frame)
-        given = {s: _best(interpreter, frame) for s, interpreter in candidates.items()}
-        for scheme, answer in given.items():
-            answers[scheme].append(answer)
-        if "float32" not in given:
-            answers["float32"].append(float_answer)
-        if i % control_every == 0:
-            control_truth.append(label)
-            control_float.append(float_answer)
-            for scheme, interpreter in controls.items():
-                control_answers[scheme].append(_best(interpreter, frame))
-        if any(answer != float_answer for answer in given.values()):
-            differing.append((path, label, float_answer, given))
-        progress(i + 1, len(heldout))
-
-    right = np.asarray(truth)
-    base = np.asarray(answers["float32"])
-    accuracy = float((base == right).mean())
-    measured = {}
-    for scheme, content in models.items():
-        mine = np.asarray(answers[scheme])
-        drops = [
-            float(((base == right) & (right == k)).sum() - ((mine == right) & (right == k)).sum())
-            / max(1, int((right == k).sum()))
-            for k in range(len(labels))
-        ]
-        worst = int(np.argmax(drops))
-        control_right = np.asarray(control_truth)
-        control_drop = float((np.asarray(control_float) == control_right).mean()) - float(
-            (np.asarray(control_answers[scheme]) == control_right).mean()
-        )
-        measured[scheme] = Measured(
-            scheme=scheme,
-            bytes=len(content),
-            accuracy=float((mine == right).mean()),
-            agreement=float((mine == base).mean()),
-            drop=100 * (accuracy - float((mine == right).mean())),
-            worst_class=labels[worst],
-            worst_drop=100 * drops[worst],
-            control_drop=100 * control_drop,
-            outputs=run_all(candidates[scheme], golden),
-        )
-    return accuracy, measured, differing
-
-
-def judge(m: Measured, pictures: int, max_drop: float) -> None:
-    """Raises QualityError where the scheme lost more than `max_drop` points, or where losing could not be noticed."""
-    if m.drop > max_drop + 1e-9:
-        coarse = 100 / pictures > max_drop
-        hint = f"; with only {pictures} held-out pictures one is {100 / pictures:.1f} points" if coarse else ""
-        raise QualityError(
-            f"{m.scheme} lost {m.drop:.2f} points of accuracy on {pictures} held-out pictures, --max-drop is "
-            f"{max_drop:g} (worst class {m.worst_class!r}: {m.worst_drop:.1f} points; agreement with float "
-            f"{m.agreement:.2%}){hint}. More calibration pictures (--calibration), another --scheme, or an "
-            "arch without squeeze-and-excite or hard-swish loses less"
-        )
-    if m.control_drop <= max_drop:
+def judge(m: Measured, exam: Examination, limits: Limits) -> None:
+    """Raises QualityError where the scheme lost more than the limits, or where losing could not be noticed."""
+    pictures = len(exam.truth)
+    lost = []
+    if m.drop is not None and m.drop > limits.max_drop + 1e-9:
+        lost.append(f"lost {m.drop:.2f} points of accuracy, --max-drop is {limits.max_drop:g}")
+    if m.worst_drop is not None and m.worst_class is not None:
+        size = int((exam.truth == exam.source.output.labels.index(m.worst_class)).sum())
+        # two pictures of a small class are chance
+        if m.worst_drop > max(limits.max_class_drop, 200 / size) + 1e-9:
+            lost.append(
+                f"lost {m.worst_drop:.1f} points on {m.worst_class!r}, --max-class-drop is {limits.max_class_drop:g}"
+            )
+    if 100 * m.agreement < limits.min_agreement - 1e-9:
+        lost.append(f"gives float32's answer on {m.agreement:.2%}, --min-agreement is {limits.min_agreement:g}")
+    if lost:
+        coarse = m.drop is not None and 100 / pictures > limits.max_drop
+        hint = f" (with so few, one is {100 / pictures:.1f} points)" if coarse else ""
+        raise QualityError(f"{m.scheme} {', and '.join(lost)}, on {pictures} held-out pictures{hint}")
+    if m.control_drop <= limits.max_drop:
         raise QualityError(
             f"{m.scheme}: the verification cannot tell this model from the same one with its weights shuffled (it lost "
             f"only {m.control_drop:.2f} points): train a better model, or hold out more, and more varied, pictures"
         )
 
 
-def run_all(interpreter: Interpreter, frames: Frame) -> NDArray[np.float32]:
-    """float32 [n, classes]: the first output for each of uint8 [n, height, width, 3]."""
-    return np.concatenate([interpreter(frame)[0] for frame in frames])
+def run_all(content: bytes, frames: Frame, spec: InputSpec, name: str) -> Outputs:
+    """float32 [n, classes]: the first output for each of uint8 [n, height, width, 3], as the device will run them.
+
+    On all cores, each with an interpreter of its own: every picture's outputs are the same as alone.
+    """
+    parts = np.array_split(frames, min(len(frames), os.cpu_count() or 1))
+    # loaded one after the other: loading redirects the process's stderr
+    interpreters = [Interpreter(content, spec, name=name) for _ in parts]
+
+    def run(interpreter: Interpreter, part: Frame) -> list[Outputs]:
+        return [interpreter(frame)[0].reshape(1, -1) for frame in part]
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return np.concatenate([row for rows in pool.map(run, interpreters, parts) for row in rows])
 
 
-def _best(interpreter: Interpreter, frame: Frame) -> int:
-    scores = interpreter(frame)[0].reshape(-1)
-    return int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))
+def answers(outputs: Outputs) -> NDArray[np.int64]:
+    """The best class of each of [n, classes]; what is not a number is never the best."""
+    return np.argmax(np.nan_to_num(outputs, nan=-np.inf), axis=1)
+
+
+def snr_db(wanted: Outputs, given: Outputs) -> float:
+    """Signal over noise in decibels; of the signal only what varies, for a constant says nothing."""
+    noise = float(np.square(given - wanted).mean())
+    signal = float((wanted - wanted.mean(axis=0, keepdims=True)).var())
+    return 200.0 if noise == 0 else float(10 * np.log10(max(signal, 1e-30) / noise))
+
+
+def _lost(base: NDArray[np.int64], mine: NDArray[np.int64], right: NDArray[np.int64], k: int) -> int:
+    """How many pictures of class k float32 had right and the candidate has not, less those that it gained."""
+    return int(((base == right) & (right == k)).sum() - ((mine == right) & (right == k)).sum())

@@ -34,10 +34,8 @@ def open_model(bundle: Bundle, config: DeviceConfig, scheme: str | None = None) 
     """
     chosen, content, identity = bundle.variant(scheme)
     name = str(bundle.path / bundle.manifest.variants[chosen])
-    interpreter = Interpreter(content, threads=config.threads, delegate=config.delegate, name=name)
     spec = bundle.manifest.input
-    if interpreter.input.shape != (1, spec.height, spec.width, 3):
-        raise ModelError(f"{name}: takes {list(interpreter.input.shape)}, its manifest says {spec.width}x{spec.height}")
+    interpreter = Interpreter(content, spec, threads=config.threads, delegate=config.delegate, name=name)
     classes = len(bundle.manifest.output.labels)
     sizes = [int(np.prod(t.shape)) for t in interpreter.outputs]
     if sizes != [classes]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import ConfigError, InterpreterError, ModelError
-from sightline.preprocess import Frame
+from sightline.preprocess import Frame, InputSpec
 
 Delegate = Literal["xnnpack", "none", "edgetpu"]
 _EDGETPU_LIBRARY = "libedgetpu.so.1"
@@ -35,12 +35,24 @@ class Tensor:
 class Interpreter:
     """One model, loaded from bytes that were hashed: what was verified is what runs.
 
-    The model takes one picture, [1, height, width, 3], as raw RGB bytes: int8, uint8 or float32 of 0..255.
+    The model takes one picture, [1, height, width, 3]: int8, uint8 or float32, of the values that its InputSpec says.
     """
 
-    def __init__(self, content: bytes, *, threads: int = 1, delegate: Delegate = "xnnpack", name: str = "model"):
-        """threads: of the CPU kernels. Raises ModelError for a model that does not load or is not of this kind,
-        InterpreterError (exit code 3) for a delegate that is not there."""
+    def __init__(
+        self,
+        content: bytes,
+        spec: InputSpec | None = None,
+        *,
+        threads: int = 1,
+        delegate: Delegate = "xnnpack",
+        name: str = "model",
+    ):
+        """spec: of the input; none = bytes as they are, of any size. threads: of the CPU kernels.
+
+        `self.table`: [3, 256], what each byte of each channel is in the input's own dtype.
+        Raises ModelError for a model that does not load or is not of this kind, InterpreterError (exit code 3) for a
+        delegate that is not there.
+        """
         # imported here: `sightline --help` must not pay for it
         from ai_edge_litert import interpreter as litert
 
@@ -72,11 +84,15 @@ class Interpreter:
             shapes = ", ".join(f"{t.name} {list(t.shape)}" for t in inputs)
             raise ModelError(f"{name}: one input [1, height, width, 3] is needed, it has: {shapes}")
         self.input = inputs[0]
-        self._table = _byte_table(self.input, name)
-        self._flip = self._table is not None and np.array_equal(
-            self._table, (np.arange(256, dtype=np.uint8) ^ 0x80).view(np.int8)
-        )
-        self._flipped: Frame = np.empty(self.input.shape, np.uint8)
+        if spec is not None and self.input.shape != (1, spec.height, spec.width, 3):
+            raise ModelError(f"{name}: takes {list(self.input.shape)}, not {spec.width}x{spec.height} as it should")
+        self.table = _byte_table(self.input, spec or InputSpec(1, 1), name)
+        byte = np.arange(256, dtype=np.uint8)
+        uniform = bool((self.table == self.table[0]).all())
+        self._plain = uniform and np.array_equal(self.table[0], byte)  # float32 or uint8, as it is
+        # int8 of scale 1 and zero point -128: `byte - 128` is one flipped bit, 7x faster than a table
+        self._flip = uniform and np.array_equal(self.table[0], (byte ^ 0x80).view(np.int8))
+        self._entry: NDArray[Any] = np.empty(self.input.shape, self.input.dtype)
 
     def __call__(self, image: Frame) -> list[NDArray[np.float32]]:
         """image: uint8 [height, width, 3], RGB. Returns each output as float32 in its own shape, dequantized."""
@@ -88,13 +104,14 @@ class Interpreter:
         """Hand the picture to the model's input tensor."""
         if image.shape != self.input.shape[1:]:
             raise ValueError(f"the model takes {list(self.input.shape[1:])}, not {list(image.shape)}")
-        if self._table is None:
-            self._litert.set_tensor(self.input.index, image[None].astype(np.float32))
-        elif self._flip:  # scale 1, zero point -128: `byte - 128` is one flipped bit, 7x faster than the table
-            np.bitwise_xor(image[None], 0x80, out=self._flipped)
-            self._litert.set_tensor(self.input.index, self._flipped.view(np.int8))
+        if self._flip:
+            np.bitwise_xor(image, 0x80, out=self._entry[0].view(np.uint8))
+        elif self._plain:
+            self._entry[0] = image
         else:
-            self._litert.set_tensor(self.input.index, self._table[image[None]])
+            for channel, table in enumerate(self.table):
+                np.take(table, image[:, :, channel], out=self._entry[0, :, :, channel], mode="clip")
+        self._litert.set_tensor(self.input.index, self._entry)
 
     def invoke(self) -> None:
         try:
@@ -146,12 +163,14 @@ def _tensor(details: dict[str, Any]) -> Tensor:
     return Tensor(details["index"], details["name"], shape, np.dtype(details["dtype"]).name, scale, zero_point)
 
 
-def _byte_table(tensor: Tensor, name: str) -> NDArray[Any] | None:
-    """[256]: what each byte is in the input's own dtype; None for float32."""
+def _byte_table(tensor: Tensor, spec: InputSpec, name: str) -> NDArray[Any]:
+    """[3, 256]: what each byte of each channel is in the input's own dtype."""
     if tensor.dtype == "float32":
-        return None
+        return spec.values
     if tensor.dtype not in ("int8", "uint8") or not tensor.scale:
         raise ModelError(f"{name}: an input of {tensor.dtype} is not supported; int8, uint8 or float32 are")
     limits = np.iinfo(tensor.dtype)
-    stored = np.round(np.arange(256) / tensor.scale) + tensor.zero_point
-    return np.clip(stored, limits.min, limits.max).astype(tensor.dtype)
+    # a half is rounded down: with -1..1 every byte is one, and to the nearest even number pairs of bytes would be one
+    stored = np.ceil(spec.values / tensor.scale - 0.501) + tensor.zero_point
+    table: NDArray[Any] = np.clip(stored, limits.min, limits.max).astype(tensor.dtype)
+    return table

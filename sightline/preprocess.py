@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,9 +20,10 @@ Filter = Literal["pyramid", "linear", "area"]
 class InputSpec:
     """How a model wants its pictures; part of every run and bundle.
 
-    width, height: pixels of the model's input, which is raw RGB bytes, NHWC. Normalisation lives in the graph.
+    width, height: pixels of the model's input, RGB, NHWC.
     resize: `letterbox` keeps the whole picture and its proportions and pads with the grey level `pad`; `center_crop`
         keeps the proportions and loses the edges; `stretch` keeps everything but the proportions.
+    mean, std: what the model takes is (byte - mean) / std, for R, G, B. Sightline's own models take bytes as they are.
     filter: `pyramid` halves the picture by 2x2 means while it is at least twice too big, then interpolates linearly:
         it does not alias, and costs an eighth of `area` at 720p. `linear` is what most other tools do. `area` averages.
     """
@@ -31,12 +33,28 @@ class InputSpec:
     resize: Resize = "letterbox"
     filter: Filter = "pyramid"
     pad: int = 114
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
         if not (1 <= self.width <= 8192 and 1 <= self.height <= 8192):
             raise ValueError(f"input of {self.width}x{self.height}: each side must be 1 to 8192 pixels")
         if not 0 <= self.pad <= 255:
             raise ValueError(f"pad {self.pad} is not a grey level of 0 to 255")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError("mean and std are three numbers each, for R, G, B")
+        if not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:
+            raise ValueError("mean and std must be finite numbers, and std above 0")
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """float32 [3, 256]: what each byte of each channel is to the model."""
+        mean, std = np.asarray(self.mean, np.float32)[:, None], np.asarray(self.std, np.float32)[:, None]
+        return (np.arange(256, dtype=np.float32) - mean) / std
+
+    def normalize(self, frames: Frame) -> NDArray[np.float32]:
+        """float32 [..., 3] of uint8 [..., 3]: what the model takes."""
+        return np.stack([table[frames[..., c]] for c, table in enumerate(self.values)], axis=-1)
 
 
 @dataclass(frozen=True)

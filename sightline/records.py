@@ -22,9 +22,9 @@ def near(word: str, known: Iterable[str]) -> str:
 def read_record(cls: type[T], data: object, where: str, error: type[InputError]) -> T:
     """Build the dataclass `cls` from a mapping with exactly its fields; fields with a default may be absent.
 
-    Fields may be str, int, float, bool, tuple[str, ...], dict[str, ...], Literal[...], `X | None`, or another record
-    that has been read already. Whatever does not fit raises
-    `error` with `where` (a file, or a place in one), the key, and what would fit.
+    Fields may be str, int, float, bool, tuples of texts or of numbers, dict[str, ...], Literal[...], `X | None`, or
+    another record that has been read already. Whatever does not fit raises `error` with `where` (a file, or a place in
+    one), the key, and what would fit.
     """
     if not isinstance(data, Mapping):
         raise error(f"{where}: a mapping of keys to values is needed, found {type(data).__name__}")
@@ -60,9 +60,10 @@ def _checked(hint: Any, value: object, where: str, error: type[InputError]) -> o
             return None
         return _checked(next(a for a in get_args(hint) if a is not types.NoneType), value, where, error)
     if origin is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise error(f"{where}: a list of texts is needed, found {value!r}")
-        return tuple(value)
+        kind = get_args(hint)[0]
+        if not isinstance(value, list | tuple) or not all(isinstance(v, _MEMBERS[kind]) for v in value):
+            raise error(f"{where}: a list of {'texts' if kind is str else 'numbers'} is needed, found {value!r}")
+        return tuple(kind(v) for v in value)
     if dataclasses.is_dataclass(hint):  # a nested record, read before its parent
         if isinstance(value, hint):  # type: ignore[arg-type]
             return value
@@ -81,4 +82,5 @@ def _checked(hint: Any, value: object, where: str, error: type[InputError]) -> o
     return value
 
 
+_MEMBERS = {str: str, float: int | float}
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}

@@ -90,13 +90,47 @@ def test_int8_is_float_within_its_quantization(int8: bytes, float32: bytes, pict
     assert np.abs(np.roll(given, 1, axis=1) - expected).max() > 50 * step
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "scale", "zero_point"),
+    [
+        (0.0, 255.0, 1 / 255, -128),
+        (127.5, 127.5, 1 / 127.5, 0),
+        (127.5, 127.5, 1 / 127.5, -1),
+        (128.0, 64.0, 1 / 64, 0),
+    ],
+)
+def test_each_byte_of_a_normalised_picture_is_a_value_of_its_own(
+    int8: bytes, mean: float, std: float, scale: float, zero_point: int
+) -> None:
+    """Rounding to the nearest even number would give every other pair of bytes the same one at -1..1."""
+    spec = InputSpec(SIZE, SIZE, mean=(mean,) * 3, std=(std,) * 3)
+    table = Interpreter(patched(int8, scale=scale, zero_point=zero_point), spec).table
+    assert len(np.unique(table)) >= 255
+    meant = (table.astype(np.float64) - zero_point) * scale
+    assert np.abs(meant - (np.arange(256) - mean) / std).max() <= 1.01 * scale
+
+
+def test_a_float_model_takes_the_values_that_its_spec_says(float32: bytes) -> None:
+    spec = InputSpec(SIZE, SIZE, mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 40.0))
+    image = every_byte()
+    plain = Interpreter(float32)
+    plain._litert.set_tensor(plain.input.index, ((image - np.float32(spec.mean)) / np.float32(spec.std))[None])
+    plain.invoke()
+    given = Interpreter(float32, spec)(image)[0]
+    assert np.allclose(given, plain.results()[0], atol=1e-5)
+    assert not np.allclose(given, Interpreter(float32)(image)[0], atol=1)
+    with pytest.raises(ModelError, match=r"takes \[1, 32, 32, 3\], not 16x16 as it should"):
+        Interpreter(float32, InputSpec(16, 16))
+
+
 @pytest.mark.parametrize(("scale", "zero_point"), [(2.0, -100), (0.5, -128), (4.0, -64), (1.0, -127)])
 def test_a_third_partys_scale_maps_each_byte_to_the_nearest_stored_value(
     int8: bytes, scale: float, zero_point: int
 ) -> None:
     content = patched(int8, scale=scale, zero_point=zero_point)
     image = every_byte()
-    stored = np.clip(np.round(image / np.float64(scale)) + zero_point, -128, 127).astype(np.int8)
+    nearest = np.ceil(image / np.float64(scale) - 0.501)  # of two that are equally near the lower one
+    stored = np.clip(nearest + zero_point, -128, 127).astype(np.int8)
     expected, (out_scale, out_zero) = by_hand(content, stored[None])
     given = Interpreter(content)(image)[0]
     assert np.array_equal(given, (expected.astype(np.float32) - out_zero) * np.float32(out_scale))

@@ -240,3 +240,21 @@ def test_any_frame_fits_any_spec(width: int, height: int, spec: InputSpec) -> No
     outside = np.ones(image.shape[:2], bool)
     outside[y : y + h, x : x + w] = False
     assert (image[outside] == spec.pad).all()
+
+
+def test_what_a_byte_is_to_the_model_is_its_mean_and_deviation() -> None:
+    spec = InputSpec(4, 4, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+    frames = noise(4, 4)[None]
+    expected = (frames.astype(np.float64) - np.asarray(spec.mean)) / np.asarray(spec.std)
+    assert np.allclose(spec.normalize(frames), expected, atol=1e-5)
+    assert spec.normalize(frames).dtype == np.float32
+    assert np.array_equal(InputSpec(4, 4).normalize(frames), frames.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((0.0,), (1.0,) * 3), ((0.0,) * 3, (1.0, 1.0)), ((0.0,) * 3, (1.0, 0.0, 1.0)), ((float("nan"),) * 3, (1.0,) * 3)],
+)
+def test_a_normalisation_that_is_none_is_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="mean and std"):
+        InputSpec(4, 4, mean=mean, std=std)

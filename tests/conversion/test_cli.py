@@ -52,7 +52,7 @@ def test_an_unknown_device(run_folder: Path, tmp_path: Path, sightline: Sightlin
 
 def test_a_source_that_is_not_there(tmp_path: Path, sightline: Sightline) -> None:
     line = one_line(sightline, tmp_path / "absent", "--device", "desktop", "--out", tmp_path / "c.bundle")
-    assert "absent: no such run folder or .pt2 program; `sightline train` makes a run" in line
+    assert "absent: no such run folder or model; `sightline train` makes a run" in line
 
 
 def test_a_run_that_is_not_finished(run_folder: Path, tmp_path: Path, sightline: Sightline) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,21 @@ from ai_edge_litert import schema_py_generated as schema
 
 import converters.convert
 import converters.verify
+from converters import torch_source
 from converters.convert import convert
 from converters.graph import damaged
 from converters.quantize import quantize
-from converters.verify import Measured, check_integer, check_parity, judge, measure, run_all
+from converters.source import Given, open_source
+from converters.verify import Examination, Limits, Measured, check_integer, check_parity, judge, run_all, snr_db
 from sightline.bundle import read_bundle, write_bundle
-from sightline.datasets import read_class_folders
 from sightline.device import FOLDER
 from sightline.errors import ConfigError, InputError, QualityError
 from sightline.interpreter import Interpreter
 from sightline.preprocess import InputSpec
-from tests.conftest import LABELS, SIZE
+from tests.conftest import SIZE
 from tests.conversion.helpers import Calls, save_program, tree
+
+SPEC = InputSpec(SIZE, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def float_model(bundle: Path) -> bytes:
 @pytest.fixture
 def quick(float_model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The colour model's float TFLite is there already: what comes after it is what is tested here."""
-    monkeypatch.setattr(converters.convert, "to_tflite", lambda program, name: float_model)
+    monkeypatch.setattr(torch_source, "convert_program", lambda program, name: float_model)
 
 
 def refused(run: Path, out: Path, why: str, **options: Any) -> None:
@@ -60,7 +62,7 @@ def test_a_scheme_that_lost_too_much_is_refused_and_nothing_is_left(
 ) -> None:
     monkeypatch.setattr(converters.convert, "quantize", worse)
     refused(
-        run_folder, tmp_path / "c.bundle", r"static_int8 lost \d\d\.\d\d points of accuracy on 12 held-out pictures"
+        run_folder, tmp_path / "c.bundle", r"static_int8 lost \d\d\.\d\d points of accuracy, .* on 12 held-out pictures"
     )
 
 
@@ -90,7 +92,10 @@ def test_what_may_be_lost_is_the_users_to_say_but_an_examination_must_still_be_o
 ) -> None:
     """With 100 points allowed everything passes, the shuffled model too: then nothing was verified."""
     refused(
-        run_folder, tmp_path / "c.bundle", "cannot tell this model from the same one with its weights", max_drop=100
+        run_folder,
+        tmp_path / "c.bundle",
+        "cannot tell this model from the same one with its weights",
+        limits=Limits(100, 100, 0),
     )
 
 
@@ -109,7 +114,7 @@ def test_an_examination_that_the_shuffled_model_passes_is_refused(
 def test_a_float_model_that_is_not_the_program_is_refused(
     run_folder: Path, tmp_path: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(converters.convert, "to_tflite", lambda program, name: damaged(float_model))
+    monkeypatch.setattr(torch_source, "convert_program", lambda program, name: damaged(float_model))
     refused(run_folder, tmp_path / "c.bundle", r"the float TFLite differs from the PyTorch program by \d+\.\d\d%")
 
 
@@ -117,7 +122,12 @@ def test_a_program_that_answers_the_same_to_everything_is_refused(pictures: Path
     constant = Calls(lambda x: x.mean((1, 2)) * 0 + 1)
     path = save_program(tmp_path / "constant.pt2", constant, torch.zeros(1, SIZE, SIZE, 3))
     (tmp_path / "out").mkdir()
-    refused(path, tmp_path / "out" / "c.bundle", "the same outputs for every golden picture", data=pictures)
+    refused(
+        path,
+        tmp_path / "out" / "c.bundle",
+        "the same outputs for every golden picture",
+        given=Given(data=pictures, normalization="0..255"),
+    )
 
 
 @pytest.mark.usefixtures("quick")
@@ -138,23 +148,23 @@ def test_float_ops_in_a_static_scheme_are_refused_by_name(
 
 def test_only_a_static_scheme_promises_integers(float_model: bytes) -> None:
     for scheme in ("float32", "float16", "dynamic_int8"):
-        check_integer(float_model, scheme)  # type: ignore[arg-type]
+        check_integer(float_model, scheme, SPEC)  # type: ignore[arg-type]
     with pytest.raises(QualityError, match="still compute in float"):
-        check_integer(float_model, "static_int8_float_io")
+        check_integer(float_model, "static_int8_float_io", SPEC)
 
 
-@pytest.mark.parametrize(("scale", "zero_point"), [(0.99, -128), (1.0, -127), (1 / 255, -128)])
+@pytest.mark.parametrize(("scale", "zero_point"), [(0.99, -128), (1.0, -127), (1 / 255, -128), (1.01, -128)])
 def test_an_input_at_which_bytes_would_not_arrive_exactly_is_refused(
     bundle: Path, scale: float, zero_point: int
 ) -> None:
     data = bytearray(read_bundle(bundle).variant("static_int8")[1])
-    check_integer(bytes(data), "static_int8")
+    check_integer(bytes(data), "static_int8", SPEC)
     graph = schema.Model.GetRootAs(data, 0).Subgraphs(0)
     quantization = graph.Tensors(graph.Inputs(0)).Quantization()
     quantization.ScaleAsNumpy()[:] = scale
     quantization.ZeroPointAsNumpy()[:] = zero_point
-    with pytest.raises(QualityError, match="not int8 with 1 and -128: bytes would not arrive exactly"):
-        check_integer(bytes(data), "static_int8")
+    with pytest.raises(QualityError, match="int8 is needed, in which each byte arrives as another value"):
+        check_integer(bytes(data), "static_int8", SPEC)
 
 
 @pytest.mark.usefixtures("quick")
@@ -195,38 +205,51 @@ def test_a_wrong_destination_is_refused_before_the_work(
     assert tree(tmp_path) == {"taken.bundle/mine": b"precious"}
 
 
-MEASURED = Measured("static_int8", 1000, 0.9, 0.95, 0.5, "red", 2.0, 40.0, np.zeros((1, 3), np.float32))
+@pytest.fixture
+def exam(run_folder: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch) -> Examination:
+    """The colour model's: 12 pictures, 4 a class, of which float32 has all."""
+    monkeypatch.setattr(torch_source, "convert_program", lambda program, name: float_model)
+    return Examination(open_source(run_folder, Given()), lambda done, total: None)
 
 
 @pytest.mark.parametrize(
-    ("drop", "control", "max_drop", "why"),
+    ("changes", "limits", "why"),
     [
-        (0.5, 40.0, 0.5, None),  # as much as may be lost
-        (-3.0, 40.0, 0.0, None),  # better than float
-        (0.0, 0.1, 0.0, None),
-        (0.51, 40.0, 0.5, r"lost 0\.51 points .*--max-drop is 0\.5 \(worst class 'red': 2\.0 points"),
-        (0.1, 40.0, 0.0, r"lost 0\.10 points"),
-        (0.0, 0.5, 0.5, r"cannot tell .* lost only 0\.50 points"),
-        (0.0, 0.0, 0.0, "cannot tell"),
-        (0.0, -5.0, 0.5, "cannot tell"),
+        ({"drop": 0.5}, Limits(), None),  # as much as may be lost
+        ({"drop": -3.0}, Limits(max_drop=0), None),  # better than float
+        ({"drop": 0.0, "control_drop": 0.1}, Limits(max_drop=0), None),
+        (
+            {"drop": 0.51},
+            Limits(),
+            r"static_int8 lost 0\.51 points of accuracy, --max-drop is 0\.5, on 12 .*8\.3 points",
+        ),
+        ({"drop": 0.1}, Limits(max_drop=0), r"lost 0\.10 points"),
+        ({"worst_drop": 50.0}, Limits(), None),  # two pictures of four: chance
+        ({"worst_drop": 75.0}, Limits(), r"lost 75\.0 points on 'red', --max-class-drop is 10"),
+        ({"worst_drop": 75.0}, Limits(max_class_drop=80), None),
+        ({"agreement": 0.95}, Limits(), None),
+        ({"agreement": 0.949}, Limits(), r"gives float32's answer on 94\.90%, --min-agreement is 95"),
+        ({"agreement": 0.5}, Limits(min_agreement=0), None),
+        ({"agreement": 0.5, "drop": 20.0}, Limits(), r"lost 20\.00 points .*, and gives float32's answer on 50"),
+        ({"drop": None, "worst_drop": None, "worst_class": None}, Limits(), None),  # nobody labelled them
+        ({"control_drop": 0.5}, Limits(), r"cannot tell .* lost only 0\.50 points"),
+        ({"control_drop": 0.0}, Limits(max_drop=0), "cannot tell"),
+        ({"control_drop": -5.0}, Limits(), "cannot tell"),
     ],
 )
-def test_the_judgement_is_strict_at_its_limits(drop: float, control: float, max_drop: float, why: str | None) -> None:
-    measured = dataclasses.replace(MEASURED, drop=drop, control_drop=control)
+def test_the_judgement_is_strict_at_its_limits(
+    exam: Examination, changes: dict[str, Any], limits: Limits, why: str | None
+) -> None:
+    good = Measured(
+        scheme="static_int8", bytes=1000, accuracy=0.9, agreement=1.0, drop=0.0, worst_class="red", worst_drop=2.0,
+        control_drop=40.0, snr_db=40.0, outputs=np.zeros((1, 3), np.float32), answers=np.zeros(12, np.int64),
+    )  # fmt: skip
+    measured = dataclasses.replace(good, **changes)
     if why is None:
-        judge(measured, 1000, max_drop)
+        judge(measured, exam, limits)
     else:
         with pytest.raises(QualityError, match=why):
-            judge(measured, 1000, max_drop)
-
-
-def test_too_few_pictures_for_the_limit_are_told() -> None:
-    measured = dataclasses.replace(MEASURED, drop=10.0)
-    with pytest.raises(QualityError, match=r"with only 10 held-out pictures one is 10\.0 points"):
-        judge(measured, 10, 0.5)
-    with pytest.raises(QualityError) as e:
-        judge(measured, 1000, 0.5)
-    assert "with only" not in str(e.value)
+            judge(measured, exam, limits)
 
 
 def permuted(content: bytes) -> bytes:
@@ -243,43 +266,62 @@ def permuted(content: bytes) -> bytes:
     return bytes(data)
 
 
-def test_what_is_measured_is_what_a_hand_counts(float_model: bytes, pictures: Path) -> None:
+def test_what_is_measured_is_what_a_hand_counts(exam: Examination, float_model: bytes) -> None:
     """A candidate that takes green for red, and red for green, is wrong on two thirds of the pictures."""
-    data = read_class_folders(pictures)
-    heldout = [(pictures / p.path, p.label) for p in data.val]
-    told: list[tuple[int, int]] = []
-
-    def look(candidate: bytes) -> Any:
-        golden = np.zeros((2, SIZE, SIZE, 3), np.uint8)
-        spec = InputSpec(SIZE, SIZE)
-        say: Callable[[int, int], None] = lambda done, total: told.append((done, total))  # noqa: E731
-        return measure(float_model, {"float16": candidate}, heldout, spec, LABELS, golden, 1, say)
-
-    accuracy, measured, differing = look(permuted(float_model))
-    m = measured["float16"]
-    assert accuracy == 1.0
+    m = exam.measure("float16", permuted(float_model))
+    assert exam.accuracy == 1.0
     assert m.accuracy == m.agreement == pytest.approx(4 / 12)
     assert (m.drop, m.worst_drop) == (pytest.approx(100 * 8 / 12), 100.0)
     assert m.worst_class in ("green", "red")
-    assert m.outputs.shape == (2, 3)
-    assert sorted((label, float_says, given["float16"]) for _, label, float_says, given in differing) == (
-        [(1, 1, 2)] * 4 + [(2, 2, 1)] * 4
-    )
+    assert m.outputs.shape == (12, 3)
+    swapped = np.array([0, 2, 1])
+    assert m.answers.tolist() == swapped[exam.truth].tolist()
+    assert m.control_drop > 30
+    same = exam.measure("float16", float_model)
+    assert (same.accuracy, same.agreement, same.drop, same.snr_db) == (1.0, 1.0, 0.0, 200.0)
+    assert same.answers.tolist() == exam.truth.tolist()
+
+
+def test_without_labels_only_agreement_is_known(exam: Examination, float_model: bytes) -> None:
+    source = dataclasses.replace(exam.source, heldout=[(path, None) for path, _ in exam.source.heldout])
+    told: list[tuple[int, int]] = []
+    unlabelled = Examination(source, lambda done, total: told.append((done, total)))
     assert told == [(i + 1, 12) for i in range(12)]
-    accuracy, measured, differing = look(float_model)
-    assert (accuracy, measured["float16"].accuracy, differing) == (1.0, 1.0, [])
+    m = unlabelled.measure("float16", permuted(float_model))
+    assert (unlabelled.accuracy, m.accuracy, m.drop, m.worst_class, m.worst_drop) == (None,) * 5
+    assert m.agreement == pytest.approx(4 / 12)
+    assert m.control_drop > 30
+    with pytest.raises(QualityError, match=r"float16 gives float32's answer on 33\.33%"):
+        judge(m, unlabelled, Limits())
 
 
-def test_parity_compares_picture_by_picture(float_model: bytes) -> None:
+def test_every_picture_gives_what_it_gives_alone(exam: Examination, float_model: bytes) -> None:
+    alone = Interpreter(float_model)
+    for i, row in enumerate(run_all(float_model, exam.frames, SPEC, "float32")):
+        assert row.tolist() == alone(exam.frames[i])[0][0].tolist()
+
+
+def test_noise_is_told_in_decibels_of_what_varies() -> None:
+    wanted = np.float32([[0, 100], [1, 101], [2, 102]])
+    assert snr_db(wanted, wanted) == 200.0
+    assert snr_db(wanted, wanted + np.float32(0.1)) == pytest.approx(10 * np.log10((2 / 3) / 0.01), abs=0.01)
+    assert snr_db(wanted, wanted[::-1]) < 0
+
+
+def test_parity_compares_picture_by_picture(exam: Examination, float_model: bytes) -> None:
     frames = np.stack([np.full((SIZE, SIZE, 3), colour, np.uint8) for colour in (30, 90, 150, 210)])
     frames[:, :, :, 0] = [[[40]], [[200]], [[90]], [[10]]]
-    expected = run_all(Interpreter(float_model), frames)
-    assert check_parity(float_model, frames, expected) == 0.0
+    expected = run_all(float_model, frames, SPEC, "float32")
+
+    def parity(expected: Any, frames: Any = frames) -> float:
+        return check_parity(dataclasses.replace(exam.source, golden=frames, expected=expected))
+
+    assert parity(expected) == 0.0
     off = expected.copy()
     off[2, 1] += 0.002 * np.abs(expected).max()
     with pytest.raises(QualityError, match=r"differs from the PyTorch program by 0\.20%"):
-        check_parity(float_model, frames, off)
+        parity(off)
     with pytest.raises(QualityError, match="differs from the PyTorch program"):
-        check_parity(float_model, frames, np.full_like(expected, np.nan))
+        parity(np.full_like(expected, np.nan))
     with pytest.raises(QualityError, match="same outputs for every golden picture"):
-        check_parity(float_model, frames[:1].repeat(3, axis=0), expected[:1].repeat(3, axis=0))
+        parity(expected[:1].repeat(3, axis=0), frames[:1].repeat(3, axis=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from converters.calibrate import ranges
 from converters.convert import Converted, convert
 from converters.graph import damaged, ops
 from converters.report import render
-from converters.verify import Measured
+from converters.source import Given, open_source
+from converters.verify import Examination, Limits
 from sightline.arrays import unpack
 from sightline.bundle import Bundle, read_bundle
 from sightline.device import SCHEMES, Scheme
@@ -153,7 +155,7 @@ def test_the_device_says_which_scheme_and_how_fine_its_scales(
 def test_ranges_are_true_minima_and_maxima_and_the_inputs_is_that_of_bytes(contents: Bundle) -> None:
     content = contents.variant("float32")[1]
     frames = np.random.default_rng(0).integers(50, 150, (6, SIZE, SIZE, 3), dtype=np.uint8)
-    found = ranges(content, frames)
+    found = ranges(content, frames, InputSpec(SIZE, SIZE))
     interpreter = Interpreter(content, delegate="none")
     outputs = np.concatenate([interpreter(frame)[0] for frame in frames])
     end = found[interpreter.outputs[0].name]
@@ -176,29 +178,18 @@ def test_a_damaged_model_differs_in_its_weights_and_still_runs(contents: Bundle,
 
 
 def test_the_report_shows_each_scheme_and_trusts_no_text(
-    five: tuple[Path, Converted], contents: Bundle, pictures: Path
+    five: tuple[Path, Converted], contents: Bundle, run_folder: Path
 ) -> None:
     page = contents.contents["report.html"].decode()
     for scheme in SCHEMES:
         assert f"<td>{scheme}</td>" in page
     assert "12 held-out pictures" in page
     evil = "<script>alert(1)</script>"
-    measured: dict[Scheme, Measured] = {"static_int8": five[1].measured["static_int8"]}
-    measured["static_int8"] = Measured(**{**measured["static_int8"].__dict__, "worst_class": evil})
-    page = render(
-        name=evil,
-        version=evil,
-        device=evil,
-        spec=InputSpec(8, 8),
-        labels=[evil, "b"],
-        accuracy=0.5,
-        parity=1e-6,
-        pictures=2,
-        measured=measured,
-        float_bytes=1,
-        differing=[(pictures / "red" / "000.png", 0, 1, {"static_int8": 0})],
-        max_drop=0.5,
-    )
+    exam = Examination(open_source(run_folder, Given()), lambda done, total: None)
+    output = dataclasses.replace(exam.source.output, labels=(evil, "b", "c"))
+    exam.source = dataclasses.replace(exam.source, version=evil, output=output)
+    m = dataclasses.replace(five[1].measured["static_int8"], worst_class=evil, answers=1 - exam.float_answers)
+    page = render(name=evil, device=evil, exam=exam, parity=1e-6, measured={"static_int8": m}, limits=Limits())
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 5
     assert "data:image/jpeg;base64," in page

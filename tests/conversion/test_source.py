@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from converters.convert import convert
-from converters.source import open_source
+from converters.source import Given, open_source
+from converters.verify import Limits
 from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle
 from sightline.datasets import read_class_folders, read_frames
@@ -36,18 +37,20 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_program_with_pictures_becomes_a_bundle(program: Path, pictures: Path, tmp_path: Path) -> None:
-    convert(program, tmp_path / "mine.bundle", device="desktop", data=pictures, resize="center_crop")
+    convert(
+        program, tmp_path / "mine.bundle", device="desktop", given=Given(pictures, None, None, "0..255", "center_crop")
+    )
     manifest = read_bundle(tmp_path / "mine.bundle").manifest
     data = read_class_folders(pictures)
     assert manifest.output.labels == LABELS
     assert manifest.input == InputSpec(SIZE, SIZE, "center_crop")
     assert manifest.metrics["static_int8"]["accuracy"] == 1.0
     assert manifest.provenance["dataset"] == {"name": "colours", "fingerprint": data.fingerprint}
-    assert manifest.version == manifest.provenance["program_sha256"][:8]
+    assert manifest.version == manifest.provenance["source"]["sha256"][:8]
 
 
 def test_a_program_is_judged_by_pictures_that_did_not_calibrate_it(program: Path, pictures: Path) -> None:
-    source = open_source(program, pictures, None, None)
+    source = open_source(program, Given(data=pictures, normalization="0..255"))
     data = read_class_folders(pictures)
     assert source.heldout == [(pictures / p.path, p.label) for p in data.val]
     judges = {f.tobytes() for f in read_frames(pictures, data.val, source.input)}
@@ -57,34 +60,29 @@ def test_a_program_is_judged_by_pictures_that_did_not_calibrate_it(program: Path
 
 
 def test_a_program_without_pictures_is_refused_with_what_is_needed(program: Path) -> None:
-    with pytest.raises(DataError, match=r"mine\.pt2: a program alone cannot be judged; give .* --data DIR"):
-        open_source(program, None, None, None)
-
-
-def nchw(x: torch.Tensor) -> torch.Tensor:
-    return x.mean((2, 3))
+    with pytest.raises(DataError, match=r"mine\.pt2: a model alone cannot be judged; give .* --data DIR"):
+        open_source(program, Given(normalization="0..255"))
 
 
 @pytest.mark.parametrize(
     ("function", "inputs", "dynamic", "why"),
     [
-        (nchw, [torch.zeros(1, 3, SIZE, SIZE)], None, r"takes \[1, 3, 32, 32\] float32; .*permutes NHWC to NCHW"),
         (lambda x, y: (x + y).mean((1, 2)), [ONE, ONE], None, r"takes \[1, 32, 32, 3\] float32, \[1, 32, 32, 3\]"),
         (lambda x: x.mean((1, 2)), [ONE], {"inputs": ({1: torch.export.Dim("h", min=8)},)}, "a size that is not fixed"),
         (lambda x: x.mean((1, 2)), [ONE.repeat(2, 1, 1, 1)], {"inputs": ({0: torch.export.Dim("n")},)}, "not fixed"),
         (lambda x: x.mean((1, 2)), [ONE.repeat(4, 1, 1, 1)], None, r"takes \[4, 32, 32, 3\]"),
-        (lambda x: x.float().mean((1, 2)), [ONE.byte()], None, r"takes \[1, 32, 32, 3\] uint8; needed is float32"),
+        (lambda x: x.float().mean((1, 2)), [ONE.byte()], None, r"takes \[1, 32, 32, 3\] uint8; needed is one picture"),
         (lambda x: x.mean(1), [torch.zeros(1, 300)], None, r"takes \[1, 300\] float32; needed is"),
         (lambda x: x.mean((1, 2)), [torch.zeros(1, SIZE, SIZE, 1)], None, r"takes \[1, 32, 32, 1\] float32; needed is"),
     ],
-    ids=["NCHW", "two inputs", "dynamic height", "dynamic batch", "a batch", "bytes", "flat", "grey"],
+    ids=["two inputs", "dynamic height", "dynamic batch", "a batch", "bytes", "flat", "grey"],
 )
 def test_a_program_that_takes_something_else_is_refused_with_what_it_takes(
     pictures: Path, tmp_path: Path, function: Callable[..., Any], inputs: list[torch.Tensor], dynamic: Any, why: str
 ) -> None:
     path = save_program(tmp_path / "mine.pt2", Calls(function), *inputs, dynamic=dynamic)
     with pytest.raises(ModelError, match=rf"mine\.pt2: .*{why}"):
-        open_source(path, pictures, None, None)
+        open_source(path, Given(data=pictures, normalization="0..255"))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +102,7 @@ def test_a_program_that_does_not_give_one_score_a_class_is_refused(
 ) -> None:
     path = save_program(tmp_path / "mine.pt2", Calls(function), ONE)
     with pytest.raises(ModelError, match=r"mine\.pt2: gives"):
-        open_source(path, pictures, None, None)
+        open_source(path, Given(data=pictures, normalization="0..255"))
 
 
 def a_zip() -> bytes:
@@ -126,26 +124,26 @@ def a_state_dict() -> bytes:
 def test_what_is_no_program_is_refused(pictures: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mine.pt2").write_bytes(content)
     with pytest.raises(ModelError, match=r"mine\.pt2: not a program that torch\.export saved: ."):
-        open_source(tmp_path / "mine.pt2", pictures, None, None)
+        open_source(tmp_path / "mine.pt2", Given(data=pictures, normalization="0..255"))
 
 
 def test_a_cut_program_is_refused(program: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.pt2").write_bytes(program.read_bytes()[:-1000])
     with pytest.raises(ModelError, match="not a program that"):
-        open_source(tmp_path / "mine.pt2", pictures, None, None)
+        open_source(tmp_path / "mine.pt2", Given(data=pictures, normalization="0..255"))
 
 
 def test_what_is_neither_is_refused(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"x")
     for path, why in (
-        (tmp_path / "absent", r"no such run folder or \.pt2 program; `sightline train` makes a run"),
-        (tmp_path / "absent.pt2", r"no such run folder or \.pt2 program"),
+        (tmp_path / "absent", r"no such run folder or model; `sightline train` makes a run"),
+        (tmp_path / "absent.pt2", r"no such run folder or model"),
         (tmp_path / "model.onnx", r"is neither a run folder nor a \.pt2 program"),
         (tmp_path, r"not a finished run: model\.json cannot be read"),
         (bundle, r"not a finished run: model\.json cannot be read"),
     ):
         with pytest.raises(ModelError, match=why):
-            open_source(path, None, None, None)
+            open_source(path, Given())
 
 
 @pytest.fixture
@@ -162,26 +160,26 @@ def moved(tmp_path: Path) -> tuple[Path, Path]:
 def test_a_data_set_that_moved_is_asked_for_and_taken(moved: tuple[Path, Path], tmp_path: Path) -> None:
     run, data = moved
     with pytest.raises(DataError, match=r"before/colours: 3 of the 3 held-out pictures of .*run .*with --data DIR"):
-        open_source(run, None, None, None)
-    source = open_source(run, data, None, None)
+        open_source(run, Given())
+    source = open_source(run, Given(data=data))
     assert [path.is_file() for path, _ in source.heldout] == [True] * 3
     (data / source.heldout[0][0].relative_to(data)).unlink()
     with pytest.raises(DataError, match="1 of the 3 held-out pictures"):
-        open_source(run, data, None, None)
+        open_source(run, Given(data=data))
 
 
 def test_a_corrupt_held_out_picture_is_refused_by_name(moved: tuple[Path, Path], tmp_path: Path) -> None:
     run, data = moved
-    bad = open_source(run, data, None, None).heldout[1][0]
+    bad = open_source(run, Given(data=data)).heldout[1][0]
     bad.write_bytes(bad.read_bytes()[:50])
     with pytest.raises(DataError, match=str(bad)):
-        convert(run, tmp_path / "c.bundle", device="desktop", data=data)
+        convert(run, tmp_path / "c.bundle", device="desktop", given=Given(data=data))
     assert not (tmp_path / "c.bundle").exists()
 
 
 def test_a_run_knows_its_own_resize(run_folder: Path) -> None:
-    with pytest.raises(InputError, match="a run knows how its pictures were resized; leave --resize out"):
-        open_source(run_folder, None, None, "stretch")
+    with pytest.raises(InputError, match="a run knows its resize; leave --resize out"):
+        open_source(run_folder, Given(resize="stretch"))
 
 
 @pytest.mark.parametrize("name", ["model.pt2", "calibration.npz", "golden.npz", "heldout.json", "model.json"])
@@ -191,7 +189,7 @@ def test_one_flipped_bit_in_a_run_is_refused_by_the_files_name(run_folder: Path,
     data[len(data) // 2] ^= 1
     (run / name).write_bytes(data)
     with pytest.raises(IntegrityError, match=name):
-        open_source(run, None, None, None)
+        open_source(run, Given())
 
 
 @pytest.mark.parametrize("name", ["model.pt2", "calibration.npz", "golden.npz", "heldout.json", "model.json"])
@@ -199,7 +197,7 @@ def test_a_run_that_lacks_a_file_is_refused_by_its_name(run_folder: Path, tmp_pa
     run = shutil.copytree(run_folder, tmp_path / "run")
     (run / name).unlink()
     with pytest.raises(ModelError, match=name):
-        open_source(run, None, None, None)
+        open_source(run, Given())
 
 
 @pytest.mark.parametrize(
@@ -221,7 +219,7 @@ def test_a_run_that_is_not_understood_to_the_last_key_is_refused(
     run = shutil.copytree(run_folder, tmp_path / "run")
     rewrite(run, change)
     with pytest.raises(ModelError, match=why):
-        open_source(run, None, None, None)
+        open_source(run, Given())
 
 
 @pytest.mark.parametrize(
@@ -247,20 +245,26 @@ def test_a_run_whose_program_is_not_what_it_says_is_refused(
 def test_other_pictures_calibrate_when_they_are_given(run_folder: Path, pictures: Path, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
     (tmp_path / "c.npz").write_bytes(pack(frames=frames))
-    assert np.array_equal(open_source(run_folder, None, tmp_path / "c.npz", None).calibration, frames)
+    assert np.array_equal(open_source(run_folder, Given(calibration=tmp_path / "c.npz")).calibration, frames)
     (tmp_path / "folder" / "deeper").mkdir(parents=True)
     for i, frame in enumerate(frames):
         cv2.imwrite(str(tmp_path / "folder" / "deeper" / f"{i}.PNG"), frame)
-    given = open_source(run_folder, None, tmp_path / "folder", None).calibration
+    given = open_source(run_folder, Given(calibration=tmp_path / "folder")).calibration
     assert np.array_equal(given, frames[:, :, :, ::-1])
-    usual = open_source(run_folder, None, None, None).calibration
+    usual = open_source(run_folder, Given()).calibration
     assert usual.shape == (48, SIZE, SIZE, 3)
 
 
 def test_calibration_decides_the_scales(run_folder: Path, bundle: Path, tmp_path: Path) -> None:
     """Pictures that hardly excite the model give finer scales, in which real ones do not fit."""
     (tmp_path / "c.npz").write_bytes(pack(frames=np.full((2, SIZE, SIZE, 3), 60, np.uint8)))
-    convert(run_folder, tmp_path / "c.bundle", device="desktop", calibration=tmp_path / "c.npz", max_drop=60)
+    convert(
+        run_folder,
+        tmp_path / "c.bundle",
+        device="desktop",
+        given=Given(calibration=tmp_path / "c.npz"),
+        limits=Limits(60, 100, 0),
+    )
     contents = read_bundle(tmp_path / "c.bundle")
     assert contents.variant()[1] != read_bundle(bundle).variant()[1]
     assert unpack(contents.contents["golden.npz"], "golden.npz")["frames"].shape == (12, SIZE, SIZE, 3)
@@ -291,20 +295,20 @@ def npy() -> bytes:
 def test_a_wrong_npz_to_calibrate_with_is_refused(run_folder: Path, tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / "c.npz").write_bytes(content)
     with pytest.raises(InputError, match=rf"c\.npz: {why}"):
-        open_source(run_folder, None, tmp_path / "c.npz", None)
+        open_source(run_folder, Given(calibration=tmp_path / "c.npz"))
 
 
 def test_wrong_folders_to_calibrate_with_are_refused(run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent: no such folder of calibration pictures"):
-        open_source(run_folder, None, tmp_path / "absent", None)
+        open_source(run_folder, Given(calibration=tmp_path / "absent"))
     with pytest.raises(DataError, match="no pictures to calibrate with"):
-        open_source(run_folder, None, tmp_path, None)
+        open_source(run_folder, Given(calibration=tmp_path))
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"bad\.jpg: not a picture"):
-        open_source(run_folder, None, tmp_path, None)
+        open_source(run_folder, Given(calibration=tmp_path))
 
 
 def test_opening_a_source_changes_nothing_in_it(run_folder: Path) -> None:
     before = tree(run_folder)
-    open_source(run_folder, None, None, None)
+    open_source(run_folder, Given())
     assert tree(run_folder) == before

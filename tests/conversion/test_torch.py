@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from converters.calibrate import ranges
 from converters.quantize import quantize
-from converters.torch_source import open_program, run_program, to_tflite
+from converters.torch_source import outputs, to_tflite
 from converters.verify import run_all
-from sightline.interpreter import Interpreter
-from sightline.preprocess import Frame
+from sightline.preprocess import Frame, InputSpec
 from tests.conversion.helpers import save_program
 
 SIZE = 16
+SPEC = InputSpec(SIZE, SIZE)
 
 
 class Net(nn.Module):
@@ -41,23 +41,44 @@ def frames() -> Frame:
     return np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3), dtype=np.uint8)
 
 
-def program(tmp_path: Path, net: nn.Module) -> torch.export.ExportedProgram:
-    path = save_program(tmp_path / "net.pt2", net, torch.zeros(1, SIZE, SIZE, 3))
-    return open_program(path.read_bytes(), "net.pt2")
+def program(tmp_path: Path, net: nn.Module) -> Path:
+    return save_program(tmp_path / "net.pt2", net, torch.zeros(1, SIZE, SIZE, 3))
 
 
 def test_weights_in_channels_last_arrive_each_in_its_own_layer(tmp_path: Path, frames: Frame) -> None:
     """litert-torch alone gives one layer another's weights, when they are not contiguous and of the same shape."""
     exported = program(tmp_path, Net(depth=6).to(memory_format=torch.channels_last))
-    expected = run_program(exported, frames, "net")
-    given = run_all(Interpreter(to_tflite(exported, "net")), frames)
+    expected = outputs(exported, SPEC.normalize(frames))
+    given = run_all(to_tflite(exported), frames, SPEC, "net")
     assert np.abs(given - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_the_border_of_a_max_pooling_stays_below_every_value_in_integers(tmp_path: Path, frames: Frame) -> None:
     """PyTorch pads with minus infinity, from which no int8 scale can be made; a zero would win against values below."""
-    content = to_tflite(program(tmp_path, Net(depth=1)), "net")
-    expected = run_all(Interpreter(content), frames)
-    int8 = quantize(content, "static_int8", ranges(content, frames), "per_channel")
-    given = run_all(Interpreter(int8), frames)
+    content = to_tflite(program(tmp_path, Net(depth=1)))
+    expected = run_all(content, frames, SPEC, "net")
+    int8 = quantize(content, "static_int8", ranges(content, frames, SPEC), "per_channel")
+    given = run_all(int8, frames, SPEC, "net")
     assert np.abs(given - expected).max() < 0.1 * np.ptp(expected)
+
+
+class Nchw(nn.Module):
+    """What PyTorch's own models take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).amax((2, 3))
+
+
+def test_a_program_of_pytorchs_own_layout_takes_the_same_pictures(tmp_path: Path, frames: Frame) -> None:
+    path = save_program(tmp_path / "net.pt2", Nchw(), torch.zeros(1, 3, SIZE, SIZE))
+    spec = InputSpec(SIZE, SIZE, mean=(120.0, 110.0, 100.0), std=(60.0, 55.0, 50.0))
+    inputs = (frames.astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)
+    with torch.no_grad():
+        expected = Nchw()(torch.from_numpy(inputs).permute(0, 3, 1, 2)).numpy()
+    assert np.allclose(outputs(path, spec.normalize(frames)), expected, atol=1e-5)
+    assert np.allclose(run_all(to_tflite(path), frames, spec, "net"), expected, atol=1e-4)
