@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from converters.calibrate import ranges
 from converters.quantize import quantize
 from converters.report import render
+from converters.search import Found, Search, requantize
 from converters.source import NOTHING_GIVEN, Given, open_source
 from converters.verify import (
     DEFAULT_LIMITS,
@@ -66,30 +66,33 @@ def convert(
     check_name(name, "--out")
     chosen: tuple[Scheme, ...] = tuple(dict.fromkeys(schemes)) or (config.scheme,)
 
+    def finish(content: bytes) -> bytes:
+        return content
+
     source = open_source(path, given, say)
     float_model = source.float_model
     parity = check_parity(source)
     say(f"float TFLite: {len(float_model) / 1024:,.0f} KiB, within {parity:.1e} of {source.origin}")
 
-    activations = (
-        ranges(float_model, source.calibration, source.input) if any(s.startswith("static") for s in chosen) else {}
-    )
+    exam = Examination(source, progress)
     models: dict[Scheme, bytes] = {}
+    measured: dict[Scheme, Measured] = {}
+    found: Found | None = None  # the static schemes differ in their ends alone: what suits one suits the others
     for scheme in chosen:
-        content = quantize(float_model, scheme, activations, config.fully_connected)
-        check_integer(content, scheme, source.input)
+        if scheme.startswith("static"):
+            found = found or Search(source, scheme, config, finish, say).run(exam, limits)
+            content = finish(requantize(found, scheme, config.fully_connected))
+            check_integer(content, scheme, source.input, found.float_ops)
+        else:
+            content = finish(quantize(float_model, scheme, {}, config.fully_connected))
         if config.max_model_kib and len(content) > config.max_model_kib * 1024:
             raise QualityError(
                 f"{scheme}: {len(content) / 1024:,.0f} KiB are more than {device_name} takes "
                 f"(max_model_kib: {config.max_model_kib:,}); train a smaller --arch"
             )
-        models[scheme] = content
-        say(f"{scheme}: {len(content) / 1024:,.0f} KiB")
-
-    exam = Examination(source, progress)
-    measured = {scheme: exam.measure(scheme, content) for scheme, content in models.items()}
-    for m in measured.values():
-        judge(m, exam, limits)
+        measured[scheme], models[scheme] = exam.control(exam.measure(scheme, content), content), content
+        judge(measured[scheme], exam, limits)
+        say(f"{scheme}: {len(content) / 1024:,.0f} KiB, float32's answer on {measured[scheme].agreement:.2%}")
 
     report = render(name=name, device=device_name, exam=exam, parity=parity, measured=measured, limits=limits)
     variants = {scheme: f"{name}.{scheme}.tflite" for scheme in models}

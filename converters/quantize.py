@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from ai_edge_quantizer import qtyping, recipe
 from ai_edge_quantizer import quantizer as aeq
 
 from converters.calibrate import Ranges
-from converters.graph import finite_pads
+from converters.graph import finite_pads, outputs
 from converters.noise import to_log
 from sightline.device import Scheme
 from sightline.errors import ModelError, reason
 
 
-def quantize(content: bytes, scheme: Scheme, ranges: Ranges, fully_connected: str) -> bytes:
+def quantize(
+    content: bytes, scheme: Scheme, ranges: Ranges, fully_connected: str, float_ops: Sequence[str] = ()
+) -> bytes:
     """A float32 .tflite in another scheme.
 
     float32: as it is. float16: weights. dynamic_int8: weights, activations while it runs. static_int8: everything, in
     and out too. static_int8_float_io: the same with float32 in and out, for browsers and MediaPipe.
     ranges: of the activations, for the static schemes. fully_connected: `per_channel` or `per_tensor` weight scales.
-    Raises ModelError.
+    float_ops: first outputs of the ops that a static scheme leaves in float; the model's output stays float32 where it
+    is among them. Raises ModelError.
     """
     if scheme == "float32":
         return content
@@ -34,16 +40,31 @@ def quantize(content: bytes, scheme: Scheme, ranges: Ranges, fully_connected: st
             elif scheme == "dynamic_int8":
                 quantizer.load_quantization_recipe(recipe.dynamic_wi8_afp32())
             else:
-                quantizer.load_quantization_recipe(recipe.static_wi8_ai8())
-                if fully_connected == "per_tensor":
-                    quantizer.add_static_config(
-                        ".*", qtyping.TFLOperationName.FULLY_CONNECTED, 8, 8, qtyping.QuantGranularity.TENSORWISE
-                    )
-            if scheme == "static_int8_float_io":
-                for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-                    quantizer.update_quantization_recipe(".*", end, algorithm_key=aeq.AlgorithmName.NO_QUANTIZE)
+                _static(quantizer, content, scheme, fully_connected, float_ops)
             calibration = ranges if quantizer.need_calibration else None
             result = quantizer.quantize(calibration, enable_progress_bar=False, enable_progress_report=False)
             return bytes(result.quantized_model)
     except (ValueError, RuntimeError, KeyError, TypeError) as e:
         raise ModelError(f"ai-edge-quantizer cannot make {scheme}: {reason(e)} (everything it said: {log})") from e
+
+
+def _static(
+    quantizer: aeq.Quantizer, content: bytes, scheme: Scheme, fully_connected: str, float_ops: Sequence[str]
+) -> None:
+    quantizer.load_quantization_recipe(recipe.static_wi8_ai8())
+    if fully_connected == "per_tensor":
+        quantizer.add_static_config(
+            ".*", qtyping.TFLOperationName.FULLY_CONNECTED, 8, 8, qtyping.QuantGranularity.TENSORWISE
+        )
+    for output in float_ops:  # a scope is an op's outputs, joined by semicolons
+        scope = f"^{re.escape(output)}(;.*)?$"
+        quantizer.update_quantization_recipe(
+            scope, qtyping.TFLOperationName.ALL_SUPPORTED, algorithm_key=aeq.AlgorithmName.NO_QUANTIZE
+        )
+    ends = []
+    if scheme == "static_int8_float_io":
+        ends = [qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT]
+    elif set(outputs(content)) & set(float_ops):
+        ends = [qtyping.TFLOperationName.OUTPUT]
+    for end in ends:
+        quantizer.update_quantization_recipe(".*", end, algorithm_key=aeq.AlgorithmName.NO_QUANTIZE)

@@ -54,7 +54,7 @@ def render(
     )
     rows = "".join(
         f"<tr><td>{m.scheme}</td><td>{_kib(m.bytes)}</td><td>{_percent(m.accuracy)}</td><td>{_points(m.drop)}</td>"
-        f"<td>{m.agreement:.2%}</td><td>{html.escape(m.worst_class or '')} {_points(m.worst_drop)}</td><td>{0 - m.control_drop:+.1f}</td></tr>"
+        f"<td>{m.agreement:.2%}</td><td>{html.escape(m.worst_class or '')} {_points(m.worst_drop)}</td><td>{_points(m.control_drop)}</td></tr>"
         for m in measured.values()
     )
     shown = "".join(_picture(exam, i, given) for i, given in differing[:24])

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,8 @@ DEFAULT_LIMITS = Limits()
 class Measured:
     """A scheme on the held-out pictures. accuracy, agreement (with float32, of the best class): in 0..1; accuracy,
     drop (points), worst_class and worst_drop (points, of the class that lost most) are None where nobody labelled the
-    pictures. control_drop: points of accuracy, or of agreement, that the damaged model lost. snr_db: of the outputs
+    pictures. control_drop: points of accuracy, or of agreement, that its damaged self lost; None where that was not
+    looked at. snr_db: of the outputs
     for the golden frames, against float32's. outputs: float32 [golden, classes], those outputs. answers: [held-out],
     the best class of each."""
 
@@ -57,10 +58,10 @@ class Measured:
     drop: float | None
     worst_class: str | None
     worst_drop: float | None
-    control_drop: float
     snr_db: float
     outputs: Outputs
     answers: NDArray[np.int64]
+    control_drop: float | None = None
 
 
 class Examination:
@@ -89,14 +90,11 @@ class Examination:
         return float((self.float_answers == self.truth).mean()) if self.labelled else None
 
     def measure(self, scheme: Scheme, content: bytes) -> Measured:
-        """A candidate on every held-out picture, and its damaged self on some of them."""
+        """A candidate on every held-out picture."""
         mine = self.float_answers
         if content != self.source.float_model:
             mine = answers(self._run(content, scheme, self.frames))
         base, right = self.float_answers, self.truth if self.labelled else self.float_answers
-        # evenly over the list, which is sorted by class
-        some = slice(None, None, max(1, len(base) // CONTROL_PICTURES))
-        control = answers(self._run(damaged(content), scheme, self.frames[some]))
         outputs = run_all(content, self.source.golden, self.source.input, scheme)
         accuracy = drop = worst_class = worst_drop = None
         if self.accuracy is not None:
@@ -113,11 +111,19 @@ class Examination:
             drop=drop,
             worst_class=worst_class,
             worst_drop=worst_drop,
-            control_drop=100 * float((base[some] == right[some]).mean() - (control == right[some]).mean()),
             snr_db=snr_db(self.golden, outputs),
             outputs=outputs,
             answers=mine,
         )
+
+    def control(self, m: Measured, content: bytes) -> Measured:
+        """The same with what the candidate's damaged self lost, on some of the pictures."""
+        # evenly over the list, which is sorted by class
+        some = slice(None, None, max(1, len(self.truth) // CONTROL_PICTURES))
+        mine = answers(self._run(damaged(content), m.scheme, self.frames[some]))
+        right = (self.truth if self.labelled else self.float_answers)[some]
+        lost = float((self.float_answers[some] == right).mean() - (mine == right).mean())
+        return replace(m, control_drop=100 * lost)
 
     def _run(self, content: bytes, name: str, frames: Frame) -> Outputs:
         return run_all(content, frames, self.source.input, name)
@@ -165,9 +171,26 @@ def check_integer(content: bytes, scheme: Scheme, spec: InputSpec, allowed: Sequ
         )
 
 
+def passes(m: Measured, exam: Examination, limits: Limits) -> bool:
+    return not _lost_too_much(m, exam, limits)
+
+
 def judge(m: Measured, exam: Examination, limits: Limits) -> None:
     """Raises QualityError where the scheme lost more than the limits, or where losing could not be noticed."""
     pictures = len(exam.truth)
+    lost = _lost_too_much(m, exam, limits)
+    if lost:
+        coarse = m.drop is not None and 100 / pictures > limits.max_drop
+        hint = f" (with so few, one is {100 / pictures:.1f} points)" if coarse else ""
+        raise QualityError(f"{m.scheme} {', and '.join(lost)}, on {pictures} held-out pictures{hint}")
+    if m.control_drop is None or m.control_drop <= limits.max_drop:
+        raise QualityError(
+            f"{m.scheme}: the verification cannot tell this model from the same one with its weights shuffled (it lost "
+            f"only {m.control_drop or 0:.2f} points): train a better model, or hold out more, and more varied, pictures"
+        )
+
+
+def _lost_too_much(m: Measured, exam: Examination, limits: Limits) -> list[str]:
     lost = []
     if m.drop is not None and m.drop > limits.max_drop + 1e-9:
         lost.append(f"lost {m.drop:.2f} points of accuracy, --max-drop is {limits.max_drop:g}")
@@ -180,15 +203,7 @@ def judge(m: Measured, exam: Examination, limits: Limits) -> None:
             )
     if 100 * m.agreement < limits.min_agreement - 1e-9:
         lost.append(f"gives float32's answer on {m.agreement:.2%}, --min-agreement is {limits.min_agreement:g}")
-    if lost:
-        coarse = m.drop is not None and 100 / pictures > limits.max_drop
-        hint = f" (with so few, one is {100 / pictures:.1f} points)" if coarse else ""
-        raise QualityError(f"{m.scheme} {', and '.join(lost)}, on {pictures} held-out pictures{hint}")
-    if m.control_drop <= limits.max_drop:
-        raise QualityError(
-            f"{m.scheme}: the verification cannot tell this model from the same one with its weights shuffled (it lost "
-            f"only {m.control_drop:.2f} points): train a better model, or hold out more, and more varied, pictures"
-        )
+    return lost
 
 
 def run_all(content: bytes, frames: Frame, spec: InputSpec, name: str) -> Outputs:

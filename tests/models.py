@@ -30,3 +30,20 @@ class ColourNet(nn.Module):
         x = torch.relu(self.first(x))
         x = torch.relu(self.second(x))
         return self.head(x.mean((2, 3)))
+
+
+class HardNet(ColourNet):
+    """The same function, written so that int8 by minima and maxima breaks it: the channels between the convolutions
+    differ 1000:1, and after the second one of them answers to a few bright pixels with values that nothing needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.no_grad():
+            scales = 10 ** torch.linspace(0, -3, 8)[[7, 5, 6, 0, 1, 2, 3, 4]]  # what counts is what is small
+            self.first.weight[3:, 0] += 1 / 9
+            self.first.weight *= scales.view(-1, 1, 1, 1)
+            self.second.weight /= scales.view(1, -1, 1, 1)
+            self.second.weight[7] = 0
+            self.second.weight[7, 3, 0, 0] = 400.0 / scales[3]
+            self.second.bias[7] = -400.0 * 0.72
+            self.head.weight[:, 7] = 0

@@ -13,6 +13,7 @@ import yaml
 from ai_edge_litert import schema_py_generated as schema
 
 import converters.convert
+import converters.search
 import converters.verify
 from converters import torch_source
 from converters.convert import convert
@@ -60,7 +61,7 @@ def worse(*args: Any) -> bytes:
 def test_a_scheme_that_lost_too_much_is_refused_and_nothing_is_left(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(converters.convert, "quantize", worse)
+    monkeypatch.setattr(converters.search, "quantize", worse)
     refused(
         run_folder, tmp_path / "c.bundle", r"static_int8 lost \d\d\.\d\d points of accuracy, .* on 12 held-out pictures"
     )
@@ -72,7 +73,7 @@ def test_an_older_bundle_survives_a_conversion_that_is_refused(
 ) -> None:
     old = read_bundle(bundle)
     write_bundle(tmp_path / "c.bundle", old.manifest, {k: v for k, v in old.contents.items() if k != "labels.txt"})
-    monkeypatch.setattr(converters.convert, "quantize", worse)
+    monkeypatch.setattr(converters.search, "quantize", worse)
     refused(run_folder, tmp_path / "c.bundle", "static_int8 lost")
     assert read_bundle(tmp_path / "c.bundle").manifest == old.manifest
 
@@ -135,9 +136,9 @@ def test_float_ops_in_a_static_scheme_are_refused_by_name(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def quantize_half(content: bytes, scheme: Any, *rest: Any) -> bytes:
-        return quantize(content, "dynamic_int8", *rest)
+        return quantize(content, "dynamic_int8", *rest[:2])
 
-    monkeypatch.setattr(converters.convert, "quantize", quantize_half)
+    monkeypatch.setattr(converters.search, "quantize", quantize_half)
     for scheme in ("static_int8", "static_int8_float_io"):
         refused(
             run_folder, tmp_path / "c.bundle",
@@ -268,7 +269,7 @@ def permuted(content: bytes) -> bytes:
 
 def test_what_is_measured_is_what_a_hand_counts(exam: Examination, float_model: bytes) -> None:
     """A candidate that takes green for red, and red for green, is wrong on two thirds of the pictures."""
-    m = exam.measure("float16", permuted(float_model))
+    m = exam.control(exam.measure("float16", permuted(float_model)), permuted(float_model))
     assert exam.accuracy == 1.0
     assert m.accuracy == m.agreement == pytest.approx(4 / 12)
     assert (m.drop, m.worst_drop) == (pytest.approx(100 * 8 / 12), 100.0)
@@ -276,6 +277,7 @@ def test_what_is_measured_is_what_a_hand_counts(exam: Examination, float_model: 
     assert m.outputs.shape == (12, 3)
     swapped = np.array([0, 2, 1])
     assert m.answers.tolist() == swapped[exam.truth].tolist()
+    assert m.control_drop is not None
     assert m.control_drop > 30
     same = exam.measure("float16", float_model)
     assert (same.accuracy, same.agreement, same.drop, same.snr_db) == (1.0, 1.0, 0.0, 200.0)
@@ -287,9 +289,10 @@ def test_without_labels_only_agreement_is_known(exam: Examination, float_model: 
     told: list[tuple[int, int]] = []
     unlabelled = Examination(source, lambda done, total: told.append((done, total)))
     assert told == [(i + 1, 12) for i in range(12)]
-    m = unlabelled.measure("float16", permuted(float_model))
+    m = unlabelled.control(unlabelled.measure("float16", permuted(float_model)), permuted(float_model))
     assert (unlabelled.accuracy, m.accuracy, m.drop, m.worst_class, m.worst_drop) == (None,) * 5
     assert m.agreement == pytest.approx(4 / 12)
+    assert m.control_drop is not None
     assert m.control_drop > 30
     with pytest.raises(QualityError, match=r"float16 gives float32's answer on 33\.33%"):
         judge(m, unlabelled, Limits())

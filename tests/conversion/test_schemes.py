@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.calibrate import ranges
+from converters.calibrate import observe, ranges
 from converters.convert import Converted, convert
 from converters.graph import damaged, ops
 from converters.report import render
@@ -155,7 +155,7 @@ def test_the_device_says_which_scheme_and_how_fine_its_scales(
 def test_ranges_are_true_minima_and_maxima_and_the_inputs_is_that_of_bytes(contents: Bundle) -> None:
     content = contents.variant("float32")[1]
     frames = np.random.default_rng(0).integers(50, 150, (6, SIZE, SIZE, 3), dtype=np.uint8)
-    found = ranges(content, frames, InputSpec(SIZE, SIZE))
+    found = ranges(observe(content, frames, InputSpec(SIZE, SIZE)), "min_max")
     interpreter = Interpreter(content, delegate="none")
     outputs = np.concatenate([interpreter(frame)[0] for frame in frames])
     end = found[interpreter.outputs[0].name]

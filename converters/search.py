@@ -1,0 +1,190 @@
+"""How a static scheme gets as good as float: the cheap methods first, each next one only while the gate is not content.
+
+Every choice is made on calibration pictures, by how far the outputs' distribution is from float's; the held-out ones
+only say whether that was enough. A method that buys nothing is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from converters.bias import correct_biases
+from converters.calibrate import METHODS, Activation, Ranges, observe, ranges
+from converters.equalize import equalize
+from converters.graph import ops, runnable
+from converters.mixed import Share, by_share, float_sets
+from converters.quantize import quantize
+from converters.source import Say, Source
+from converters.verify import Examination, Limits, Measured, Outputs, passes, run_all
+from sightline.decode import OutputSpec, scores
+from sightline.device import DeviceConfig, Scheme
+from sightline.errors import QualityError
+
+# of the held-out pictures with float's answer, in percent; what is missing above it are mostly float's own near-ties
+AIM = 98.5
+# the divergence has to fall below so much of what it was, or it is chance
+WORTH = 0.97
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A quantized model and what it was made of. float_model: rewritten so that int8 suits it. divergence: mean over
+    the calibration pictures, in nats, of its outputs' distribution from float32's. float_ops: first outputs of the ops
+    that compute in float."""
+
+    content: bytes
+    float_model: bytes
+    activations: dict[str, Activation]
+    ranges: Ranges
+    divergence: float
+    float_ops: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that was tried. divergence: its candidate's; before: of the best until then. kept: it went on from
+    there. agreement: of what was kept, with float32 on the held-out pictures, in 0..1; None where nobody looked."""
+
+    name: str
+    detail: str
+    before: float
+    divergence: float
+    kept: bool
+    agreement: float | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What suits int8 best: of which float model, with which ranges and ops in float. activations: of that model.
+    steps: all that was tried, in order. shares: what each op costs, the dearest first, where that was analysed."""
+
+    float_model: bytes
+    activations: dict[str, Activation]
+    ranges: Ranges
+    float_ops: tuple[str, ...]
+    steps: tuple[Step, ...]
+    shares: tuple[Share, ...]
+
+
+class Search:
+    """One static scheme of one source for one device."""
+
+    def __init__(
+        self, source: Source, scheme: Scheme, config: DeviceConfig, finish: Callable[[bytes], bytes], say: Say
+    ) -> None:
+        """finish: what comes after quantization. say: told what is tried."""
+        self.source, self.scheme, self.config, self.finish, self.say = source, scheme, config, finish, say
+        self.reference = self._outputs(source.float_model)
+        self.steps: list[Step] = []
+        self.shares: tuple[Share, ...] = ()
+
+    def run(self, exam: Examination, limits: Limits) -> Found:
+        """exam, limits: the gate that is to be satisfied. Raises QualityError where no kernel computes the best."""
+        best = self._by_ranges("ranges", self.source.float_model, None)
+        measured = self._look(exam, best)
+        methods = [self._equalized, self._corrected]
+        if self.config.delegate != "edgetpu":  # whose compiler ends at the first op in float
+            methods.append(self._mixed)
+        for method in methods:
+            if measured and passes(measured, exam, limits) and 100 * measured.agreement >= AIM:
+                break
+            agreement = f"{measured.agreement:.2%} as float32" if measured else "no kernel computes it"
+            self.say(f"{self.scheme}: {agreement}; trying {method.__doc__}")
+            better = method(best)
+            if better is not best:
+                best, measured = better, self._look(exam, better)
+        if measured is None:
+            raise QualityError(f"{self.scheme}: the channels' ranges differ so much that no int8 kernel can compute it")
+        return Found(best.float_model, best.activations, best.ranges, best.float_ops, tuple(self.steps), self.shares)
+
+    def _by_ranges(self, name: str, float_model: bytes, before: Candidate | None) -> Candidate:
+        """The ranges by each method for all tensors; what comes nearest to float goes on."""
+        found = observe(float_model, self.source.calibration, self.source.input)
+        tried = [self._candidate(float_model, found, ranges(found, method)) for method in METHODS]
+        nearest = min(tried, key=lambda c: c.divergence)
+        kept = before is None or nearest.divergence < WORTH * before.divergence
+        reference = (before or tried[0]).divergence
+        for method, c in zip(METHODS, tried, strict=True):
+            self.steps.append(Step(name, f"ranges by {method}", reference, c.divergence, kept and c is nearest))
+        return nearest if kept or before is None else before
+
+    def _equalized(self, best: Candidate) -> Candidate:
+        "cross-layer equalization"
+        content, pairs = equalize(best.float_model, best.activations)
+        return self._by_ranges(f"cross-layer equalization of {pairs}", content, best) if pairs else best
+
+    def _corrected(self, best: Candidate) -> Candidate:
+        "bias correction"
+        content, layers = correct_biases(best.float_model, best.activations, self.config.fully_connected)
+        if not layers:
+            return best
+        candidate = self._candidate(content, best.activations, best.ranges)
+        return self._keep("bias correction", f"{layers} layers", best, candidate)
+
+    def _mixed(self, best: Candidate) -> Candidate:
+        "mixed precision"
+        every = [op.output for op in ops(best.float_model) if op.computes_in_float]
+
+        def alone(output: str) -> float:
+            others = [name for name in every if name != output]
+            content = quantize(
+                best.float_model, "static_int8_float_io", best.ranges, self.config.fully_connected, others
+            )
+            return self._divergence(content)
+
+        self.shares = by_share(best.float_model, alone)
+        kept = best
+        for float_ops in float_sets(self.shares):
+            candidate = self._candidate(best.float_model, best.activations, best.ranges, float_ops)
+            kept = self._keep("mixed precision", f"{len(float_ops)} ops in float", kept, candidate)
+        return kept
+
+    def _candidate(
+        self, float_model: bytes, found: dict[str, Activation], limits: Ranges, float_ops: tuple[str, ...] = ()
+    ) -> Candidate:
+        content = quantize(float_model, self.scheme, limits, self.config.fully_connected, float_ops)
+        content = self.finish(content)
+        return Candidate(content, float_model, found, limits, self._divergence(content), float_ops)
+
+    def _keep(self, name: str, detail: str, best: Candidate, candidate: Candidate) -> Candidate:
+        kept = candidate.divergence < WORTH * best.divergence
+        self.steps.append(Step(name, detail, best.divergence, candidate.divergence, kept))
+        return candidate if kept else best
+
+    def _look(self, exam: Examination, candidate: Candidate) -> Measured | None:
+        """The candidate on the held-out pictures; None where no int8 kernel computes it."""
+        if candidate.divergence == np.inf:
+            return None
+        measured = exam.measure(self.scheme, candidate.content)
+        last = max(i for i, step in enumerate(self.steps) if step.kept)
+        self.steps[last] = replace(self.steps[last], agreement=measured.agreement)
+        return measured
+
+    def _outputs(self, content: bytes) -> Outputs:
+        return run_all(content, self.source.calibration, self.source.input, self.scheme)
+
+    def _divergence(self, content: bytes) -> float:
+        if not runnable(content):
+            return np.inf
+        return divergence(self.reference, self._outputs(content), self.source.output)
+
+
+def requantize(found: Found, scheme: Scheme, fully_connected: str) -> bytes:
+    """What was found, in a static scheme."""
+    return quantize(found.float_model, scheme, found.ranges, fully_connected, found.float_ops)
+
+
+def divergence(wanted: Outputs, given: Outputs, spec: OutputSpec) -> float:
+    """Mean Kullback-Leibler divergence, in nats, of the scores of `given` from those of `wanted`, [n, classes] each.
+
+    Unlike the outputs' own error it is bounded where the model is sure anyway, so that a few pictures with large
+    outputs do not decide. Independent scores (sigmoid) are each a distribution of two.
+    """
+    p = np.clip([scores([row], spec) for row in wanted], 1e-7, 1).astype(np.float64)
+    q = np.clip([scores([row], spec) for row in given], 1e-7, 1).astype(np.float64)
+    if spec.activation == "sigmoid":
+        p, q = np.stack([p, 1 - p + 1e-7], -1), np.stack([q, 1 - q + 1e-7], -1)
+    return float((p * np.log(p / q)).sum(axis=-1).mean())
