@@ -50,7 +50,7 @@ def observe(content: bytes, frames: Frame, spec: InputSpec) -> dict[str, Activat
     agreement on a MobileNetV2, and lets the input's range drift from that of bytes. Here that is pinned.
     """
     parts = np.array_split(np.arange(len(frames)), min(len(frames), os.cpu_count() or 1))
-    interpreters = [_interpreter(content) for _ in parts]
+    interpreters = [reference_interpreter(content) for _ in parts]
     dimensions = activations(content)
     index = {d["name"]: d["index"] for d in interpreters[0].get_tensor_details() if d["name"] in dimensions}
     (entry,) = interpreters[0].get_input_details()
@@ -109,7 +109,8 @@ def _least_squares(a: Activation) -> tuple[float, float]:
     return low * float(CLIPS[i]), high * float(CLIPS[k])
 
 
-def _interpreter(content: bytes) -> Any:
+def reference_interpreter(content: bytes) -> Any:
+    """Of the kernels that keep every tensor, which XNNPACK does not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that preserving all tensors is for debugging: it is what calibration needs
         interpreter = litert.Interpreter(

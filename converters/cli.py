@@ -47,6 +47,7 @@ def convert(source: Path, out: Path, device: str, as_json: bool, schemes: tuple[
     """
     load_device(device)  # before the libraries, which take seconds
     from converters.convert import convert as run
+    from converters.convert import report_path
     from converters.source import Given
     from converters.verify import Limits
 
@@ -79,7 +80,7 @@ def convert(source: Path, out: Path, device: str, as_json: bool, schemes: tuple[
     for m in result.measured.values():
         size, accuracy = f"{m.bytes / 1024:>6,.0f} KiB", f"{_percent(m.accuracy):>10}{_points(m.drop):>8}"
         click.echo(f"{m.scheme:22}{size}{accuracy}{m.agreement:>10.2%}")
-    click.echo(f"{out}: verified on {result.pictures} held-out pictures, in {seconds:.0f} s; see {out / 'report.html'}")
+    click.echo(f"{out}: verified on {result.pictures} held-out pictures, in {seconds:.0f} s; see {report_path(out)}")
     click.echo(f"next: sightline run {out} --source 0")
 
 

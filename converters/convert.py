@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from converters.analysis import OpNoise, latency_ms, op_noise
 from converters.quantize import quantize
-from converters.report import render
+from converters.report import Report, render, steps, to_json
 from converters.search import Found, Search, requantize
 from converters.source import NOTHING_GIVEN, Given, open_source
 from converters.verify import (
@@ -27,6 +30,7 @@ from sightline.arrays import pack
 from sightline.bundle import Manifest, check_bundle_path, check_name, write_bundle
 from sightline.device import Scheme, load_device
 from sightline.errors import InputError, QualityError
+from sightline.files import write_file
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def convert(
     say: Any = lambda line: None,
     progress: Progress = lambda done, total: None,
 ) -> Converted:
-    """Convert `path` for a device and write the bundle `out`, or raise and leave nothing behind.
+    """Convert `path` for a device and write the bundle `out`, with its report beside it, or raise and leave nothing.
 
     schemes: the first one is what runs by default; none = the device's own. given: what a model does not say of itself;
     see `Given`. limits: of what may be lost against float32 on the held-out pictures. say: told each step.
@@ -69,12 +73,15 @@ def convert(
     def finish(content: bytes) -> bytes:
         return content
 
+    clock = _Clock()
     source = open_source(path, given, say)
     float_model = source.float_model
     parity = check_parity(source)
     say(f"float TFLite: {len(float_model) / 1024:,.0f} KiB, within {parity:.1e} of {source.origin}")
+    clock.lap("to float TFLite")
 
     exam = Examination(source, progress)
+    clock.lap("float on held-out pictures")
     models: dict[Scheme, bytes] = {}
     measured: dict[Scheme, Measured] = {}
     found: Found | None = None  # the static schemes differ in their ends alone: what suits one suits the others
@@ -94,7 +101,7 @@ def convert(
         judge(measured[scheme], exam, limits)
         say(f"{scheme}: {len(content) / 1024:,.0f} KiB, float32's answer on {measured[scheme].agreement:.2%}")
 
-    report = render(name=name, device=device_name, exam=exam, parity=parity, measured=measured, limits=limits)
+    clock.lap("quantization and its examination")
     variants = {scheme: f"{name}.{scheme}.tflite" for scheme in models}
     golden = {f"{scheme}/output_0": m.outputs for scheme, m in measured.items()}
     manifest = Manifest(
@@ -114,6 +121,7 @@ def convert(
                 for s, m in measured.items()
                 if s != "float32"
             },
+            "steps": [s for s in steps(found) if s["kept"]],
         },
         provenance={
             **source.provenance,
@@ -125,6 +133,32 @@ def convert(
     )
     files = {variants[s]: content for s, content in models.items()}
     files["golden.npz"] = pack(frames=source.golden, **golden)
-    files["report.html"] = report.encode()
+    noise: list[OpNoise] = []
+    if found:
+        static = next(s for s in chosen if s.startswith("static"))
+        noise = op_noise(found.float_model, models[static], source.golden, source.input)
+    frame = source.golden[0]
+    latency = {s: latency_ms(content, source.input, frame) for s, content in {"float32": float_model, **models}.items()}
+    clock.lap("report")
+    report = Report(name, device_name, exam, limits, parity, measured, found, noise, latency, clock.seconds)
     write_bundle(out, manifest, files)
+    write_file(report_path(out), render(report).encode())
+    write_file(report_path(out).with_suffix(".json"), (json.dumps(to_json(report), indent=2) + "\n").encode())
     return Converted(out, device_name, exam.accuracy, len(source.heldout), len(float_model), measured)
+
+
+def report_path(bundle: Path) -> Path:
+    """NAME.report.html beside NAME.bundle; the same ending in .json is for programs."""
+    return bundle.with_suffix(".report.html")
+
+
+class _Clock:
+    """Seconds of each phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    def lap(self, phase: str) -> None:
+        now = time.monotonic()
+        self.seconds[phase], self._began = now - self._began, now

@@ -1,15 +1,30 @@
-"""report.html: one self-contained page that says what the conversion cost and bought."""
+"""report.html and report.json: what a conversion cost and bought, and every choice that was made.
+
+They lie beside the bundle, not in it: they hold pictures, which a device does not need, and times, which differ from
+one run to the next, while the same input gives the same bundle to the last byte.
+"""
 
 from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
+from converters.analysis import OpNoise
+from converters.charts import bars, histogram
+from converters.search import Found
 from converters.verify import Examination, Limits, Measured
 from sightline.device import Scheme
+
+# an op whose output is noisier than this stands out: 8 bits give about 35 to 45 dB
+NOISY_DB = 20.0
+PICTURES = 24
+HISTOGRAMS = 6
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--dim:#667080;--line:#d9dee5;--card:#fff;--page:#f4f6f8;--good:#14804a;--bad:#b3261e}
@@ -20,70 +35,226 @@ main{max-width:60rem;margin:auto;padding:2rem 1rem}h1{margin:0 0 .25rem;font-siz
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem}.card b{display:block;font-size:1.6rem}
 table{border-collapse:collapse;width:100%;background:var(--card);border:1px solid var(--line);border-radius:10px}
 th,td{padding:.5rem .75rem;text-align:right;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
-th:first-child,td:first-child{text-align:left}tr:last-child td{border:0}.scroll{overflow-x:auto}
+th:first-child,td:first-child,.left td:nth-child(2){text-align:left}td{white-space:nowrap}tr:last-child td{border:0}.scroll{overflow-x:auto}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(8rem,1fr));gap:.75rem}
 .pictures img{width:100%;image-rendering:auto;border-radius:8px;display:block}.pictures div{font-size:.85rem}
-code{overflow-wrap:anywhere}
+code{overflow-wrap:anywhere}svg{width:100%;height:auto;display:block;font:11px system-ui,sans-serif;fill:var(--dim)}
+.bar{fill:var(--good)}.bad{fill:var(--bad)}.grid{stroke:var(--line)}.mark{stroke:var(--bad);stroke-width:2}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:.75rem}.charts .dim{font-size:.8rem;overflow-wrap:anywhere}
+.yes{color:var(--good);font-weight:600}
 """
 
 
-def render(
-    *, name: str, device: str, exam: Examination, parity: float, measured: dict[Scheme, Measured], limits: Limits
-) -> str:
-    """The page as text. Of the pictures on which a scheme answers otherwise than float32, the first 24 are shown."""
-    source = exam.source
-    spec, labels, pictures = source.input, source.output.labels, len(exam.truth)
-    first = next(iter(measured.values()))
-    differing = [
-        (i, {s: int(m.answers[i]) for s, m in measured.items()})
-        for i, answer in enumerate(exam.float_answers)
-        if any(m.answers[i] != answer for m in measured.values())
+@dataclass(frozen=True)
+class Report:
+    """parity: largest difference between the float TFLite and its origin, over the outputs' range. found: of the static
+    schemes; None without one. noise: of each op in the first of them. latency_ms: of one inference, one thread, on the
+    machine that converted. seconds: of each phase."""
+
+    name: str
+    device: str
+    exam: Examination
+    limits: Limits
+    parity: float
+    measured: dict[Scheme, Measured]
+    found: Found | None
+    noise: Sequence[OpNoise]
+    latency_ms: dict[str, float]
+    seconds: dict[str, float]
+
+    @property
+    def differing(self) -> list[int]:
+        """Indices of the held-out pictures on which a scheme answers otherwise than float32."""
+        wanted = self.exam.float_answers
+        return [i for i in range(len(wanted)) if any(m.answers[i] != wanted[i] for m in self.measured.values())]
+
+
+def to_json(r: Report) -> dict[str, Any]:
+    """The same for programs; fractions in 0..1, drops in points, SNR in decibels."""
+    source, labels = r.exam.source, r.exam.source.output.labels
+    return {
+        "name": r.name,
+        "version": source.version,
+        "device": r.device,
+        "origin": source.origin,
+        "input": asdict(source.input),
+        "limits": asdict(r.limits),
+        "pictures": len(r.exam.truth),
+        "calibration_pictures": len(source.calibration),
+        "parity": r.parity,
+        "float32": {
+            "bytes": len(source.float_model),
+            "accuracy": r.exam.accuracy,
+            "latency_ms": round(r.latency_ms["float32"], 4),
+        },
+        "schemes": {
+            scheme: {
+                **{k: v for k, v in asdict(m).items() if k not in ("scheme", "outputs", "answers")},
+                "latency_ms": round(r.latency_ms[scheme], 4),
+            }
+            for scheme, m in r.measured.items()
+        },
+        "steps": steps(r.found),
+        "float_ops": list(r.found.float_ops) if r.found else [],
+        "ops": [{"name": n.op.name, "output": n.op.output, "snr_db": round(n.snr_db, 2)} for n in r.noise],
+        "shares": [
+            {"name": s.op.name, "output": s.op.output, "divergence": s.divergence, "macs": s.macs}
+            for s in (r.found.shares if r.found else ())
+        ],
+        "differing": [
+            {
+                "file": source.heldout[i][0].name,
+                "float32": labels[int(r.exam.float_answers[i])],
+                **{scheme: labels[int(m.answers[i])] for scheme, m in r.measured.items()},
+            }
+            for i in r.differing
+        ],
+        "seconds": {phase: round(s, 2) for phase, s in r.seconds.items()},
+    }
+
+
+def steps(found: Found | None) -> list[dict[str, Any]]:
+    """What was tried to make a static scheme better; a divergence that no kernel computes is None."""
+    return [
+        {
+            **asdict(s),
+            **{k: v if np.isfinite(v) else None for k, v in asdict(s).items() if k in ("before", "divergence")},
+        }
+        for s in (found.steps if found else ())
     ]
-    cards = "".join(
-        f'<div class="card"><span class="dim">{title}</span><b>{value}</b><span class="dim">{note}</span></div>'
-        for title, value, note in (
-            ("accuracy, float32", _percent(exam.accuracy), f"{pictures} held-out pictures"),
-            (
-                f"accuracy, {first.scheme}",
-                _percent(first.accuracy),
-                f"{_points(first.drop)} points, {limits.max_drop:g} allowed",
-            ),
-            ("same answer as float", f"{first.agreement:.2%}", "of the held-out pictures"),
-            ("size", _kib(first.bytes), f"float32: {_kib(len(source.float_model))}"),
-        )
+
+
+def render(r: Report) -> str:
+    """The page: self-contained, no script."""
+    source = r.exam.source
+    spec = source.input
+    title = html.escape(f"{r.name} for {r.device}")
+    about = (
+        f"version {html.escape(source.version)} &middot; from {source.origin} &middot; input {spec.width}&times;"
+        f"{spec.height}, {spec.resize}, {spec.filter} filter &middot; {len(source.output.labels)} classes"
     )
-    rows = "".join(
-        f"<tr><td>{m.scheme}</td><td>{_kib(m.bytes)}</td><td>{_percent(m.accuracy)}</td><td>{_points(m.drop)}</td>"
-        f"<td>{m.agreement:.2%}</td><td>{html.escape(m.worst_class or '')} {_points(m.worst_drop)}</td><td>{_points(m.control_drop)}</td></tr>"
-        for m in measured.values()
-    )
-    shown = "".join(_picture(exam, i, given) for i, given in differing[:24])
-    title = html.escape(f"{name} for {device}")
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1"><title>{title}</title><style>{_STYLE}</style></head>
-<body><main><h1>{title}</h1><div class="dim">version {html.escape(source.version)} &middot; input {spec.width}&times;{spec.height},
-{spec.resize}, {spec.filter} filter &middot; {len(labels)} classes</div><div class="cards">{cards}</div>
-<h2>Each variant on the held-out pictures</h2><div class="scroll"><table><tr><th>variant</th><th>size</th><th>accuracy</th>
-<th>points</th><th>same as float</th><th>worst class</th><th>control</th></tr>{rows}</table></div>
-<p class="dim">Control: the same model with its weights shuffled, examined the same way; it has to lose much, or the
-examination could not have failed. The float TFLite differs from {source.origin} by {parity:.1e} of its outputs' range.</p>
-<h2>Where a variant answers otherwise than float ({len(differing)})</h2>
-<div class="pictures">{shown or '<span class="dim">Nowhere.</span>'}</div></main></body></html>
+<body><main><h1>{title}</h1><div class="dim">{about}</div>
+{_cards(r)}{_variants(r)}{_steps(r)}{_noise(r)}{_ranges(r)}{_pictures(r)}{_times(r)}</main></body></html>
 """
 
 
-def _picture(exam: Examination, i: int, given: dict[Scheme, int]) -> str:
-    labels = exam.source.output.labels
-    path, label = exam.source.heldout[i]
-    answer = int(exam.float_answers[i])
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(exam.frames[i]), cv2.COLOR_RGB2BGR))
-    others = ", ".join(f"{s}: {html.escape(labels[k])}" for s, k in given.items() if k != answer)
+def _cards(r: Report) -> str:
+    first = next(iter(r.measured.values()))
+    float_ms, ms = r.latency_ms["float32"], r.latency_ms[first.scheme]
+    float_bytes = len(r.exam.source.float_model)
+    faster = f"{float_ms / ms:.1f} times as fast as float32 here" if ms <= float_ms else f"float32: {float_ms:.2f} ms"
+    cards = (
+        ("accuracy, float32", _percent(r.exam.accuracy), f"{len(r.exam.truth)} held-out pictures"),
+        (f"accuracy, {first.scheme}", _percent(first.accuracy), f"{_points(first.drop)} points, "
+         f"{r.limits.max_drop:g} allowed" if first.drop is not None else "no labels"),
+        ("same answer as float", f"{first.agreement:.2%}", f"at least {r.limits.min_agreement:g} % asked"),
+        ("size", _kib(first.bytes), f"float32: {_kib(float_bytes)}"),
+        ("one inference", f"{ms:.2f} ms", faster),
+    )  # fmt: skip
+    return '<div class="cards">' + "".join(
+        f'<div class="card"><span class="dim">{name}</span><b>{value}</b><span class="dim">{note}</span></div>'
+        for name, value, note in cards
+    ) + "</div>"  # fmt: skip
+
+
+def _variants(r: Report) -> str:
+    rows = [
+        ["float32 (reference)", _kib(len(r.exam.source.float_model)), _percent(r.exam.accuracy), "", "", "", "", "",
+         f"{r.latency_ms['float32']:.2f}"]
+    ]  # fmt: skip
+    for m in r.measured.values():
+        worst = f"{html.escape(m.worst_class)} {_points(m.worst_drop)}" if m.worst_class else ""
+        rows.append([
+            m.scheme, _kib(m.bytes), _percent(m.accuracy), _points(m.drop), f"{m.agreement:.2%}", worst,
+            f"{m.snr_db:.1f}", _points(m.control_drop), f"{r.latency_ms[m.scheme]:.2f}",
+        ])  # fmt: skip
+    heads = ["variant", "size", "accuracy", "points", "same as float", "worst class", "SNR, dB", "control", "ms"]
+    return f"""<h2>Each variant on the held-out pictures</h2>{_table(heads, rows)}
+<p class="dim">Control: the same model with its weights shuffled, examined the same way; it has to lose much, or the
+examination could not have failed. SNR: of the outputs, against float32's. ms: one inference, one thread, on the machine
+that converted. The float TFLite differs from {r.exam.source.origin} by {r.parity:.1e} of its outputs' range.</p>"""
+
+
+def _steps(r: Report) -> str:
+    if r.found is None:
+        return ""
+    rows = [
+        [
+            html.escape(s.name), html.escape(s.detail),
+            f"{s.divergence:.5f}" if np.isfinite(s.divergence) else "no kernel computes it",
+            "" if s.agreement is None else f"{s.agreement:.2%}", '<span class="yes">kept</span>' if s.kept else "",
+        ]
+        for s in r.found.steps
+    ]  # fmt: skip
+    left = len(r.found.float_ops)
+    note = f"{left} ops compute in float, and the model takes longer for it. " if left else ""
+    return f"""<h2>What was tried, and what it bought</h2>
+<div class="left">{_table(["method", "", "divergence", "same as float", ""], rows)}</div>
+<p class="dim">Divergence: how far the outputs' distribution is from float32's on the calibration pictures, in nats; the
+choice is made by it. The held-out pictures (same as float) only say whether that was enough. {note}</p>"""
+
+
+def _noise(r: Report) -> str:
+    if not r.noise:
+        return ""
+    titles = [f"{n.op.name} {n.op.output.split(';')[0][-60:]}" for n in r.noise]
+    worst = min(r.noise, key=lambda n: n.snr_db)
+    where = html.escape(f"{worst.op.name} {worst.op.output.split(';')[0][-90:]}")
+    return f"""<h2>Signal over noise of each op, in dB</h2>
+<div class="card">{bars([n.snr_db for n in r.noise], titles, "dB", NOISY_DB)}</div>
+<p class="dim">In the order in which they run; int8 against float. The noisiest: {worst.snr_db:.1f} dB, {where}.</p>"""
+
+
+def _ranges(r: Report) -> str:
+    if r.found is None or not r.noise:
+        return ""
+    shown = []
+    for n in sorted(r.noise, key=lambda n: n.snr_db)[:HISTOGRAMS]:
+        limits, activation = r.found.ranges[n.op.output], r.found.activations[n.op.output]
+        low, high = float(limits["min"].item()), float(limits["max"].item())
+        name = html.escape(f"{n.op.name} {n.op.output.split(';')[0][-60:]}")
+        shown.append(
+            f'<div class="card">{histogram(activation.samples, low, high)}<div class="dim">{name}<br>'
+            f"values {activation.low:.3g} to {activation.high:.3g}, range {low:.3g} to {high:.3g}, {n.snr_db:.1f} dB</div></div>"
+        )
+    return f"""<h2>Values of the noisiest ops, and the ranges that they got</h2><div class="charts">{"".join(shown)}</div>
+<p class="dim">On the calibration pictures; counts on a logarithmic scale.</p>"""
+
+
+def _pictures(r: Report) -> str:
+    shown = "".join(_picture(r, i) for i in r.differing[:PICTURES])
+    return f"""<h2>Where a variant answers otherwise than float ({len(r.differing)})</h2>
+<div class="pictures">{shown or '<span class="dim">Nowhere.</span>'}</div>"""
+
+
+def _picture(r: Report, i: int) -> str:
+    labels = r.exam.source.output.labels
+    path, label = r.exam.source.heldout[i]
+    answer = int(r.exam.float_answers[i])
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(r.exam.frames[i]), cv2.COLOR_RGB2BGR))
     image = f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
-    truth, float_says = html.escape("" if label is None else labels[label]), html.escape(labels[answer])
+    others = "<br>".join(
+        f"{s}: {html.escape(labels[int(m.answers[i])])}" for s, m in r.measured.items() if m.answers[i] != answer
+    )
+    truth = html.escape("not labelled" if label is None else labels[label])
     return (
         f'<div class="card"><img src="{image}" alt="{truth}"><b style="font-size:1rem">{truth}</b>'
-        f'float32: {float_says}<br>{others}<br><span class="dim">{html.escape(path.name)}</span></div>'
+        f'float32: {html.escape(labels[answer])}<br>{others}<br><span class="dim">{html.escape(path.name)}</span></div>'
     )
+
+
+def _times(r: Report) -> str:
+    total = sum(r.seconds.values())
+    each = ", ".join(f"{html.escape(phase)} {s:.1f} s" for phase, s in r.seconds.items())
+    return f'<h2>Time</h2><p class="dim">{total:.1f} s: {each}.</p>'
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{h}</th>" for h in heads)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def _percent(fraction: float | None) -> str:

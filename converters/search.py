@@ -6,7 +6,7 @@ only say whether that was enough. A method that buys nothing is not kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,13 +89,14 @@ class Search:
         if self.config.delegate != "edgetpu":  # whose compiler ends at the first op in float
             methods.append(self._mixed)
         for method in methods:
-            if measured and passes(measured, exam, limits) and 100 * measured.agreement >= AIM:
+            if _content(measured, exam, limits):
                 break
             agreement = f"{measured.agreement:.2%} as float32" if measured else "no kernel computes it"
             self.say(f"{self.scheme}: {agreement}; trying {method.__doc__}")
-            better = method(best)
-            if better is not best:
+            for better in method(best):
                 best, measured = better, self._look(exam, better)
+                if _content(measured, exam, limits):
+                    break
         if measured is None:
             raise QualityError(f"{self.scheme}: the channels' ranges differ so much that no int8 kernel can compute it")
         return Found(best.float_model, best.activations, best.ranges, best.float_ops, tuple(self.steps), self.shares)
@@ -111,36 +112,38 @@ class Search:
             self.steps.append(Step(name, f"ranges by {method}", reference, c.divergence, kept and c is nearest))
         return nearest if kept or before is None else before
 
-    def _equalized(self, best: Candidate) -> Candidate:
+    def _equalized(self, best: Candidate) -> Iterator[Candidate]:
         "cross-layer equalization"
         content, pairs = equalize(best.float_model, best.activations)
-        return self._by_ranges(f"cross-layer equalization of {pairs}", content, best) if pairs else best
+        if pairs:
+            better = self._by_ranges(f"cross-layer equalization, {pairs} pairs", content, best)
+            if better is not best:
+                yield better
 
-    def _corrected(self, best: Candidate) -> Candidate:
+    def _corrected(self, best: Candidate) -> Iterator[Candidate]:
         "bias correction"
         content, layers = correct_biases(best.float_model, best.activations, self.config.fully_connected)
-        if not layers:
-            return best
-        candidate = self._candidate(content, best.activations, best.ranges)
-        return self._keep("bias correction", f"{layers} layers", best, candidate)
+        if layers:
+            candidate = self._candidate(content, best.activations, best.ranges)
+            if self._kept("bias correction", f"layers: {layers}", best, candidate):
+                yield candidate
 
-    def _mixed(self, best: Candidate) -> Candidate:
+    def _mixed(self, best: Candidate) -> Iterator[Candidate]:
         "mixed precision"
         every = [op.output for op in ops(best.float_model) if op.computes_in_float]
 
         def alone(output: str) -> float:
             others = [name for name in every if name != output]
-            content = quantize(
-                best.float_model, "static_int8_float_io", best.ranges, self.config.fully_connected, others
+            return self._divergence(
+                quantize(best.float_model, "static_int8_float_io", best.ranges, self.config.fully_connected, others)
             )
-            return self._divergence(content)
 
         self.shares = by_share(best.float_model, alone)
-        kept = best
-        for float_ops in float_sets(self.shares):
+        for float_ops in float_sets(self.shares):  # growing: the fewest that are enough
             candidate = self._candidate(best.float_model, best.activations, best.ranges, float_ops)
-            kept = self._keep("mixed precision", f"{len(float_ops)} ops in float", kept, candidate)
-        return kept
+            if self._kept("mixed precision", f"ops in float: {len(float_ops)}", best, candidate):
+                best = candidate
+                yield best
 
     def _candidate(
         self, float_model: bytes, found: dict[str, Activation], limits: Ranges, float_ops: tuple[str, ...] = ()
@@ -149,10 +152,10 @@ class Search:
         content = self.finish(content)
         return Candidate(content, float_model, found, limits, self._divergence(content), float_ops)
 
-    def _keep(self, name: str, detail: str, best: Candidate, candidate: Candidate) -> Candidate:
+    def _kept(self, name: str, detail: str, best: Candidate, candidate: Candidate) -> bool:
         kept = candidate.divergence < WORTH * best.divergence
         self.steps.append(Step(name, detail, best.divergence, candidate.divergence, kept))
-        return candidate if kept else best
+        return kept
 
     def _look(self, exam: Examination, candidate: Candidate) -> Measured | None:
         """The candidate on the held-out pictures; None where no int8 kernel computes it."""
@@ -170,6 +173,10 @@ class Search:
         if not runnable(content):
             return np.inf
         return divergence(self.reference, self._outputs(content), self.source.output)
+
+
+def _content(measured: Measured | None, exam: Examination, limits: Limits) -> bool:
+    return measured is not None and passes(measured, exam, limits) and 100 * measured.agreement >= AIM
 
 
 def requantize(found: Found, scheme: Scheme, fully_connected: str) -> bytes:

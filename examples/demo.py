@@ -74,7 +74,7 @@ Done in {sum(took.values()):.0f} s ({", ".join(f"{phase} {seconds:.0f} s" for ph
                ({figures["latency_ms"]["total"]["p50"]:.2f} ms from capture to prediction, 99 % under \
 {figures["latency_ms"]["total"]["p99"]:.2f} ms)
 
-  the bundle   {bundle_path}  (its report: {bundle_path / "report.html"})
+  the bundle   {bundle_path}  (its report: {bundle_path.with_suffix(".report.html")})
   predictions  {results}
 
 Try next:

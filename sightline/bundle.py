@@ -5,7 +5,6 @@ NAME.bundle/
   NAME.SCHEME.tflite   one a variant
   labels.txt        one label a line, in the order of the model's outputs
   golden.npz        inputs, and the outputs that each variant gave when it was measured
-  report.html       the same for people
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class Bundle:
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
     """Write the bundle as a whole, or nothing. An older bundle at `path` is replaced; anything else there is refused.
 
-    files: every variant's .tflite, golden.npz and report.html; labels.txt and manifest.json are made here.
+    files: every variant's .tflite and golden.npz; labels.txt and manifest.json are made here.
     """
     check_bundle_path(path)
     check_name(manifest.name, str(path))

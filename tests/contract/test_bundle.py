@@ -23,7 +23,6 @@ FILES = {
     "lamp.static_int8.tflite": INT8,
     "lamp.float32.tflite": FLOAT,
     "golden.npz": pack(frames=np.zeros((1, 8, 8, 3), np.uint8)),
-    "report.html": b"<!doctype html><title>lamp</title>",
 }
 MANIFEST = Manifest(
     name="lamp",
@@ -126,9 +125,9 @@ def test_a_cut_a_longer_and_a_missing_file_are_refused_by_name(path: Path, name:
 
 
 def test_files_of_two_bundles_do_not_mix(path: Path, tmp_path: Path) -> None:
-    write_bundle(tmp_path / "other.bundle", dataclasses.replace(MANIFEST, version="2"), {**FILES, "report.html": b"2"})
-    (path / "report.html").write_bytes((tmp_path / "other.bundle" / "report.html").read_bytes())
-    with pytest.raises(IntegrityError, match=r"report\.html"):
+    write_bundle(tmp_path / "other.bundle", dataclasses.replace(MANIFEST, version="2"), {**FILES, "golden.npz": b"2"})
+    (path / "golden.npz").write_bytes((tmp_path / "other.bundle" / "golden.npz").read_bytes())
+    with pytest.raises(IntegrityError, match=r"golden\.npz"):
         read_bundle(path)
 
 

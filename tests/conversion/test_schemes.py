@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from converters.analysis import OpNoise, op_noise
 from converters.calibrate import observe, ranges
+from converters.charts import bars, histogram
 from converters.convert import Converted, convert
-from converters.graph import damaged, ops
-from converters.report import render
+from converters.graph import Op, damaged, ops
+from converters.report import Report, render, to_json
+from converters.search import Found, Step
 from converters.source import Given, open_source
 from converters.verify import Examination, Limits
 from sightline.arrays import unpack
@@ -177,19 +181,64 @@ def test_a_damaged_model_differs_in_its_weights_and_still_runs(contents: Bundle,
     assert not np.allclose(Interpreter(broken)(frame)[0], Interpreter(content)(frame)[0], atol=0.1)
 
 
-def test_the_report_shows_each_scheme_and_trusts_no_text(
-    five: tuple[Path, Converted], contents: Bundle, run_folder: Path
-) -> None:
-    page = contents.contents["report.html"].decode()
+def test_the_report_lies_beside_the_bundle_and_shows_each_scheme(five: tuple[Path, Converted]) -> None:
+    page = five[0].with_suffix(".report.html").read_text(encoding="utf-8")
+    document = json.loads(five[0].with_suffix(".report.json").read_text(encoding="utf-8"))
     for scheme in SCHEMES:
         assert f"<td>{scheme}</td>" in page
+        assert document["schemes"][scheme]["latency_ms"] > 0
+        assert document["schemes"][scheme]["agreement"] == 1.0
     assert "12 held-out pictures" in page
+    assert "<script" not in page
+    assert "http" not in page, "it needs nothing from elsewhere"
+    assert (document["pictures"], document["origin"], document["differing"]) == (12, "PyTorch", [])
+    assert [op["name"] for op in document["ops"]].count("CONV_2D") == 2
+    assert all(20 < op["snr_db"] <= 200 for op in document["ops"])
+    assert [step["kept"] for step in document["steps"]].count(True) == 1
+    assert set(document["seconds"]) >= {"to float TFLite", "report"}
+
+
+def test_the_report_shows_where_answers_differ_and_trusts_no_text(
+    five: tuple[Path, Converted], run_folder: Path
+) -> None:
     evil = "<script>alert(1)</script>"
     exam = Examination(open_source(run_folder, Given()), lambda done, total: None)
     output = dataclasses.replace(exam.source.output, labels=(evil, "b", "c"))
     exam.source = dataclasses.replace(exam.source, version=evil, output=output)
-    m = dataclasses.replace(five[1].measured["static_int8"], worst_class=evil, answers=1 - exam.float_answers)
-    page = render(name=evil, device=evil, exam=exam, parity=1e-6, measured={"static_int8": m}, limits=Limits())
+    m = dataclasses.replace(five[1].measured["static_int8"], worst_class=evil, answers=(exam.float_answers + 1) % 3)
+    step = Step(evil, evil, 1.0, float("inf"), True)
+    content = exam.source.float_model
+    found = Found(content, {}, {}, (), (step,), ())
+    report = Report(
+        evil, evil, exam, Limits(), 1e-6, {"static_int8": m}, found, [OpNoise(Op(evil, evil, ()), 10.0)][:0],
+        {"float32": 2.0, "static_int8": 1.0}, {evil: 1.0},
+    )  # fmt: skip
+    page = render(report)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 5
-    assert "data:image/jpeg;base64," in page
+    assert page.count("data:image/jpeg;base64,") == 12
+    document = to_json(report)
+    assert len(document["differing"]) == 12
+    assert document["steps"][0]["divergence"] is None
+    json.dumps(document, allow_nan=False)
+
+
+def test_charts_show_every_value_and_mark_the_bad_ones() -> None:
+    plot = bars([30.0, 10.0, 200.0], ["a", "<b>", "c"], "dB", 20.0)
+    assert plot.count('class="bar"') == 2
+    assert plot.count('class="bad"') == 1
+    assert "&lt;b&gt;: 10.0 dB" in plot
+    plot = histogram(np.float32([0, 1, 1, 2, 50]), 0.0, 2.0)
+    assert plot.count('class="mark"') == 2
+    assert plot.count('class="bar"') == 75
+
+
+def test_noise_of_an_op_is_that_of_its_output(contents: Bundle) -> None:
+    """A model against itself has none; against its int8 self each op has some."""
+    float_model, int8 = contents.variant("float32")[1], contents.variant("static_int8")[1]
+    frames = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+    spec = InputSpec(SIZE, SIZE)
+    assert {n.snr_db for n in op_noise(float_model, float_model, frames, spec)} == {200.0}
+    noise = op_noise(float_model, int8, frames, spec)
+    assert len(noise) == len(ops(float_model))
+    assert all(10 < n.snr_db < 80 for n in noise), noise

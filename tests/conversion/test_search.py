@@ -66,7 +66,7 @@ def test_a_model_that_naive_int8_breaks_passes_and_each_methods_share_is_told(
     assert good.agreement == 1.0
     assert found.float_ops == ()
     kept = [step for step in found.steps if step.kept]
-    assert [step.name for step in kept] == ["ranges", "cross-layer equalization of 1"]
+    assert [step.name for step in kept] == ["ranges", "cross-layer equalization, 1 pairs"]
     assert kept[-1].divergence < 0.01 * kept[0].divergence
     assert kept[0].agreement is not None
     assert kept[0].agreement < 0.8 < kept[-1].agreement == 1.0  # type: ignore[operator]
