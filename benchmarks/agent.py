@@ -73,9 +73,9 @@ def make_bundle(folder: Path) -> Path:
     import timm
     import torch
 
-    from converters.calibrate import ranges
+    from converters.calibrate import observe, ranges
     from converters.quantize import quantize
-    from converters.torch_source import open_program, to_tflite
+    from converters.torch_source import convert_program, open_program
     from trainer.export import save_program
     from trainer.model import Classifier
 
@@ -83,9 +83,9 @@ def make_bundle(folder: Path) -> Path:
     backbone = timm.create_model("mobilenetv2_100", num_classes=CLASSES)
     spec = InputSpec(SIZE, SIZE)
     program = save_program(Classifier(backbone, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).eval(), spec)
-    content = to_tflite(open_program(program, "bench"), "bench")
+    content = convert_program(open_program(program, "bench"), "bench")
     frames = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
-    int8 = quantize(content, "static_int8", ranges(content, frames), "per_channel")
+    int8 = quantize(content, "static_int8", ranges(observe(content, frames, spec), "min_max"), "per_channel")
     golden = np.concatenate([Interpreter(int8)(frame)[0] for frame in frames])
     path = folder / "bench.bundle"
     output = OutputSpec("classify", "softmax", tuple(str(i) for i in range(CLASSES)))

@@ -182,7 +182,11 @@ def judge(m: Measured, exam: Examination, limits: Limits) -> None:
     if lost:
         coarse = m.drop is not None and 100 / pictures > limits.max_drop
         hint = f" (with so few, one is {100 / pictures:.1f} points)" if coarse else ""
-        raise QualityError(f"{m.scheme} {', and '.join(lost)}, on {pictures} held-out pictures{hint}")
+        remedy = "fine-tune it (sightline train --quantization-aware), give more pictures to calibrate with, or "
+        raise QualityError(
+            f"{m.scheme} {', and '.join(lost)}, on {pictures} held-out pictures{hint}; to lose less: "
+            f"{remedy if m.scheme.startswith('static') else ''}choose another --scheme or --arch"
+        )
     if m.control_drop is None or m.control_drop <= limits.max_drop:
         raise QualityError(
             f"{m.scheme}: the verification cannot tell this model from the same one with its weights shuffled (it lost "
