@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converters.analysis import OpNoise, latency_ms, op_noise
 from converters.quantize import quantize
@@ -32,6 +32,9 @@ from sightline.device import Scheme, load_device
 from sightline.errors import InputError, QualityError
 from sightline.files import write_file
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -47,21 +50,25 @@ class Converted:
 
 
 def convert(
-    path: Path,
-    out: Path,
+    model: Path | str | nn.Module,
+    out: Path | str,
     *,
     device: str,
+    size: tuple[int, int] | None = None,
     schemes: Sequence[Scheme] = (),
     given: Given = NOTHING_GIVEN,
     limits: Limits = DEFAULT_LIMITS,
     say: Any = lambda line: None,
     progress: Progress = lambda done, total: None,
 ) -> Converted:
-    """Convert `path` for a device and write the bundle `out`, with its report beside it, or raise and leave nothing.
+    """Convert a run, anybody's model or a PyTorch module for a device: write the bundle `out` and its report beside it,
+    or raise and leave nothing.
 
+    model: see `open_source`. size: (width, height) of the pictures that a module takes; files know theirs.
     schemes: the first one is what runs by default; none = the device's own. given: what a model does not say of itself;
     see `Given`. limits: of what may be lost against float32 on the held-out pictures. say: told each step.
     """
+    out = Path(out)
     device_name, config = load_device(device)
     if out.suffix != ".bundle":
         raise InputError(f"{out}: a bundle's name ends in .bundle, so: --out {out.name}.bundle")
@@ -74,7 +81,7 @@ def convert(
         return content
 
     clock = _Clock()
-    source = open_source(path, given, say)
+    source = open_source(model, given, say, size=size)
     float_model = source.float_model
     parity = check_parity(source)
     say(f"float TFLite: {len(float_model) / 1024:,.0f} KiB, within {parity:.1e} of {source.origin}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,15 @@ from converters.graph import ops
 from sightline.arrays import unpack
 from sightline.datasets import balanced, read_class_folders, read_frames
 from sightline.decode import OutputSpec
-from sightline.errors import ConfigError, DataError, ModelError
+from sightline.errors import ConfigError, DataError, InputError, ModelError
 from sightline.files import sha256
 from sightline.images import SUFFIXES, read_image
 from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec, Preprocessor, Resize
 from sightline.run_folder import CALIBRATION_FRAMES, GOLDEN_FRAMES, read_run
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # what a model makes of a byte before it looks: (mean, std) of each channel, in grey levels
 NORMALIZATIONS = {
@@ -31,13 +35,17 @@ NORMALIZATIONS = {
 Say = Callable[[str], None]
 
 
+def silent(line: str) -> None:
+    """Says nothing."""
+
+
 class Reader(Protocol):
     """A module that reads one format of models."""
 
     TITLE: str  # whose runtime computes the outputs that the TFLite has to give
 
-    def to_tflite(self, path: Path) -> bytes:
-        """Its float32 TFLite, [1, height, width, 3] in. Raises ModelError."""
+    def to_tflite(self, path: Path, say: Say = silent) -> bytes:
+        """Its float32 TFLite, [1, height, width, 3] in. say: told what takes long. Raises ModelError."""
 
     def outputs(self, path: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 [n, classes]: what the original gives for float32 [n, height, width, 3], in its own runtime."""
@@ -81,11 +89,19 @@ class Source:
     provenance: dict[str, Any]
 
 
-def open_source(path: Path, given: Given, say: Say = lambda line: None) -> Source:
-    """Open a run folder, a .pt2, .onnx, .keras, SavedModel or float .tflite, and make it a float32 TFLite.
+def open_source(
+    model: Path | str | nn.Module, given: Given, say: Say = silent, *, size: tuple[int, int] | None = None
+) -> Source:
+    """Open a run folder, a .pt2, .onnx, .keras, .h5, SavedModel or float .tflite, and make it a float32 TFLite; or a
+    PyTorch module that takes float32 [1, 3, height, width], whose `size` is (width, height).
 
     Anybody's model needs pictures: class folders (`data`), or unlabelled ones (`calibration`) with `labels`.
     """
+    if not isinstance(model, (str, Path)):
+        return _from_module(model, given, say, size)
+    if size is not None:
+        raise ConfigError(f"{model}: a file says what size it takes; leave size out")
+    path = Path(model)
     if (path / "model.json").is_file() or (path.is_dir() and not (path / "saved_model.pb").is_file()):
         return _from_run(path, given, say)
     return _from_model(path, _reader(path), given, say)
@@ -95,11 +111,34 @@ def _reader(path: Path) -> Reader:
     """The reader of a model's format, which is imported only now: each brings a library of its own."""
     if not path.exists():
         raise ModelError(f"{path}: no such run folder or model; `sightline train` makes a run")
-    if path.suffix == ".pt2":
+    suffix = path.suffix.lower()
+    if suffix == ".pt2":
         from converters import torch_source
 
         return torch_source
-    raise ModelError(f"{path}: is neither a run folder nor a .pt2 program")
+    if suffix == ".tflite":
+        from converters import tflite_source
+
+        return tflite_source
+    if suffix == ".onnx":
+        from converters import onnx_source
+
+        return onnx_source
+    if suffix in (".keras", ".h5", ".hdf5") or path.is_dir():
+        from converters import keras_source
+
+        return keras_source
+    raise ModelError(f"{path}: is no model that can be read{_instead(path)}; {_FORMATS}")
+
+
+_FORMATS = "those are run folders, .pt2, .onnx, .keras, .h5, .tflite, and TensorFlow SavedModel folders"
+
+
+def _instead(path: Path) -> str:
+    """What to do with a file that holds weights and no graph."""
+    if path.suffix in (".pt", ".pth", ".ckpt", ".safetensors"):
+        return " (weights without their code; load them into the module and save it with torch.export.save as .pt2)"
+    return ""
 
 
 def _from_run(path: Path, given: Given, say: Say) -> Source:
@@ -146,6 +185,23 @@ def _from_run(path: Path, given: Given, say: Say) -> Source:
     )
 
 
+def _from_module(module: nn.Module, given: Given, say: Say, size: tuple[int, int] | None) -> Source:
+    from converters import torch_source
+
+    name = type(module).__name__
+    if not isinstance(module, torch_source.nn.Module):
+        raise ConfigError(f"a {name} cannot be converted: needed is a path, or a torch.nn.Module")
+    if size is None:
+        raise ConfigError(f"{name}: a module does not say what size of picture it takes; give size=(width, height)")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.pt2"
+        torch_source.save_module(module, path, height=size[1], width=size[0])
+        try:
+            return _from_model(path, torch_source, given, say)
+        except InputError as e:
+            raise type(e)(str(e).replace(str(path), name)) from e
+
+
 def _from_model(path: Path, reader: Reader, given: Given, say: Say) -> Source:
     if given.data is None and (given.calibration is None or given.labels is None):
         raise DataError(
@@ -157,7 +213,7 @@ def _from_model(path: Path, reader: Reader, given: Given, say: Say) -> Source:
     pictures = read_class_folders(given.data) if given.data else None
     labels = labels or pictures.labels  # type: ignore[union-attr]  # one of the two is there
     say(f"{path}: {len(labels)} classes; converting")
-    float_model = reader.to_tflite(path)
+    float_model = reader.to_tflite(path, say)
     interpreter = Interpreter(float_model, name=str(path))
     height, width = interpreter.input.shape[1:3]
     spec = InputSpec(width, height, given.resize or "letterbox", mean=normalization[0], std=normalization[1])

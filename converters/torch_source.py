@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
+import traceback
 import warnings
 from pathlib import Path
 
@@ -12,7 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from converters.blame import author_line, blame, instead, training_op
 from converters.noise import to_log
+from converters.rewrite import rewritten
+from converters.source import Say, silent
 from sightline.errors import ModelError, reason
 
 TITLE = "PyTorch"
@@ -29,7 +34,7 @@ class _Nhwc(nn.Module):
         return self.inner(x.permute(0, 3, 1, 2))
 
 
-def to_tflite(path: Path) -> bytes:
+def to_tflite(path: Path, say: Say = silent) -> bytes:
     """Float32 TFLite of a .pt2 file, [1, height, width, 3] or [1, 3, height, width] in."""
     return convert_program(open_program(path.read_bytes(), str(path)), str(path))
 
@@ -54,19 +59,38 @@ def outputs(path: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def save_module(module: nn.Module, path: Path, height: int, width: int) -> None:
     """Write any module that takes [1, 3, height, width], as PyTorch's do, as a .pt2. Raises ModelError."""
+    name = type(module).__name__
+    if module.training:
+        raise ModelError(
+            f"{name}: is in training mode; call .eval() first: dropout and batch statistics are for training"
+        )
+    elsewhere = {str(t.device) for t in (*module.parameters(), *module.buffers())} - {"cpu"}
+    if elsewhere:
+        raise ModelError(f"{name}: is on {', '.join(sorted(elsewhere))}; call .cpu() first")
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
-            torch.export.save(torch.export.export(module.eval(), (torch.zeros(1, 3, height, width),)), path)
+            torch.export.save(torch.export.export(module, (torch.zeros(1, 3, height, width),)), path)
     except Exception as e:  # its errors have no common class
-        raise ModelError(f"torch.export cannot take {type(module).__name__}: {reason(e)}") from e
+        where = author_line(str(e)) or author_line("".join(traceback.format_exception(e)))
+        raise ModelError(
+            f"{name}: torch.export cannot take it, with a picture [1, 3, {height}, {width}]: {reason(e)} ({where})"
+        ) from e
 
 
 def open_program(content: bytes, name: str) -> torch.export.ExportedProgram:
     """A .pt2 file's program. Raises ModelError."""
+    log = Path()
     try:
-        return torch.export.load(io.BytesIO(content))
+        with to_log() as log:
+            return torch.export.load(io.BytesIO(content))
     except Exception as e:  # zipfile's, json's, torch's own
+        said = log.read_text(encoding="utf-8", errors="replace")
+        unknown = re.search(r"failed to resolve torch\.ops\.([\w.]+?)(\.default)? to an operator", said)
+        if unknown:
+            trace = re.search(r"'stack_trace': '(.+?)', 'nn_module", said)
+            line = author_line(trace[1].replace("\\n", "\n")) if trace else ""
+            raise ModelError(f"{name}: cannot be loaded for {unknown[1]} {line}; {instead(unknown[1])}") from None
         raise ModelError(f"{name}: not a program that torch.export saved: {reason(e)}") from None
 
 
@@ -79,6 +103,9 @@ def input_size(program: torch.export.ExportedProgram, name: str) -> tuple[int, i
 def convert_program(program: torch.export.ExportedProgram, name: str) -> bytes:
     """Float32 TFLite of a program. Raises ModelError, which names the log of the libraries."""
     width, height = input_size(program, name)
+    training = training_op(program)
+    if training:
+        raise ModelError(f"{name}: was exported in training mode ({training}); call .eval() before torch.export.export")
     sample = (torch.zeros(1, height, width, 3),)
     log = Path()
     try:
@@ -92,9 +119,10 @@ def convert_program(program: torch.export.ExportedProgram, name: str) -> bytes:
             for tensor in (*module.parameters(), *module.buffers()):
                 tensor.data = tensor.data.contiguous()
             litert_torch.convert(module, sample).export(str(path))
-            return path.read_bytes()
+            return rewritten(path.read_bytes())
     except Exception as e:  # its errors have no common class
-        raise ModelError(f"{name}: litert-torch cannot convert it: {reason(e)} (everything it said: {log})") from e
+        why = blame(e, program)
+        raise ModelError(f"{name}: {why} (everything it said: {log})") from e
 
 
 def _module(program: torch.export.ExportedProgram, name: str) -> nn.Module:

@@ -1,0 +1,57 @@
+"""Keras files and TensorFlow SavedModels to float TFLite, by TensorFlow's own converter, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.child import run_child
+from converters.source import Say, silent
+from converters.tflite_source import check_float
+from sightline.errors import ConfigError, ModelError
+
+TITLE = "TensorFlow"
+_WORK_S = 900.0
+_MAGIC = {".keras": (b"PK", "zip file"), ".h5": (b"\x89HDF", "HDF5 file"), ".hdf5": (b"\x89HDF", "HDF5 file")}
+
+
+def to_tflite(path: Path, say: Say = silent) -> bytes:
+    """Float32 TFLite of a .keras or .h5 file, or of a SavedModel's `serving_default`; a dynamic batch becomes 1."""
+    with tempfile.TemporaryDirectory() as folder:
+        _run("convert", path, Path(folder))
+        content = Path(folder, "float.tflite").read_bytes()
+    return check_float(content, str(path))
+
+
+def outputs(path: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What TensorFlow gives for float32 [n, height, width, 3], a picture at a time: float32 [n, classes]."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder, "inputs.npy"), inputs)
+        _run("outputs", path, Path(folder))
+        found: NDArray[np.float32] = np.load(Path(folder, "outputs.npy"))
+        return found
+
+
+def _run(task: str, path: Path, folder: Path) -> None:
+    if find_spec("tensorflow") is None:
+        raise ConfigError(f"{path}: needs tensorflow, which is not installed: pip install 'sightline[keras]'")
+    environment = {
+        **os.environ,
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "KERAS_BACKEND": "tensorflow",
+    }
+    magic, kind = _MAGIC.get(path.suffix.lower(), (b"", ""))
+    if magic and path.open("rb").read(len(magic)) != magic:
+        raise ModelError(f"{path}: not a Keras model: it is no {kind}, or was damaged")
+    script = str(Path(__file__).with_name("keras_child.py"))
+    run_child(
+        [sys.executable, script, task, str(path.resolve()), str(folder)],
+        folder, name=str(path), timeout_s=_WORK_S, env=environment,
+    )  # fmt: skip
