@@ -20,8 +20,8 @@ def rewritten(content: bytes) -> bytes:
     """The same float model, for the quantizer; the file itself where there is nothing to say otherwise.
 
     relu6(x) becomes the activation of x * 1; relu_0_to_1(x), a hard sigmoid's end, relu6(6 x) / 6; leaky_relu(x) and
-    prelu(x) of slopes from 0 to 1 the larger of x and slope * x; and the value of a border a number instead of a list
-    of one.
+    prelu(x) of slopes from 0 to 1 the larger of x and slope * x. The value of a border becomes a number instead of a
+    list of one, and minus infinity where it is the lowest float, as onnx2tf writes it (see `graph.finite_pads`).
     """
     model = unpack(content)
     graph = _Graph(model)
@@ -45,10 +45,7 @@ def rewritten(content: bytes) -> bytes:
             ]
         else:
             new = [op]
-            if code == _Builtin.PADV2 and graph.tensors[op.inputs[2]].shape is not None:
-                value = graph.tensors[op.inputs[2]]
-                changed |= len(value.shape) > 0
-                value.shape = np.zeros(0, np.int32)
+            changed |= code == _Builtin.PADV2 and graph.tidy_border(op)
         changed |= new[0] is not op
         operators += new
     model.subgraphs[0].operators = operators
@@ -81,6 +78,19 @@ class _Graph:
             if len(values) and values.min() >= 0 and values.max() <= 1:
                 return int(op.inputs[1])
         return None
+
+    def tidy_border(self, op: schema.OperatorT) -> bool:
+        """Returns whether there was anything to do."""
+        value = self.tensors[op.inputs[2]]
+        buffer = self.model.buffers[value.buffer]
+        number = np.zeros(0) if buffer.data is None else np.asarray(buffer.data, np.uint8).view(np.float32)
+        list_of_one = value.shape is not None and len(value.shape)
+        if len(number) != 1 or (not list_of_one and number[0] != np.finfo(np.float32).min):
+            return False
+        value.shape = np.zeros(0, np.int32)
+        if number[0] == np.finfo(np.float32).min:
+            buffer.data = np.frombuffer(np.float32(-np.inf).tobytes(), np.uint8)
+        return True
 
     def constant(self, value: float) -> int:
         """A new tensor of one number. Returns its index."""
