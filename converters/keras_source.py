@@ -47,9 +47,11 @@ def _run(task: str, path: Path, folder: Path) -> None:
         "CUDA_VISIBLE_DEVICES": "-1",
         "KERAS_BACKEND": "tensorflow",
     }
-    magic, kind = _MAGIC.get(path.suffix.lower(), (b"", ""))
-    if magic and path.open("rb").read(len(magic)) != magic:
-        raise ModelError(f"{path}: not a Keras model: it is no {kind}, or was damaged")
+    if not path.is_dir():
+        magic, kind = _MAGIC[path.suffix.lower()]
+        with path.open("rb") as f:
+            if f.read(len(magic)) != magic:
+                raise ModelError(f"{path}: not a Keras model: it is no {kind}, or was damaged")
     script = str(Path(__file__).with_name("keras_child.py"))
     run_child(
         [sys.executable, script, task, str(path.resolve()), str(folder)],

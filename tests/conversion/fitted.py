@@ -53,7 +53,9 @@ def fitted(arch: str, pictures: Path, size: int, seed: int = 0) -> nn.Module:
     return net
 
 
-def save_onnx(path: Path, net: nn.Module, size: int, *, dynamic_batch: bool = False, external_data: bool = False) -> Path:
+def save_onnx(
+    path: Path, net: nn.Module, size: int, *, dynamic_batch: bool = False, external_data: bool = False
+) -> Path:
     import warnings
 
     shapes = ({0: torch.export.Dim("n")},) if dynamic_batch else None

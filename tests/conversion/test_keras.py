@@ -1,0 +1,122 @@
+"""Keras files and SavedModels through TensorFlow's converter, which stays out of this process: it takes seconds and GBs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converters import keras_source
+from converters.convert import convert
+from converters.graph import ops
+from converters.source import Given
+from sightline.bundle import read_bundle
+from sightline.errors import ConfigError, ModelError
+from tests.conftest import SIZE, need
+from tests.conversion.fitted import colours
+
+# what `read` says of each model, all in one process, and the largest difference between net.keras and net.h5
+READ = """
+import json, sys
+import numpy as np
+from pathlib import Path
+from converters.keras_child import Refused, read
+folder, said = Path(sys.argv[1]), {}
+for name in sys.argv[2:]:
+    try:
+        read(folder / name)
+        said[name] = "read"
+    except Refused as e:
+        said[name] = str(e)
+frames = np.load(folder / "pictures.npz")["frames"][:4].astype(np.float32)
+a, b = ([np.asarray(read(folder / n)[0](f[None])) for f in frames] for n in ("net.keras", "net.h5"))
+said["difference"] = float(np.abs(np.array(a) - np.array(b)).max())
+Path(sys.argv[1], "said.json").write_text(json.dumps(said))
+"""
+SAVED = r"save it with `model\.export\(FOLDER\)`"
+REFUSED = {
+    "lambda.keras": rf"has a Lambda layer, which is code inside the file, and is not run; .*{SAVED}",
+    "own.keras": rf"has a layer of your own, 'Own', whose code is not in the file; {SAVED}",
+    "two_outputs.keras": r"gives 2 outputs; needed is one",
+    "two_inputs.keras": r"takes 2 inputs \('picture' float32 \[\?, 16, 16, 3\], 'other' .*needed is one picture in RGB",
+    "any_size.keras": r"'picture' float32 \[\?, \?, \?, 3\], a size that is not fixed",
+    "first.keras": r"'picture' float32 \[\?, 3, 16, 16\], colours first",
+    "grey.keras": r"'picture' float32 \[\?, 16, 16, 1\]; needed is one picture",
+    "only.weights.h5": r"holds weights alone; save the whole model",
+    "cut.keras": r"not a model that Keras \S+ can load: .",
+    "other_signature": r"has no signature 'serving_default' \(it has: go\)",
+    "broken": r"not a SavedModel that TensorFlow can load: .",
+}
+
+
+def child(*command: object) -> None:
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, *map(str, command)], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    need(find_spec("tensorflow") is not None, "TensorFlow is not installed: pip install 'sightline[keras]'")
+    folder = tmp_path_factory.mktemp("keras")
+    frames, classes = colours(pictures, SIZE)
+    np.savez(folder / "pictures.npz", frames=frames, classes=classes)
+    child(Path(__file__).with_name("keras_models.py"), folder / "pictures.npz", folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["net.keras", "saved"])
+def test_a_net_becomes_an_int8_bundle(models: Path, pictures: Path, tmp_path: Path, name: str) -> None:
+    done = convert(
+        models / name, tmp_path / "mine.bundle", device="desktop", schemes=("static_int8", "float32"),
+        given=Given(data=pictures, normalization="0..255"),
+    )  # fmt: skip
+    assert done.accuracy == done.measured["static_int8"].accuracy == 1.0
+    contents = read_bundle(tmp_path / "mine.bundle")
+    assert contents.manifest.output.activation == "none", "it ends in probabilities"
+    assert contents.manifest.metrics["float32"]["parity"] < 1e-4
+    found = [op.name for op in ops(contents.variant("float32")[1])]
+    assert found[-1] == "SOFTMAX"
+    assert found.count("DEPTHWISE_CONV_2D") == found.count("CONV_2D") == 3
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.fixture(scope="module")
+def said(models: Path) -> dict[str, str]:
+    child("-c", READ, models, *REFUSED)
+    result: dict[str, str] = json.loads((models / "said.json").read_text())
+    return result
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_converted_is_refused_with_the_reason(said: dict[str, str], name: str) -> None:
+    with pytest.raises(ModelError, match=REFUSED[name]):
+        raise ModelError(said[name])
+
+
+def test_an_h5_file_is_the_same_model(said: dict[str, str]) -> None:
+    assert float(said["difference"]) < 1e-6
+
+
+def test_an_op_that_tflite_lacks_is_named_with_its_layer(models: Path) -> None:
+    with pytest.raises(ModelError, match=r"fourier: TFLite has no op for TensorFlow's FFT2D \(in '.*spectrum.*'\)"):
+        keras_source.to_tflite(models / "fourier")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("net.keras", "zip file"), ("net.h5", "HDF5 file")])
+def test_what_is_no_keras_file_is_refused_at_once(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / name).write_bytes(b"no model")
+    with pytest.raises(ModelError, match=rf"{name}: not a Keras model: it is no {kind}, or was damaged"):
+        keras_source.to_tflite(tmp_path / name)
+
+
+def test_without_tensorflow_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras_source, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs tensorflow, .*pip install 'sightline\[keras\]'"):
+        keras_source.to_tflite(tmp_path / "net.keras")
