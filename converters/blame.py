@@ -83,6 +83,11 @@ def training_op(program: ExportedProgram) -> str:
 
 def _source(program: ExportedProgram, lowered: str, trace: str) -> Op | None:
     """The program's own op that became `lowered`: of those from the same line, the one with the likest name."""
+    # where the program is wrapped, the line is of the code that torch made of its graph, and starts with the op's name
+    made = re.findall(r"\n\s+(\w+) = torch\.ops\.", trace)
+    named = [n for n in _calls(program) if made and n.name == made[-1]]
+    if named:
+        return _op(named[0])
     same = [n for n in _calls(program) if n.meta.get("stack_trace", "").strip() == trace.strip()]
     core = lowered.split(".")[1].strip("_")
     alike = [n for n in same if core in _target(n) or _target(n).split(".")[1].strip("_") in core]

@@ -170,8 +170,8 @@ def _byte_table(tensor: Tensor, spec: InputSpec, name: str) -> NDArray[Any]:
     if tensor.dtype not in ("int8", "uint8") or not tensor.scale:
         raise ModelError(f"{name}: an input of {tensor.dtype} is not supported; int8, uint8 or float32 are")
     limits = np.iinfo(tensor.dtype)
-    # -1..1 falls on halves: rounded to the nearest even number, pairs of bytes would be one, so all go the same way; down
-    # with zero point 0, up with -1, of which ai-edge-quantizer takes either
+    # -1..1 falls on halves: rounded to the nearest even number, pairs of bytes would be one, so all go the same way:
+    # down with zero point 0, up with -1, of which ai-edge-quantizer takes either
     steps = spec.values / tensor.scale + tensor.zero_point
     stored = np.ceil(steps - 0.501)
     if stored.min() < limits.min:

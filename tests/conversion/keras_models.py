@@ -50,7 +50,7 @@ class Fourier(layers.Layer):
 
 
 def colour_net(frames: np.ndarray, classes: np.ndarray) -> keras.Model:
-    """Depthwise-separable, of bytes 0..255, probabilities out; only its last layer is solved for, the rest is random."""
+    """Depthwise-separable, of bytes 0..255, probabilities out; its last layer is solved for, the rest is random."""
     keras.utils.set_random_seed(0)
     x = entry = keras.Input(frames.shape[1:], name="picture")
     x = layers.Rescaling(1 / 127.5, -1)(x)

@@ -1,4 +1,4 @@
-"""Keras files and SavedModels through TensorFlow's converter, which stays out of this process: it takes seconds and GBs."""
+"""Keras files and SavedModels through TensorFlow's converter, which stays out of this process."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ REFUSED = {
 
 
 def child(*command: object) -> None:
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.getcwd()}
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run([sys.executable, *map(str, command)], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 

@@ -1,0 +1,76 @@
+"""A PyTorch module in memory, in three lines of Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from converters.convert import convert
+from converters.source import Given, open_source
+from sightline.bundle import read_bundle
+from sightline.errors import ConfigError, ModelError
+from tests.conftest import LABELS, SIZE
+from tests.conversion.fitted import fitted
+from tests.models import ColourNet
+
+
+class Nchw(nn.Module):
+    """The colour model, as PyTorch's are: colours first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = ColourNet()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.permute(0, 2, 3, 1))
+
+
+def test_a_net_of_timm_becomes_an_int8_bundle(pictures: Path, tmp_path: Path) -> None:
+    net = fitted("mobilenetv3_small_050", pictures, 64)
+    out = tmp_path / "mine.bundle"
+    done = convert(
+        net, str(out), device="desktop", size=(64, 64), given=Given(data=pictures, normalization="-1..1")
+    )  # fmt: skip
+    assert done.accuracy == done.measured["static_int8"].accuracy == 1.0
+    manifest = read_bundle(out).manifest
+    assert manifest.provenance["source"]["file"] == "MobileNetV3.pt2"
+    assert manifest.output.labels == LABELS
+
+
+def test_width_and_height_are_not_mixed_up(pictures: Path) -> None:
+    source = open_source(Nchw().eval(), Given(data=pictures, normalization="0..255"), size=(SIZE, 20))
+    assert (source.input.width, source.input.height) == (SIZE, 20)
+
+
+def test_the_module_is_as_it_was(pictures: Path) -> None:
+    net = Nchw().eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    open_source(net, Given(data=pictures, normalization="0..255"), size=(SIZE, SIZE))
+    assert not net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "error", "why"),
+    [
+        (Nchw().eval(), None, ConfigError, r"^Nchw: a module does not say what size .* give size=\(width, height\)"),
+        (Nchw(), (SIZE, SIZE), ModelError, r"^Nchw: is in training mode; call \.eval\(\) first"),
+        (ColourNet().eval(), (SIZE, SIZE), ModelError, r"^ColourNet: torch\.export cannot take it"),
+        (42, (SIZE, SIZE), ConfigError, r"^a int cannot be converted: needed is a path, or a torch\.nn\.Module"),
+        ("mine.onnx", (SIZE, SIZE), ConfigError, r"^mine\.onnx: a file says what size it takes; leave size out"),
+    ],
+    ids=["no size", "training", "NHWC", "a number", "a file"],
+)
+def test_what_cannot_be_taken_says_why(pictures: Path, model: Any, size: Any, error: type[Exception], why: str) -> None:
+    with pytest.raises(error, match=why):
+        open_source(model, Given(data=pictures, normalization="0..255"), size=size)
+
+
+def test_errors_name_the_module_not_a_file_that_is_gone(pictures: Path) -> None:
+    net = nn.Sequential(Nchw(), nn.Linear(3, 5)).eval()
+    with pytest.raises(ModelError, match=r"^Sequential: gives 5 scores, but .* has 3 classes"):
+        open_source(net, Given(data=pictures, normalization="0..255"), size=(SIZE, SIZE))
