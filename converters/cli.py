@@ -42,8 +42,9 @@ from sightline.device import SCHEMES, load_device
 def convert(source: Path, out: Path, device: str, as_json: bool, schemes: tuple[Any, ...], **o: Any) -> None:
     """Quantize a run for a device, verify it, leave a bundle.
 
-    SOURCE is a run folder, or a model of your own (.pt2) with --normalization and pictures. The bundle is written
-    only if it lost no more than --max-drop on pictures that neither training nor calibration saw.
+    SOURCE is a run folder, or a model of your own with --normalization and pictures: .pt2 (torch.export), .onnx,
+    .keras, .h5, a TensorFlow SavedModel folder, or a float .tflite. The bundle is written only if it lost no more than
+    --max-drop on pictures that neither training nor calibration saw.
     """
     load_device(device)  # before the libraries, which take seconds
     from converters.convert import convert as run

@@ -230,3 +230,11 @@ def test_nothing_is_printed_and_stderr_is_given_back(int8: bytes, capfd: pytest.
     assert capfd.readouterr() == ("", "")
     os.write(2, b"still here")
     assert capfd.readouterr().err == "still here"
+
+
+@pytest.mark.parametrize("zero_point", [0, -1])
+def test_each_byte_of_minus_one_to_one_is_another_value(int8: bytes, zero_point: int) -> None:
+    """ai-edge-quantizer rounds the zero point of this range to either."""
+    spec = InputSpec(SIZE, SIZE, mean=(127.5,) * 3, std=(127.5,) * 3)
+    table = Interpreter(patched(int8, scale=2 / 255, zero_point=zero_point), spec).table
+    assert [len(np.unique(channel)) for channel in table] == [256, 256, 256]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.convert import convert
-from converters.source import Given, open_source
+from converters.source import NORMALIZATIONS, Given, open_source
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
 from tests.conftest import LABELS, SIZE
@@ -39,6 +40,30 @@ def test_a_net_of_timm_becomes_an_int8_bundle(pictures: Path, tmp_path: Path) ->
     manifest = read_bundle(out).manifest
     assert manifest.provenance["source"]["file"] == "MobileNetV3.pt2"
     assert manifest.output.labels == LABELS
+
+
+class Imagenet(nn.Module):
+    """The colour model, for pictures normalised as ImageNet's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Nchw()
+        mean, std = NORMALIZATIONS["imagenet"]
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x * self.std + self.mean)
+
+
+def test_the_lines_of_the_documentation_work(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "convert.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    (tmp_path / "pictures").symlink_to(pictures)
+    monkeypatch.chdir(tmp_path)
+    exec(lines, {"model": Imagenet()})
+    metrics = read_bundle(tmp_path / "mine.bundle").manifest.metrics
+    assert metrics["float32"]["accuracy"] == metrics["static_int8"]["accuracy"] == 1.0
 
 
 def test_width_and_height_are_not_mixed_up(pictures: Path) -> None:
