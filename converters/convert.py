@@ -10,7 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converters import edgetpu
 from converters.analysis import OpNoise, latency_ms, op_noise
+from converters.edgetpu_compiler import compile_variants
 from converters.quantize import quantize
 from converters.report import Report, render, steps, to_json
 from converters.search import Found, Search, requantize
@@ -78,7 +80,7 @@ def convert(
     chosen: tuple[Scheme, ...] = tuple(dict.fromkeys(schemes)) or (config.scheme,)
 
     def finish(content: bytes) -> bytes:
-        return content
+        return edgetpu.lower(content) if config.delegate == "edgetpu" else content
 
     clock = _Clock()
     source = open_source(model, given, say, size=size)
@@ -98,7 +100,7 @@ def convert(
             content = finish(requantize(found, scheme, config.fully_connected))
             check_integer(content, scheme, source.input, found.float_ops)
         else:
-            content = finish(quantize(float_model, scheme, {}, config.fully_connected))
+            content = quantize(float_model, scheme, {}, config.fully_connected)
         if config.max_model_kib and len(content) > config.max_model_kib * 1024:
             raise QualityError(
                 f"{scheme}: {len(content) / 1024:,.0f} KiB are more than {device_name} takes "
@@ -109,8 +111,16 @@ def convert(
         say(f"{scheme}: {len(content) / 1024:,.0f} KiB, float32's answer on {measured[scheme].agreement:.2%}")
 
     clock.lap("quantization and its examination")
-    variants = {scheme: f"{name}.{scheme}.tflite" for scheme in models}
     golden = {f"{scheme}/output_0": m.outputs for scheme, m in measured.items()}
+    everything: dict[str, bytes] = {**models}
+    edge: dict[str, Any] = {}
+    if config.delegate == "edgetpu":
+        compiled, edge = compile_variants(models, say)
+        everything |= compiled
+        # nothing here runs a compiled variant: what it must give is what the plain one gave, for it computes the same
+        # integers, to within the steps that edge/model.py allows
+        golden |= {f"{s}/output_0": golden[f"{s.removesuffix('_edgetpu')}/output_0"] for s in compiled}
+    variants = {scheme: f"{name}.{scheme}.tflite" for scheme in everything}
     manifest = Manifest(
         name=name,
         version=source.version,
@@ -118,7 +128,7 @@ def convert(
         default=chosen[0],
         input=source.input,
         output=source.output,
-        variants={str(s): file for s, file in variants.items()},
+        variants=variants,
         metrics={
             "pictures": len(source.heldout),
             "max_drop": limits.max_drop,
@@ -138,7 +148,7 @@ def convert(
             },
         },
     )
-    files = {variants[s]: content for s, content in models.items()}
+    files = {variants[s]: content for s, content in everything.items()}
     files["golden.npz"] = pack(frames=source.golden, **golden)
     noise: list[OpNoise] = []
     if found:

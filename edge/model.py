@@ -27,12 +27,12 @@ class Model:
 
 
 def open_model(bundle: Bundle, config: DeviceConfig, scheme: str | None = None) -> Model:
-    """Load a variant, the default one unless named, and run the first golden frames through it.
+    """Load a variant, unless named the one that fits the device's delegate, and run the first golden frames through it.
 
     Raises ModelError for a bundle that does not fit together, InterpreterError where this machine computes other
     numbers than were measured.
     """
-    chosen, content, identity = bundle.variant(scheme)
+    chosen, content, identity = bundle.variant(scheme or bundle.fitting(config.delegate))
     name = str(bundle.path / bundle.manifest.variants[chosen])
     spec = bundle.manifest.input
     interpreter = Interpreter(content, spec, threads=config.threads, delegate=config.delegate, name=name)

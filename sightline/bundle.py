@@ -19,6 +19,7 @@ from typing import Any
 from sightline.decode import OutputSpec
 from sightline.errors import InputError, ModelError
 from sightline.files import FileTable, checked_table, file_table, read_verified, seal, unseal, write_folder
+from sightline.interpreter import Delegate, is_compiled
 from sightline.predictions import ModelId
 from sightline.preprocess import InputSpec
 from sightline.records import read_record
@@ -60,6 +61,24 @@ class Bundle:
         file = self.manifest.variants[chosen]
         identity = ModelId(self.manifest.name, self.manifest.version, self.files[file]["sha256"])
         return chosen, self.contents[file], identity
+
+    def fitting(self, delegate: Delegate) -> str:
+        """The scheme that runs on a device with this delegate unless another is asked: the default one, or, for an Edge
+        TPU, what was compiled for it; elsewhere, what was not. Raises ModelError where the bundle has neither."""
+        on_edgetpu = delegate == "edgetpu"
+        manifest = self.manifest
+        for scheme in dict.fromkeys((manifest.default, *manifest.variants)):
+            if is_compiled(self.contents[manifest.variants[scheme]]) == on_edgetpu:
+                return scheme
+        variants = f"its variants ({', '.join(manifest.variants)})"
+        if on_edgetpu:
+            raise ModelError(
+                f"{self.path}: none of {variants} is compiled for the Edge TPU; convert with --device coral_usb where "
+                "edgetpu_compiler is installed, or run it on the CPU with --device desktop"
+            )
+        raise ModelError(
+            f"{self.path}: all of {variants} are compiled for the Edge TPU; run it with a --device that has one"
+        )
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:

@@ -25,6 +25,9 @@ class Entry(NamedTuple):
 COMMANDS = {
     "train": Entry("trainer.cli:train", "train", "Train a model on labelled pictures; leaves a run folder."),
     "convert": Entry("converters.cli:convert", "convert", "Quantize a run for a device, verify it, leave a bundle."),
+    "inspect": Entry(
+        "converters.inspect_cli:inspect", "", "Show a model's tensors, ops and memory, and what each delegate takes."
+    ),
     "run": Entry("edge.cli:run", "", "Run a bundle on a camera, a clip or pictures, and stream what it sees."),
     "devices": Entry("sightline.devices_cli:devices", "", "List the devices that Sightline knows."),
 }

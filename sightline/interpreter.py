@@ -56,7 +56,7 @@ class Interpreter:
         # imported here: `sightline --help` must not pay for it
         from ai_edge_litert import interpreter as litert
 
-        compiled = _EDGETPU_OP in content
+        compiled = is_compiled(content)
         options: dict[str, Any] = {"model_content": content, "num_threads": threads}
         if delegate == "edgetpu":
             if not compiled:
@@ -128,6 +128,11 @@ class Interpreter:
                 raw = (raw.astype(np.float32) - t.zero_point) * np.float32(t.scale)
             results.append(raw.astype(np.float32, copy=False))
         return results
+
+
+def is_compiled(content: bytes) -> bool:
+    """Whether edgetpu_compiler has made it: then only the Edge TPU runs it."""
+    return _EDGETPU_OP in content
 
 
 @contextmanager
