@@ -190,7 +190,7 @@ def _reduction(node: Node) -> Problem | None:
     data, axes = node.input(0), node.input(1)
     if data is None or axes is None or not axes.constant:
         return Problem("axes that are computed; they must be constants")
-    reduced = {axis % len(data.shape) for axis in axes.numbers}
+    reduced = {axis % max(1, len(data.shape)) for axis in axes.numbers}
     if 0 in reduced:
         return Problem("a reduction over the batch")
     if node.name == "MEAN" and len(data.shape) - 1 in reduced and data.shape[-1] % 4:
@@ -213,7 +213,7 @@ def _split(node: Node) -> Problem | None:
     axis, data = node.input(0), node.input(1)
     if axis is None or data is None or not axis.constant:
         return Problem("an axis that is computed; it must be a constant")
-    return Problem("splitting along the batch") if axis.numbers[0] % len(data.shape) == 0 else None
+    return Problem("splitting along the batch") if axis.numbers[0] % max(1, len(data.shape)) == 0 else None
 
 
 def _prelu(node: Node) -> Problem | None:

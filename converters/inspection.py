@@ -150,7 +150,7 @@ def inspect_model(content: bytes, name: str) -> Inspection:
             edgetpu=edgetpu.mapping(graph.nodes),
             embedded=embedded(content),
         )
-    except (IndexError, KeyError, TypeError, ValueError, AttributeError) as e:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
         raise ModelError(f"{name}: its graph does not fit together: {error or e}") from None
 
 
@@ -166,21 +166,13 @@ def embedded(content: bytes) -> Embedded:
 def arena(graph: Graph) -> Memory:
     """The activations' memory. The model's inputs and outputs live from the first op to the last, as in TFLite."""
     end = len(graph.nodes)
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    operands: dict[int, Operand] = {}
-    for tensor in graph.inputs:
-        first[tensor.index], last[tensor.index], operands[tensor.index] = 0, end, tensor
-    for node in graph.nodes:
-        for tensor in node.inputs:
-            if tensor is not None and tensor.index in operands:
-                last[tensor.index] = max(last[tensor.index], node.index)
-        for tensor in node.outputs:
-            first.setdefault(tensor.index, node.index)
-            last[tensor.index], operands[tensor.index] = node.index, tensor
-    for tensor in graph.outputs:
-        if tensor.index in operands:
-            last[tensor.index] = end
+    operands = {t.index: t for t in (*graph.inputs, *(t for n in graph.nodes for t in n.outputs))}
+    first = {t.index: n.index for n in reversed(graph.nodes) for t in n.outputs} | {t.index: 0 for t in graph.inputs}
+    # what nobody reads is never given back
+    last = dict.fromkeys(operands, end) | {
+        t.index: n.index for n in graph.nodes for t in n.inputs if t and t.index in operands
+    }
+    last |= {t.index: end for t in (*graph.inputs, *graph.outputs)}
     for index in _persistent(graph.nodes):
         operands.pop(index, None)
 
