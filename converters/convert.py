@@ -139,6 +139,7 @@ def convert(
                 if s != "float32"
             },
             "steps": [s for s in steps(found) if s["kept"]],
+            **({"edgetpu": edge} if edge else {}),
         },
         provenance={
             **source.provenance,

@@ -243,6 +243,7 @@ exit 1
 """
 HANG = """#!/bin/sh
 sleep 60 &
+echo $! > "$(dirname "$0")/child"
 wait
 """
 NOTHING = """#!/bin/sh
@@ -297,13 +298,21 @@ def test_a_compiler_that_fails_is_told_with_its_reason(compiler: Any, script: st
         compile_model(b"a model", "lamp")
 
 
-def test_a_compiler_that_hangs_is_ended_with_its_children(compiler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_hangs_is_ended_with_its_children(
+    compiler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiler(HANG)
     monkeypatch.setattr(edgetpu_compiler, "TIMEOUT_S", 0.5)
     began = time.monotonic()
     with pytest.raises(ModelError, match=r"lamp: edgetpu_compiler is not done after 0\.5 s"):
         compile_model(b"a model", "lamp")
     assert time.monotonic() - began < 20
+    child = int((tmp_path / "bin" / "child").read_text(encoding="ascii"))
+    for _ in range(50):
+        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]:
+            return
+        time.sleep(0.1)
+    pytest.fail("its child still runs")
 
 
 # --- a bundle for a Coral
