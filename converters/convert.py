@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from converters import edgetpu
 from converters.analysis import OpNoise, latency_ms, op_noise
 from converters.edgetpu_compiler import compile_variants
+from converters.metadata import with_metadata
 from converters.quantize import quantize
 from converters.report import Report, render, steps, to_json
 from converters.search import Found, Search, requantize
@@ -79,11 +80,15 @@ def convert(
     check_name(name, "--out")
     chosen: tuple[Scheme, ...] = tuple(dict.fromkeys(schemes)) or (config.scheme,)
 
-    def finish(content: bytes) -> bytes:
-        return edgetpu.lower(content) if config.delegate == "edgetpu" else content
-
     clock = _Clock()
     source = open_source(model, given, say, size=size)
+
+    def describe(content: bytes) -> bytes:
+        return with_metadata(content, name=name, version=source.version, input=source.input, output=source.output)
+
+    def finish(content: bytes) -> bytes:
+        return describe(edgetpu.lower(content) if config.delegate == "edgetpu" else content)
+
     float_model = source.float_model
     parity = check_parity(source)
     say(f"float TFLite: {len(float_model) / 1024:,.0f} KiB, within {parity:.1e} of {source.origin}")
@@ -100,7 +105,7 @@ def convert(
             content = finish(requantize(found, scheme, config.fully_connected))
             check_integer(content, scheme, source.input, found.float_ops)
         else:
-            content = quantize(float_model, scheme, {}, config.fully_connected)
+            content = describe(quantize(float_model, scheme, {}, config.fully_connected))
         if config.max_model_kib and len(content) > config.max_model_kib * 1024:
             raise QualityError(
                 f"{scheme}: {len(content) / 1024:,.0f} KiB are more than {device_name} takes "

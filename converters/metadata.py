@@ -1,0 +1,147 @@
+"""TFLite Metadata into a .tflite: what `sightline.metadata` and other apps (MediaPipe, ML Kit) read of it.
+
+Slots and numbers are those of metadata_schema.fbs (tflite-support) and of TFLite's own schema.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+
+import flatbuffers
+import numpy as np
+
+from sightline.decode import OutputSpec
+from sightline.errors import ModelError
+from sightline.flatbuffer import Table
+from sightline.metadata import ENTRY
+from sightline.preprocess import InputSpec
+
+_LABELS = "labels.txt"
+_ALIGNMENT = 16  # of a buffer's place in the file: kernels read the weights where they are
+_SLOTS = 10  # of TFLite's root, from `version` to `external_buffers`
+_BUFFERS, _METADATA = 4, 6
+_OUTPUTS = {
+    "softmax": ("score", "One score a label; a softmax over them gives probabilities."),
+    "sigmoid": ("score", "One score a label; a sigmoid of it gives its probability."),
+    "none": ("probability", "One probability a label."),
+}
+
+
+def with_metadata(content: bytes, *, name: str, version: str, input: InputSpec, output: OutputSpec) -> bytes:
+    """A .tflite, of one input and one output, with TFLite Metadata in it and its labels in a ZIP archive after it.
+
+    An older TFLITE_METADATA is replaced. Everything else stays as it is, to the byte: the model moves as a whole, by a
+    multiple of 16 bytes, to make room. The same arguments give the same bytes. Raises ModelError.
+    """
+    try:
+        model = _with_entry(content, _metadata(name, version, input, output))
+    except ValueError as e:
+        raise ModelError(f"{name}: metadata cannot be added to its .tflite: {e}") from None
+    file = io.BytesIO()
+    file.write(model)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        info = zipfile.ZipInfo(_LABELS, (1980, 1, 1, 0, 0, 0))
+        info.create_system, info.external_attr = 3, 0o644 << 16  # the same on every system
+        archive.writestr(info, "".join(f"{label}\n" for label in output.labels))
+    return file.getvalue()
+
+
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # it has no types
+    def table(self, references: Mapping[int, int], small: Mapping[int, int] | None = None) -> int:
+        """references: {slot: offset}. small: {slot: number of one byte}."""
+        small = small or {}
+        self.StartObject(max((*references, *small), default=-1) + 1)
+        for slot, offset in references.items():
+            self.PrependUOffsetTRelativeSlot(slot, offset, 0)
+        for slot, number in small.items():
+            self.PrependUint8Slot(slot, number, 0)
+        return int(self.EndObject())
+
+    def vector(self, *offsets: int) -> int:
+        self.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            self.PrependUOffsetTRelative(offset)
+        return int(self.EndVector())
+
+    def floats(self, values: Sequence[float]) -> int:
+        return int(self.CreateNumpyVector(np.asarray(values, np.float32)))
+
+    def text(self, text: str) -> int:
+        return int(self.CreateString(text))
+
+
+def _metadata(name: str, version: str, input: InputSpec, output: OutputSpec) -> bytes:
+    """The schema's root, ModelMetadata."""
+    b = _Builder(4096)
+    # for int8 too the standard wants what the picture is before it is quantized
+    options = b.table({0: b.floats(input.mean), 1: b.floats(input.std)})
+    stats = b.table({0: b.floats(input.values.max(axis=1).tolist()), 1: b.floats(input.values.min(axis=1).tolist())})
+    image = b.table(
+        {
+            0: b.text("image"),
+            1: b.text(f"RGB, {input.width}x{input.height} pixels; resized by {input.resize}, filter {input.filter}."),
+            3: b.table({1: b.table({}, {0: 1})}, {0: 2}),  # Content: ImageProperties of RGB
+            4: b.vector(b.table({1: options}, {0: 1})),  # ProcessUnit: NormalizationOptions
+            5: stats,
+        }
+    )
+    title, description = _OUTPUTS[output.activation]
+    labels = b.table({0: b.text(_LABELS), 1: b.text("Labels, in the order of the scores.")}, {2: 2})
+    scores = b.table(
+        {
+            0: b.text(title),
+            1: b.text(description),
+            3: b.table({1: b.table({})}, {0: 1}),  # Content: FeatureProperties
+            6: b.vector(labels),  # TENSOR_AXIS_LABELS
+        }
+    )
+    graph = b.table({2: b.vector(image), 3: b.vector(scores)})
+    model = b.table(
+        {
+            0: b.text(name),
+            1: b.text(f"Image classifier of {len(output.labels)} classes, converted by Sightline."),
+            2: b.text(version),
+            3: b.vector(graph),
+            7: b.text("1.0.0"),  # the version of the schema that has all of these fields
+        }
+    )
+    b.Finish(model, b"M001")
+    return bytes(b.Output())
+
+
+def _with_entry(content: bytes, metadata: bytes) -> bytes:
+    """The model with `metadata` as its entry TFLITE_METADATA.
+
+    References in a FlatBuffer point forward only. So the new root goes before the old content, and refers to what is
+    in there: no weight is unpacked, and 45 MB take as long as copying them.
+    """
+    old = Table.root(content, b"TFL3")
+    if old.slots() > _SLOTS:
+        raise ValueError(f"its root has {old.slots()} fields, of which only {_SLOTS} are known")
+    buffers = [old.item(_BUFFERS, i) for i in range(old.vector(_BUFFERS, 4)[1])]
+    if any(buffer.number(1, "<Q") > 1 for buffer in buffers):
+        raise ValueError("it keeps weights after its FlatBuffer, at places that would change")
+    entries = [entry for entry in old.tables(_METADATA) if entry.text(0) != ENTRY]
+
+    # a builder works from the end to the front, and counts places from the end: the old content comes first
+    size = -(-len(content) // _ALIGNMENT) * _ALIGNMENT
+    b = _Builder(size + len(metadata) + 4 * len(buffers) + 4096)
+    b.CreateByteVector(content.ljust(size, b"\0"))
+    b.Prep(_ALIGNMENT, len(metadata))
+    buffer = b.table({0: b.CreateByteVector(metadata)})
+    name = b.text(ENTRY)
+    b.StartObject(2)
+    b.PrependUint32Slot(1, len(buffers), 0)
+    b.PrependUOffsetTRelativeSlot(0, name, 0)
+    entry = b.EndObject()
+    fields = {slot: size - target for slot in range(1, _SLOTS) if (target := old.target(slot)) is not None}
+    fields[_BUFFERS] = b.vector(*(size - kept.position for kept in buffers), buffer)
+    fields[_METADATA] = b.vector(*(size - kept.position for kept in entries), entry)
+    b.StartObject(_SLOTS)
+    b.PrependUint32Slot(0, old.number(0, "<I"), 0)
+    for slot, offset in fields.items():
+        b.PrependUOffsetTRelativeSlot(slot, offset, 0)
+    b.Finish(b.EndObject(), b"TFL3")
+    return bytes(b.Output())
