@@ -137,7 +137,7 @@ def convert(
         metrics={
             "pictures": len(source.heldout),
             "max_drop": limits.max_drop,
-            "float32": {"accuracy": exam.accuracy, "bytes": len(float_model), "parity": parity},
+            "float32": {"accuracy": exam.accuracy, "bytes": len(models.get("float32", float_model)), "parity": parity},
             **{
                 s: {"accuracy": m.accuracy, "agreement": m.agreement, "worst_drop": m.worst_drop, "bytes": m.bytes}
                 for s, m in measured.items()
