@@ -41,8 +41,10 @@ def read_metadata(content: bytes, name: str = "model") -> Metadata | None:
 
     Raises ModelError with the reason when it is no .tflite, or what it carries is damaged.
     """
+    if content[4:8] != b"TFL3":
+        raise ModelError(f"{name}: not a .tflite file: TFL3 is missing at byte 4")
     try:
-        packed = entry(content)
+        packed = _entry(content)
         if packed is None:
             return None
         model = Table.root(packed, b"M001")
@@ -56,8 +58,8 @@ def read_metadata(content: bytes, name: str = "model") -> Metadata | None:
         raise ModelError(f"{name}: its metadata cannot be read: {e}") from None
 
 
-def entry(content: bytes) -> bytes | None:
-    """The FlatBuffer under TFLITE_METADATA. Raises ValueError when the model is damaged."""
+def _entry(content: bytes) -> bytes | None:
+    """The FlatBuffer under TFLITE_METADATA."""
     model = Table.root(content, b"TFL3")
     for table in model.tables(6):
         if table.text(0) == ENTRY:
@@ -94,7 +96,7 @@ def _labels(content: bytes, file: str) -> tuple[str, ...]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             info = archive.getinfo(file)
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(f"{file!r} is packed by method {info.compress_type}; 0 or 8 is usual")
+                raise ValueError(f"{file!r} is packed by method {info.compress_type}, not stored (0) or deflated (8)")
             with archive.open(info) as f:
                 data = f.read(_MOST_BYTES + 1)
     except KeyError:
@@ -104,5 +106,5 @@ def _labels(content: bytes, file: str) -> tuple[str, ...]:
         raise ValueError(f"the archive with {file!r} is damaged or absent ({e})") from None
     if len(data) > _MOST_BYTES:
         raise ValueError(f"{file!r} is larger than {_MOST_BYTES >> 20} MiB")
-    lines = data.decode("utf-8-sig").removesuffix("\n").split("\n")
+    lines = data.decode("utf-8").removesuffix("\n").split("\n")
     return tuple(line.removesuffix("\r") for line in lines)
