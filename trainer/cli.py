@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from sightline.bundle import check_name
-from sightline.datasets import read_class_folders
-from sightline.errors import ConfigError, InputError
+from sightline.datasets import ClassFolders, read_class_folders
+from sightline.errors import ConfigError, DataError, InputError, ModelError
 from sightline.preprocess import InputSpec
+from sightline.run_folder import Run, read_run
 
 
 @click.command()
@@ -34,15 +36,24 @@ from sightline.preprocess import InputSpec
     show_default=True,
     help="How a picture becomes square.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=30, show_default=True, help="Passes over the pictures.")
+@click.option(
+    "--quantization-aware", "parent", type=click.Path(path_type=Path), metavar="RUN",
+    help="Fine-tune this finished run with int8's rounding; it gives arch, size, seed and the rest.",
+)  # fmt: skip
+@click.option(
+    "--epochs", type=click.IntRange(1), help="Passes over the pictures.  [default: 30, 8 for --quantization-aware]"
+)
 @click.option("--batch", type=click.IntRange(2), default=64, show_default=True, help="Pictures a step (and process).")
 @click.option(
-    "--learning-rate", type=click.FloatRange(1e-7, 1), help="Of AdamW, at its peak.  [default: 0.0005, 0.002 for none]"
+    "--learning-rate",
+    type=click.FloatRange(1e-7, 1),
+    help="Of AdamW, at its peak.  [default: 0.0005, 0.002 for none, 0.0001 for --quantization-aware]",
 )
 @click.option(
     "--patience",
     type=click.IntRange(0),
-    help="Stop after so many epochs without a better one; 0 = never.  [default: a third of --epochs]",
+    help="Stop after so many epochs without a better one; 0 = never.  [default: a third of --epochs, 0 if "
+    "--quantization-aware]",
 )
 @click.option(
     "--augment", type=click.Choice(["none", "light", "default", "strong"]), default="default", show_default=True,
@@ -59,7 +70,8 @@ from sightline.preprocess import InputSpec
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split, the order and the first weights.")
 @click.option("--resume", is_flag=True, help="Go on from --out's last finished epoch, exactly.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def train(data: Path, out: Path, **options: Any) -> None:
+@click.pass_context
+def train(context: click.Context, data: Path, out: Path, parent: Path | None, **options: Any) -> None:
     """Train a model on labelled pictures; leaves a run folder.
 
     DATA has one subfolder of pictures per class, or train/ and val/ that each have them; without val/ a fifth of each
@@ -70,13 +82,16 @@ def train(data: Path, out: Path, **options: Any) -> None:
     from trainer.train import train as run
 
     check_name(out.name, "--out")
+    run_before = _open_parent(parent) if parent else None
+    if run_before:
+        options |= _inherited(context, run_before)
     check_arch(options["arch"])
     if options["resume"] and not (out / "checkpoint" / "state.json").is_file():
         raise InputError(f"{out}: nothing to resume: it has no finished epoch")
     if not options["resume"] and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists; go on with --resume, or give another --out")
     size = options["image_size"] or native_size(options["arch"])
-    spec = InputSpec(size, size, options["resize"])
+    spec = run_before.manifest.input if run_before else InputSpec(size, size, options["resize"])
     main_process = os.environ.get("RANK", "0") == "0"
     began = time.monotonic()
     pictures = read_class_folders(data, seed=options["seed"], corrupt=options["corrupt"])
@@ -93,27 +108,31 @@ def train(data: Path, out: Path, **options: Any) -> None:
                 f"warning: {pictures.leaked} pictures are both in train/ and in val/: the accuracy will flatter",
                 err=True,
             )
-    scratch = options["weights"] == "none"
+    if run_before:
+        _check_split(pictures, run_before, data)
+    usual_rate = 0.0001 if run_before else 0.002 if options["weights"] == "none" else 0.0005
+    epochs = options["epochs"] or (8 if run_before else 30)
     recipe = Recipe(
         arch=options["arch"],
         weights=options["weights"],
-        epochs=options["epochs"],
+        epochs=epochs,
         batch=options["batch"],
-        learning_rate=options["learning_rate"] or (0.002 if scratch else 0.0005),
+        learning_rate=options["learning_rate"] or usual_rate,
         weight_decay=0.05,
-        warmup_epochs=min(3, options["epochs"] // 4),
+        warmup_epochs=min(3, epochs // 4),
         label_smoothing=0.1,
         ema_decay=0.999,
         # the learning rate's cosine pays off late: 10 epochs of 60 stopped a run 5 points too early
-        patience=options["epochs"] // 3 if options["patience"] is None else options["patience"],
+        patience=(0 if run_before else epochs // 3) if options["patience"] is None else options["patience"],
         augment=options["augment"],
         flip=options["flip"],
         seed=options["seed"],
+        quantization_aware=run_before is not None,
     )
     workers = min(4, os.cpu_count() or 1)
     if recipe.batch > len(pictures.train):
         raise ConfigError(f"--batch {recipe.batch} is more than the {len(pictures.train)} training pictures")
-    metrics = run(pictures, spec, recipe, out, workers, options["resume"])
+    metrics = run(pictures, spec, recipe, out, workers, options["resume"], run_before)
     if not main_process:
         return
     seconds = time.monotonic() - began
@@ -122,6 +141,46 @@ def train(data: Path, out: Path, **options: Any) -> None:
     else:
         click.echo(f"{out}: {metrics['accuracy']:.2%} of {len(pictures.val)} held-out pictures, in {seconds:.0f} s")
         click.echo(f"next: sightline convert {out} --device raspberry_pi_5 --out {out.name}.bundle")
+
+
+def _open_parent(path: Path) -> Run:
+    run = read_run(path)
+    recipe = run.manifest.provenance.get("recipe")
+    missing = (
+        sorted({"arch", "batch", "augment", "flip", "seed"} - recipe.keys()) if isinstance(recipe, dict) else ["all"]
+    )
+    if missing:
+        raise ModelError(
+            f"{path}: does not say how it was trained (model.json: provenance.recipe lacks {', '.join(missing)}): "
+            "only a run of `sightline train` can be trained on"
+        )
+    return run
+
+
+def _inherited(context: click.Context, run: Run) -> dict[str, Any]:
+    """What fine-tuning takes from the run. Raises ConfigError for an option that would make it another model."""
+    recipe, spec = run.manifest.provenance["recipe"], run.manifest.input
+    fixed = {"arch": recipe["arch"], "image_size": spec.width, "resize": spec.resize}
+    given = {k: v for k, v in context.params.items() if context.get_parameter_source(k) is ParameterSource.COMMANDLINE}
+    if "weights" in given:
+        raise ConfigError("--weights and --quantization-aware exclude each other: the weights are the run's own")
+    for name, value in fixed.items():
+        if given.get(name, value) != value:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {given[name]}: {run.path} was trained with {value}; leave it out"
+            )
+    own = {k: given.get(k, recipe[k]) for k in ("batch", "augment", "flip", "seed")}
+    return {**fixed, **own, "weights": f"{run.manifest.name} {run.manifest.version}"}
+
+
+def _check_split(pictures: ClassFolders, run: Run, data: Path) -> None:
+    before = run.manifest.provenance.get("dataset", {}).get("fingerprint")
+    if pictures.fingerprint != before:
+        raise DataError(
+            f"{data}: is not what {run.path} was trained on, with the same pictures held out (fingerprint "
+            f"{pictures.fingerprint[:12]}, not {str(before)[:12]}): pictures that judge the model would have taught "
+            "it; give that folder, and the same --seed and --corrupt"
+        )
 
 
 def _few(labels: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 from pathlib import Path
 
 import timm
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sightline.errors import ConfigError, DataError, ModelError, reason
+from sightline.run_folder import Run
 
 
 class Classifier(nn.Module):
@@ -27,21 +29,25 @@ class Classifier(nn.Module):
         self.register_buffer("scale", 1 / (torch.tensor(std).view(1, 3, 1, 1) * 255))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = (x.permute(0, 3, 1, 2) - self.mean) * self.scale
-        return self.backbone(x)
+        return self.backbone(self.normalize(x.permute(0, 3, 1, 2)))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """(x - mean) * scale as one convolution: in int8 a subtraction and a multiplication would round twice."""
+        return nn.functional.conv2d(x, self.scale.view(3, 1, 1, 1), -(self.mean * self.scale).flatten(), groups=3)
 
 
-def build(arch: str, classes: int, weights: str) -> Classifier:
-    """Any timm image model by name. weights: `timm` (downloaded from its hub), `none`, or a file of a state dict.
+def build(arch: str, classes: int, weights: str, size: int) -> Classifier:
+    """Any timm image model by name, for pictures of size x size.
 
+    weights: `timm` (downloaded from its hub), `none`, or a file of a state dict.
     Raises ConfigError for an unknown arch, with near matches; ModelError where weights cannot be had or do not fit.
     """
     check_arch(arch)
-    backbone = timm.create_model(arch, pretrained=False, num_classes=classes)
+    backbone = _create(arch, False, classes, size)
     config = backbone.pretrained_cfg
     _calm_head(backbone)
     if weights == "timm":
-        backbone = _download(arch, classes)
+        backbone = _download(arch, classes, size)
         _calm_head(backbone)
     elif weights != "none":
         load_weights(backbone, Path(weights))
@@ -72,12 +78,22 @@ def native_size(arch: str) -> int:
     return int(timm.get_pretrained_cfg(arch).input_size[1])  # type: ignore[union-attr]
 
 
-def _download(arch: str, classes: int) -> nn.Module:
+def _create(arch: str, pretrained: bool, classes: int, size: int) -> nn.Module:
+    """Transformers are made for one size, and take it; the others take any, and know no such argument."""
+    try:
+        return timm.create_model(arch, pretrained=pretrained, num_classes=classes, img_size=size)
+    except TypeError as e:
+        if "img_size" not in str(e):
+            raise
+    return timm.create_model(arch, pretrained=pretrained, num_classes=classes)
+
+
+def _download(arch: str, classes: int, size: int) -> nn.Module:
     config = timm.get_pretrained_cfg(arch)
     if config is None or not config.has_weights:
         raise ModelError(f"timm has no weights for {arch}; give --weights none, or a file")
     try:
-        return timm.create_model(arch, pretrained=True, num_classes=classes)
+        return _create(arch, True, classes, size)
     except Exception as e:  # the hub client raises its own, requests' and urllib's errors, by version
         source = config.hf_hub_id or config.url
         raise ModelError(
@@ -120,6 +136,20 @@ def load_weights(backbone: nn.Module, path: Path) -> None:
             f"shape, the first is {wrong[0]!r}"
         )
     backbone.load_state_dict(fitting, strict=False)
+
+
+def load_program(model: nn.Module, run: Run) -> None:
+    """Give the model the weights of a run's program. Raises ModelError where the run is of another module."""
+    where = f"{run.path / 'model.pt2'}"
+    content = run.read("model.pt2")
+    try:
+        state = torch.export.load(io.BytesIO(content)).state_dict
+    except Exception as e:  # zipfile's, json's, torch's own
+        raise ModelError(f"{where}: not a program that torch.export saved: {reason(e)}") from None
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as e:
+        raise ModelError(f"{where}: is not the module that its recipe names: {reason(e)}") from None
 
 
 def _as_tuple(names: object) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -22,14 +23,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from sightline.arrays import unpack
 from sightline.datasets import ClassFolders
 from sightline.errors import ConfigError
 from sightline.files import write_file
 from sightline.preprocess import InputSpec
+from sightline.run_folder import Run
 from trainer.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
 from trainer.data import Augmented, Plain, Shuffled, loader
 from trainer.export import export_run
-from trainer.model import build, one_tensor
+from trainer.model import build, load_program, one_tensor
+from trainer.quantization_aware import calibrate, divergence, fake_quantized
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,41 @@ class Recipe:
     augment: str
     flip: bool
     seed: int
+    quantization_aware: bool = False
 
 
-def train(data: ClassFolders, spec: InputSpec, recipe: Recipe, out: Path, workers: int, resume: bool) -> dict[str, Any]:
-    """Learn `data`, write the run folder `out`, and return its metrics. See `sightline train --help` for the rest."""
+def train(
+    data: ClassFolders,
+    spec: InputSpec,
+    recipe: Recipe,
+    out: Path,
+    workers: int,
+    resume: bool,
+    parent: Run | None = None,
+) -> dict[str, Any]:
+    """Learn `data`, write the run folder `out`, and return its metrics. See `sightline train --help` for the rest.
+
+    parent: the run that is fine-tuned where the recipe is quantization-aware.
+    """
     with _processes() as (rank, world, device):
         torch.manual_seed(recipe.seed)
-        model = build(recipe.arch, len(data.labels), recipe.weights)
-        one_tensor(model, spec.width, len(data.labels))
-        model.to(device)
+        trained = build(recipe.arch, len(data.labels), "none" if parent else recipe.weights, spec.width)
+        one_tensor(trained, spec.width, len(data.labels))
+        if parent:
+            load_program(trained, parent)
+        trained.to(device)
+        model: nn.Module = trained
+        if parent:  # what is trained then lies inside a graph that rounds as int8 will
+            teacher = copy.deepcopy(trained).eval().requires_grad_(False)
+            frames = unpack(parent.read("calibration.npz"), "calibration.npz", "frames")["frames"]
+            model = fake_quantized(trained, spec.width, device)
+            calibrate(model, frames, device)
         ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
         net: nn.Module = DistributedDataParallel(model) if world > 1 else model
         optimizer = torch.optim.AdamW(
             param_groups_weight_decay(model, recipe.weight_decay), lr=recipe.learning_rate, fused=False
         )
-        mixed = _mixed_precision(device)
+        mixed = None if parent else _mixed_precision(device)  # bfloat16 has fewer steps than int8
         scaler = torch.amp.GradScaler(device.type, enabled=mixed is torch.float16)
         loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         batches = Shuffled(len(data.train), recipe.batch, recipe.seed, rank, world)
@@ -109,7 +133,10 @@ def train(data: ClassFolders, spec: InputSpec, recipe: Recipe, out: Path, worker
                     images = images.to(device, non_blocking=True).float()
                     labels = labels.to(device, non_blocking=True)
                     with torch.autocast(device.type, mixed or torch.bfloat16, enabled=mixed is not None):
-                        loss = loss_of(net(images), labels)
+                        logits = net(images)
+                        loss = loss_of(logits, labels)
+                        if parent:
+                            loss = loss + divergence(logits, teacher(images))
                     optimizer.zero_grad(set_to_none=True)
                     scaler.scale(loss).backward()
                     scaler.unscale_(optimizer)
@@ -119,7 +146,10 @@ def train(data: ClassFolders, spec: InputSpec, recipe: Recipe, out: Path, worker
                     ema.update(model, step=step)
                     loss_sum += loss.detach()
 
-            trained = time.monotonic() - epoch_began
+            seconds = time.monotonic() - epoch_began
+            if parent:  # the weights have moved, and the ranges with them
+                calibrate(model, frames, device)
+                calibrate(ema.module, frames, device)
             accuracy, val_loss = evaluate(ema.module, val_loader, device) if rank == 0 else (0.0, 0.0)
             if world > 1:  # all must stop at the same epoch: one measures
                 shared = torch.tensor([accuracy, val_loss], dtype=torch.float64, device=device)
@@ -159,7 +189,7 @@ def train(data: ClassFolders, spec: InputSpec, recipe: Recipe, out: Path, worker
                 save_checkpoint(checkpoint, epoch, state, tensors, ema.module.state_dict() if better else None)
                 write_file(history_path, "".join(history).encode())
             left = (time.monotonic() - began) / (epoch + 1 - start) * (recipe.epochs - epoch - 1)
-            speed = len(batches) * batches.batch * world / trained
+            speed = len(batches) * batches.batch * world / seconds
             _say(
                 rank,
                 f"epoch {epoch + 1:3}/{recipe.epochs}  loss {record['loss']:.3f}  val {accuracy:7.2%}  "
@@ -171,7 +201,17 @@ def train(data: ClassFolders, spec: InputSpec, recipe: Recipe, out: Path, worker
             _, _, _, best_weights = load_checkpoint(checkpoint)
             model.load_state_dict(best_weights)
             provenance = {"recipe": asdict(recipe), "world": world, "device": _device_name(device)}
-            export_run(out, model, data, spec, name=out.name, metrics=metrics, provenance=provenance, seed=recipe.seed)
+            if parent:
+                metrics = {
+                    **metrics,
+                    "accuracy": evaluate(trained, val_loader, device)[0],
+                    "simulated_int8_accuracy": best,
+                }
+                old = parent.manifest
+                provenance["parent"] = {"name": old.name, "version": old.version, "metrics": old.metrics}
+            export_run(
+                out, trained, data, spec, name=out.name, metrics=metrics, provenance=provenance, seed=recipe.seed
+            )
         return metrics
 
 

@@ -27,7 +27,7 @@ def state() -> dict[str, torch.Tensor]:
 
 def test_bytes_are_normalized_inside_as_timm_would_outside() -> None:
     torch.manual_seed(0)
-    model = build(ARCH, 3, "none").eval()
+    model = build(ARCH, 3, "none", 32).eval()
     config = model.backbone.pretrained_cfg
     image = torch.randint(0, 256, (1, 32, 32, 3)).float()
     mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
@@ -39,7 +39,7 @@ def test_bytes_are_normalized_inside_as_timm_would_outside() -> None:
 
 def test_a_new_classifier_starts_at_chance() -> None:
     torch.manual_seed(0)
-    model = build(ARCH, 10, "none").eval()
+    model = build(ARCH, 10, "none", 32).eval()
     with torch.no_grad():
         scores = model(torch.randint(0, 256, (4, 32, 32, 3)).float()).softmax(1)
     assert torch.allclose(scores, torch.full_like(scores, 0.1), atol=0.05)
@@ -72,19 +72,19 @@ def test_weights_that_fit_are_all_loaded(state: dict[str, torch.Tensor], tmp_pat
         torch.save({form + k: v for k, v in state.items()}, path)
     else:
         torch.save({form: state, "epoch": 3} if form != "pt" else state, path)
-    assert same(dict(build(ARCH, 3, str(path)).backbone.state_dict()), state)
+    assert same(dict(build(ARCH, 3, str(path), 32).backbone.state_dict()), state)
 
 
 def test_a_runs_own_best_weights_are_weights_to_start_from(learned: Path) -> None:
     (best,) = (learned / "checkpoint").glob("best-*.safetensors")
-    assert same(dict(build(ARCH, 3, str(best)).state_dict()), weights(learned))
+    assert same(dict(build(ARCH, 3, str(best), 32).state_dict()), weights(learned))
 
 
 def test_weights_of_other_classes_are_loaded_up_to_the_head_which_starts_afresh(
     state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     save_file(state, tmp_path / "w.safetensors")
-    given = dict(build(ARCH, 5, str(tmp_path / "w.safetensors")).backbone.state_dict())
+    given = dict(build(ARCH, 5, str(tmp_path / "w.safetensors"), 32).backbone.state_dict())
     head = {k for k in state if k.startswith("head.fc")}
     assert head == {"head.fc.weight", "head.fc.bias"}
     assert same({k: v for k, v in given.items() if k not in head}, {k: v for k, v in state.items() if k not in head})
@@ -94,21 +94,21 @@ def test_weights_of_other_classes_are_loaded_up_to_the_head_which_starts_afresh(
 
 def test_weights_without_a_head_are_a_backbone(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     save_file({k: v for k, v in state.items() if not k.startswith("head.fc")}, tmp_path / "w.safetensors")
-    given = build(ARCH, 3, str(tmp_path / "w.safetensors")).backbone.state_dict()
+    given = build(ARCH, 3, str(tmp_path / "w.safetensors"), 32).backbone.state_dict()
     assert torch.equal(given["stem.conv.weight"], state["stem.conv.weight"])
 
 
 def test_weights_of_another_architecture_are_refused_with_what_is_missing(tmp_path: Path) -> None:
     save_file(timm.create_model(OTHER_ARCH, num_classes=3).state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match=r"w\.safetensors: is not for this architecture: \d+ of \d+ tensors .* 'stage"):
-        build(ARCH, 3, str(tmp_path / "w.safetensors"))
+        build(ARCH, 3, str(tmp_path / "w.safetensors"), 32)
 
 
 def test_weights_that_lack_one_tensor_are_refused_by_its_name(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     missing = next(k for k in state if k.endswith("running_mean"))
     save_file({k: v for k, v in state.items() if k != missing}, tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match=f"1 of .* '{missing}'"):
-        build(ARCH, 3, str(tmp_path / "w.safetensors"))
+        build(ARCH, 3, str(tmp_path / "w.safetensors"), 32)
 
 
 class Bomb:
@@ -134,9 +134,9 @@ class Bomb:
 def test_what_is_no_file_of_weights_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=rf"{name}: (not a readable state dict|holds no state dict)"):
-        build(ARCH, 3, str(tmp_path / name))
+        build(ARCH, 3, str(tmp_path / name), 32)
     with pytest.raises(ModelError, match="no such file of weights"):
-        build(ARCH, 3, str(tmp_path / "absent.pt"))
+        build(ARCH, 3, str(tmp_path / "absent.pt"), 32)
 
 
 class Hub(Exception):
@@ -156,7 +156,7 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(timm, "create_model", create)
     with pytest.raises(ModelError) as e:
-        build("mobilenetv3_small_050", 3, "timm")
+        build("mobilenetv3_small_050", 3, "timm", 32)
     message = str(e.value)
     assert message.startswith("the weights of mobilenetv3_small_050 cannot be downloaded (")
     assert type(failure).__name__ in message
@@ -170,12 +170,12 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch: pytest.Mo
 def test_an_arch_without_weights_at_timm_says_what_to_do() -> None:
     arch = next(a for a in timm.list_models("mobilenet*") if not timm.get_pretrained_cfg(a).has_weights)
     with pytest.raises(ModelError, match=f"timm has no weights for {arch}; give --weights none, or a file"):
-        build(arch, 3, "timm")
+        build(arch, 3, "timm", 32)
 
 
 def test_a_size_that_the_model_cannot_take_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot take pictures of 37x37"):
-        one_tensor(build("test_vit", 3, "none"), 37, 3)
+        one_tensor(build("test_vit", 3, "none", 32), 37, 3)
 
 
 class Fails(torch.nn.Module):
@@ -190,4 +190,4 @@ def test_a_model_that_refuses_without_a_word_is_refused_too() -> None:
 
 def test_a_model_that_does_not_classify_is_refused() -> None:
     with pytest.raises(DataError, match=r"does not classify: it gives torch\.Size\(\[1, 3\]\)"):
-        one_tensor(build(ARCH, 3, "none"), 32, 4)
+        one_tensor(build(ARCH, 3, "none", 32), 32, 4)

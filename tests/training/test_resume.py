@@ -134,8 +134,8 @@ def test_a_model_with_dropout_goes_on_exactly_too(
 ) -> None:
     """Dropout draws from torch's own random state while training: everything that draws from it has to be repeated."""
 
-    def build(arch: str, classes: int, weights: str) -> torch.nn.Module:
-        model = real(arch, classes, weights)
+    def build(*arguments: Any) -> torch.nn.Module:
+        model = real(*arguments)
         model.backbone.head.drop.p = 0.5
         return model
 

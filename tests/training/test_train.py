@@ -126,7 +126,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_leaves_no_checkpoint(
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(x.mean((1, 2))) * (math.inf if self.training else 1)
 
-    monkeypatch.setattr(trainer.train, "build", lambda arch, classes, weights: Broken(classes))
+    monkeypatch.setattr(trainer.train, "build", lambda arch, classes, *_: Broken(classes))
     with pytest.raises(
         ConfigError, match=r"the loss became (nan|inf) in epoch 1: a smaller --learning-rate than 0\.002"
     ):
