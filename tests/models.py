@@ -47,3 +47,27 @@ class HardNet(ColourNet):
             self.second.weight[7, 3, 0, 0] = 400.0 / scales[3]
             self.second.bias[7] = -400.0 * 0.72
             self.head.weight[:, 7] = 0
+
+
+class Neighbours(nn.Module):
+    """float32 [n, height, width, 3] -> [n, 3]. Ops that TFLite fuses with the one before, and ops that it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.norm2 = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 3)
+        generator = torch.Generator().manual_seed(0)
+        for norm in (self.norm, self.norm2):
+            norm.running_var.uniform_(0.5, 2, generator=generator)
+            norm.running_mean.uniform_(-0.5, 0.5, generator=generator)
+            nn.init.uniform_(norm.weight, -2, 2, generator=generator)
+        with torch.no_grad():
+            self.first.weight.div_(100)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.relu(self.norm(self.first(x.permute(0, 3, 1, 2))), inplace=True)
+        y = nn.functional.hardswish(self.norm2(self.second(x)), inplace=True)
+        x = nn.functional.relu6(x + y)
+        x = nn.functional.max_pool2d(x, 2)
+        return self.head(x.mean((2, 3)))

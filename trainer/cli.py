@@ -47,7 +47,7 @@ from sightline.run_folder import Run, read_run
 @click.option(
     "--learning-rate",
     type=click.FloatRange(1e-7, 1),
-    help="Of AdamW, at its peak.  [default: 0.0005, 0.002 for none, 0.0001 for --quantization-aware]",
+    help="Of AdamW, at its peak.  [default: 0.0005, 0.002 for none]",
 )
 @click.option(
     "--patience",
@@ -110,7 +110,7 @@ def train(context: click.Context, data: Path, out: Path, parent: Path | None, **
             )
     if run_before:
         _check_split(pictures, run_before, data)
-    usual_rate = 0.0001 if run_before else 0.002 if options["weights"] == "none" else 0.0005
+    usual_rate = 0.002 if options["weights"] == "none" else 0.0005
     epochs = options["epochs"] or (8 if run_before else 30)
     recipe = Recipe(
         arch=options["arch"],
@@ -120,7 +120,7 @@ def train(context: click.Context, data: Path, out: Path, parent: Path | None, **
         learning_rate=options["learning_rate"] or usual_rate,
         weight_decay=0.05,
         warmup_epochs=min(3, epochs // 4),
-        label_smoothing=0.1,
+        label_smoothing=0.0 if run_before else 0.1,
         ema_decay=0.999,
         # the learning rate's cosine pays off late: 10 epochs of 60 stopped a run 5 points too early
         patience=(0 if run_before else epochs // 3) if options["patience"] is None else options["patience"],

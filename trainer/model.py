@@ -40,10 +40,14 @@ def build(arch: str, classes: int, weights: str, size: int) -> Classifier:
     """Any timm image model by name, for pictures of size x size.
 
     weights: `timm` (downloaded from its hub), `none`, or a file of a state dict.
-    Raises ConfigError for an unknown arch, with near matches; ModelError where weights cannot be had or do not fit.
+    Raises ConfigError for an unknown arch, with near matches, and for one that cannot be made for the size; ModelError
+    where weights cannot be had or do not fit.
     """
     check_arch(arch)
-    backbone = _create(arch, False, classes, size)
+    try:
+        backbone = _create(arch, False, classes, size)
+    except (RuntimeError, AssertionError, ValueError) as e:
+        raise ConfigError(f"{arch} cannot take pictures of {size}x{size}: {reason(e)}") from None
     config = backbone.pretrained_cfg
     _calm_head(backbone)
     if weights == "timm":

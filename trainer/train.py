@@ -71,16 +71,16 @@ def train(
     """
     with _processes() as (rank, world, device):
         torch.manual_seed(recipe.seed)
-        trained = build(recipe.arch, len(data.labels), "none" if parent else recipe.weights, spec.width)
-        one_tensor(trained, spec.width, len(data.labels))
+        classifier = build(recipe.arch, len(data.labels), "none" if parent else recipe.weights, spec.width)
+        one_tensor(classifier, spec.width, len(data.labels))
         if parent:
-            load_program(trained, parent)
-        trained.to(device)
-        model: nn.Module = trained
-        if parent:  # what is trained then lies inside a graph that rounds as int8 will
-            teacher = copy.deepcopy(trained).eval().requires_grad_(False)
+            load_program(classifier, parent)
+        classifier.to(device)
+        model: nn.Module = classifier
+        if parent:  # its weights then lie in a graph that rounds them as int8 will
+            teacher = copy.deepcopy(classifier).eval().requires_grad_(False)
             frames = unpack(parent.read("calibration.npz"), "calibration.npz", "frames")["frames"]
-            model = fake_quantized(trained, spec.width, device)
+            model = fake_quantized(classifier, spec.width, device)
             calibrate(model, frames, device)
         ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
         net: nn.Module = DistributedDataParallel(model) if world > 1 else model
@@ -133,10 +133,11 @@ def train(
                     images = images.to(device, non_blocking=True).float()
                     labels = labels.to(device, non_blocking=True)
                     with torch.autocast(device.type, mixed or torch.bfloat16, enabled=mixed is not None):
-                        logits = net(images)
-                        loss = loss_of(logits, labels)
-                        if parent:
-                            loss = loss + divergence(logits, teacher(images))
+                        if parent:  # rounded or not, the parent's answers: what is judged is that the two agree
+                            wanted = teacher(images)
+                            loss = divergence(net(images), wanted) + divergence(classifier(images), wanted)
+                        else:
+                            loss = loss_of(net(images), labels)
                     optimizer.zero_grad(set_to_none=True)
                     scaler.scale(loss).backward()
                     scaler.unscale_(optimizer)
@@ -204,13 +205,13 @@ def train(
             if parent:
                 metrics = {
                     **metrics,
-                    "accuracy": evaluate(trained, val_loader, device)[0],
+                    "accuracy": evaluate(classifier, val_loader, device)[0],
                     "simulated_int8_accuracy": best,
                 }
                 old = parent.manifest
                 provenance["parent"] = {"name": old.name, "version": old.version, "metrics": old.metrics}
             export_run(
-                out, trained, data, spec, name=out.name, metrics=metrics, provenance=provenance, seed=recipe.seed
+                out, classifier, data, spec, name=out.name, metrics=metrics, provenance=provenance, seed=recipe.seed
             )
         return metrics
 

@@ -173,7 +173,16 @@ def test_an_arch_without_weights_at_timm_says_what_to_do() -> None:
         build(arch, 3, "timm", 32)
 
 
+def test_a_transformer_is_made_for_the_size_that_is_asked() -> None:
+    """One made for 224, its native size, refuses any other."""
+    one_tensor(build("vit_tiny_patch16_224", 3, "none", 48), 48, 3)
+    with pytest.raises(ConfigError, match="cannot take pictures of 48x48"):
+        one_tensor(build("vit_tiny_patch16_224", 3, "none", 224), 48, 3)
+
+
 def test_a_size_that_the_model_cannot_take_is_refused() -> None:
+    with pytest.raises(ConfigError, match="xcit_nano_12_p16_224 cannot take pictures of 37x37: `patch_size` should"):
+        build("xcit_nano_12_p16_224", 3, "none", 37)
     with pytest.raises(ConfigError, match="cannot take pictures of 37x37"):
         one_tensor(build("test_vit", 3, "none", 32), 37, 3)
 

@@ -19,6 +19,7 @@ from sightline.images import read_image
 from sightline.preprocess import InputSpec, Preprocessor
 from sightline.run_folder import read_run
 from tests.conftest import write_coloured
+from tests.models import Neighbours
 from tests.training.helpers import ARCH, same, weights
 from tests.training.test_resume import Stopped, assert_equal_runs, stop_after
 from trainer.export import export_run
@@ -104,34 +105,16 @@ def test_a_batch_norm_folded_in_later_changes_no_integer() -> None:
 # where it rounds
 
 
-class Everything(nn.Module):
-    """Each kind of neighbourhood: what TFLite fuses, and what it does not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.second, self.norm2 = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
-        self.head = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = nn.functional.relu(self.norm(self.first(x.permute(0, 3, 1, 2))), inplace=True)  # 1
-        y = self.norm2(self.second(x))  # 2
-        y = nn.functional.hardswish(y, inplace=True)  # 3
-        x = nn.functional.relu6(x + y)  # 4
-        x = nn.functional.max_pool2d(x, 2)
-        return self.head(x.mean((2, 3)))  # 5, 6
-
-
 def test_it_rounds_where_tflite_has_a_tensor_and_nowhere_else() -> None:
     torch.manual_seed(0)
-    model = Everything()
+    model = Neighbours()
     net = fake_quantized(model, 8, CPU)
     rounded = [str(n.args[0].target) for n in net.graph.nodes if str(n.target).startswith("fake_activation")]
     assert rounded == [
-        "aten.relu.default",
+        "aten.relu.default",  # of the convolution, its batch norm and it
         "aten.batch_norm.default",
         "aten.hardswish.default",
-        "aten.relu6.default",
+        "aten.relu6.default",  # of the addition and it
         "aten.mean.dim",
         "aten.linear.default",
     ]
@@ -149,7 +132,7 @@ def test_a_value_that_is_overwritten_in_place_and_used_again_is_the_overwritten_
     net = fake_quantized(Twice(), 8, CPU)
     x = torch.rand(5, 8, 8, 3) * 255
     calibrate(net, x.byte().numpy(), CPU)
-    assert torch.allclose(net(x), Twice()(x), atol=1.0)
+    assert torch.allclose(net(x), Twice()(x), atol=2.5)  # 256 steps over 0..255, three times
 
 
 def test_the_rounded_model_is_near_the_float_one_and_not_equal(learned: Path, pictures: Path) -> None:
