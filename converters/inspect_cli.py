@@ -124,11 +124,18 @@ def render(
     """The page for people: 120 columns, the op table first and the conclusions last, where a terminal ends."""
     lines = [f"{name}  {_size(i.bytes)}  sha256 {digest[:12]}"]
     lines += [_entry("in", t) for t in i.inputs] + [_entry("out", t) for t in i.outputs]
+    said = i.embedded.metadata
+    labels = labels or (said.labels if said and said.labels else ())
     if labels:
         lines += _paragraph("labels", f"{len(labels)}: {_shorten(', '.join(labels), 2 * _WIDTH)}")
     if i.embedded.entries or i.embedded.files:
         files = f"; files: {', '.join(i.embedded.files)}" if i.embedded.files else ""
         lines += _paragraph("metadata", _shorten(", ".join(i.embedded.entries) + files, 2 * _WIDTH))
+    if said:
+        normalised = f"; takes (byte - {list(said.mean)}) / {list(said.std or ())}" if said.mean else ""
+        lines += _paragraph("says", _shorten(f"{said.name} {said.version}: {said.description}{normalised}", 2 * _WIDTH))
+    if i.embedded.damage:
+        lines += _paragraph("damaged", i.embedded.damage)
     if table:
         lines += ["", *_table(i)]
     lines += ["", *_kinds(i), ""]

@@ -20,6 +20,7 @@ from converters import edgetpu
 from converters.graph import unpack
 from converters.nodes import Graph, Node, Operand, read_graph
 from sightline.errors import ModelError
+from sightline.metadata import Metadata, read_metadata
 
 _IDENTIFIER = b"TFL3"
 _ALIGNMENT = 64  # bytes, of a tensor in TFLite's arena
@@ -91,10 +92,13 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Embedded:
-    """entries: names of the model's metadata. files: names of the files that are appended to it, such as labels."""
+    """entries: names of the model's metadata. files: names of the files that are appended to it, such as labels.
+    metadata: the standard's, where the model has some that can be read. damage: why it cannot."""
 
     entries: tuple[str, ...]
     files: tuple[str, ...]
+    metadata: Metadata | None = None
+    damage: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,12 +159,19 @@ def inspect_model(content: bytes, name: str) -> Inspection:
 
 
 def embedded(content: bytes) -> Embedded:
-    """Names alone of what travels inside the file; whoever reads the metadata itself plugs in here."""
+    """What travels inside the file. Damaged metadata does not hide the rest of a model: it is told in its place."""
     entries = tuple((m.name or b"").decode(errors="replace") for m in unpack(content).metadata or ())
     if not zipfile.is_zipfile(io.BytesIO(content)):
-        return Embedded(entries, ())
+        return Embedded(entries, (), *_metadata(content))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return Embedded(entries, tuple(archive.namelist()))
+        return Embedded(entries, tuple(archive.namelist()), *_metadata(content))
+
+
+def _metadata(content: bytes) -> tuple[Metadata | None, str]:
+    try:
+        return read_metadata(content), ""
+    except ModelError as e:
+        return None, str(e)
 
 
 def arena(graph: Graph) -> Memory:
