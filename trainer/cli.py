@@ -164,6 +164,10 @@ def _inherited(context: click.Context, run: Run) -> dict[str, Any]:
     given = {k: v for k, v in context.params.items() if context.get_parameter_source(k) is ParameterSource.COMMANDLINE}
     if "weights" in given:
         raise ConfigError("--weights and --quantization-aware exclude each other: the weights are the run's own")
+    if given.get("patience"):
+        raise ConfigError(
+            "--patience and --quantization-aware exclude each other: fine-tuning ends with its last epoch"
+        )
     for name, value in fixed.items():
         if given.get(name, value) != value:
             raise ConfigError(

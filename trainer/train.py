@@ -156,7 +156,8 @@ def train(
                 shared = torch.tensor([accuracy, val_loss], dtype=torch.float64, device=device)
                 dist.broadcast(shared, 0)
                 accuracy, val_loss = shared.tolist()
-            better = accuracy > best
+            # of a fine-tune the last epoch counts: the labels know nothing of how well the rounding is borne
+            better = accuracy > best or parent is not None
             if better:
                 best, best_epoch = accuracy, epoch
             record = {

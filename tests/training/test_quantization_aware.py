@@ -155,62 +155,61 @@ def test_the_divergence_is_nothing_between_equals_and_ln_2_of_a_coin_that_is_sur
 # what it teaches
 
 
-class Outlier(nn.Module):
-    """Three features say the class, and a fourth that says nothing is so large that int8's steps hide the three."""
+class Uneven(nn.Module):
+    """What each layer does is lost in int8: its features differ in size up to 1000 times, and share one scale."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.features, self.head = nn.Linear(3, 4, bias=False), nn.Linear(4, 3)
+        self.features, self.head = nn.Linear(3, 64), nn.Linear(64, 3)
+        generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            self.features.weight.copy_(torch.eye(4, 3) * 2e-3)
-            self.features.weight[3] = 1.0
-            self.head.weight.copy_(torch.eye(3, 4).flip(0).roll(1, 1) * 0)
-            for channel in range(3):
-                self.head.weight[2 - channel, channel] = 2000.0  # RGB in, (blue, green, red) out
+            sizes = 2 ** torch.empty(64).uniform_(-5, 5, generator=generator)
+            self.features.weight.copy_(torch.randn(64, 3, generator=generator) * sizes[:, None])
+            self.features.bias.zero_()
+            self.head.weight.copy_(torch.randn(3, 64, generator=generator) / sizes)
             self.head.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.features(x.mean((1, 2)) / 255)))
+        return self.head(torch.relu(self.features(x.mean((1, 2)) / 128 - 1)))
 
 
 @pytest.fixture(scope="module")
 def losing(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("losing") / "outlier"
+    path = tmp_path_factory.mktemp("losing") / "uneven"
     recipe = {"arch": ARCH, "batch": 16, "augment": "none", "flip": False, "seed": 0}
     data = read_class_folders(pictures)
     export_run(
-        path, Outlier(), data, InputSpec(32, 32), name="outlier", metrics={"accuracy": 1.0},
+        path, Uneven(), data, InputSpec(32, 32), name="uneven", metrics={"accuracy": 1.0},
         provenance={"recipe": recipe},
     )  # fmt: skip
     return path
 
 
-def rounded_accuracy(run: Path, pictures: Path) -> float:
-    """Of the run's weights, rounded as int8 would."""
-    model = Outlier()
+def rounded_divergence(run: Path, pictures: Path) -> float:
+    """Of the run's weights rounded as int8 would, from the same weights in float."""
+    model = Uneven()
     model.load_state_dict(weights(run))
     net = fake_quantized(model, 32, CPU)
-    images, labels = frames(read_class_folders(pictures))
+    images, _ = frames(read_class_folders(pictures))
     calibrate(net, images, CPU)
+    x = torch.from_numpy(images).float()
     with torch.no_grad():
-        return float((net(torch.from_numpy(images).float()).argmax(1) == labels).float().mean())
+        return float(divergence(net(x), model(x)))
 
 
 def test_a_model_that_int8_would_ruin_learns_to_bear_it(
     pictures: Path, losing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer.train, "build", lambda *_: Outlier())
+    monkeypatch.setattr(trainer.train, "build", lambda *_: Uneven())
     settings = ("--epochs", "30", "--learning-rate", "0.003")
-    assert rounded_accuracy(losing, pictures) < 0.5
+    lost = rounded_divergence(losing, pictures)
     fine_tune(pictures, losing, tmp_path / "aware", *settings)
-    assert rounded_accuracy(tmp_path / "aware", pictures) > 0.9
-    metrics = read_run(tmp_path / "aware").manifest.metrics
-    assert metrics["simulated_int8_accuracy"] > 0.9
+    assert rounded_divergence(tmp_path / "aware", pictures) < 0.6 * lost
     with monkeypatch.context() as m:  # the same without rounding teaches nothing of it
         m.setattr(trainer.train, "fake_quantized", lambda model, *_: model)
         m.setattr(trainer.train, "calibrate", lambda *_: None)
         fine_tune(pictures, losing, tmp_path / "unaware", *settings)
-    assert rounded_accuracy(tmp_path / "unaware", pictures) < 0.5
+    assert rounded_divergence(tmp_path / "unaware", pictures) > 0.8 * lost
 
 
 # what it leaves
@@ -234,6 +233,16 @@ def test_the_result_is_a_run_like_any_other_and_names_its_parent(tuned: Path, le
     for key in ("arch", "batch", "augment", "flip", "seed"):
         assert recipe[key] == before.provenance["recipe"][key]
     assert set(after.metrics) == {"accuracy", "simulated_int8_accuracy", "best_epoch"}
+
+
+def test_the_last_epoch_is_the_result_whatever_the_labels_say(
+    pictures: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([1.0, 0.5, 0.75])  # of two epochs, and of the float program
+    monkeypatch.setattr(trainer.train, "evaluate", lambda *_: (next(accuracies), 1.0))
+    fine_tune(pictures, learned, tmp_path / "out")
+    wanted = {"accuracy": 0.75, "best_epoch": 2, "simulated_int8_accuracy": 0.5}
+    assert read_run(tmp_path / "out").manifest.metrics == wanted
 
 
 def test_the_program_has_the_parents_tensors_and_no_rounding(tuned: Path, learned: Path) -> None:
@@ -280,6 +289,7 @@ def test_it_is_not_resumed_from_another_parent(pictures: Path, learned: Path, tu
 @pytest.mark.parametrize(
     ("more", "why"),
     [
+        (("--patience", "3"), "--patience and --quantization-aware exclude each other"),
         (("--weights", "none"), "--weights and --quantization-aware exclude each other"),
         (("--arch", "resnet18"), f"--arch resnet18: .*colours was trained with {ARCH}"),
         (("--image-size", "64"), "--image-size 64: .* with 32"),
@@ -320,5 +330,5 @@ def test_what_is_no_run_of_the_trainer_is_refused(pictures: Path, run_folder: Pa
 def test_a_run_whose_program_is_another_module_is_refused(pictures: Path, losing: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.pt2: is not the module that its recipe names"):
         fine_tune(pictures, losing, tmp_path / "out")
-    assert json.loads((losing / "model.json").read_text())["name"] == "outlier"
+    assert json.loads((losing / "model.json").read_text())["name"] == "uneven"
     assert not (tmp_path / "out").exists()
