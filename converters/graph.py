@@ -98,7 +98,12 @@ def runnable(content: bytes) -> bool:
 
 def unpack(content: bytes) -> schema.ModelT:
     """The file as objects that can be changed; `pack` writes them."""
-    return schema.ModelT.InitFromPackedBuf(content, 0)
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for buffer in model.buffers:
+        if buffer.offset > 1:
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def pack(model: schema.ModelT) -> bytes:
@@ -139,12 +144,18 @@ def damaged(content: bytes) -> bytes:
         tensor = graph.Tensors(i)
         dtype = _WEIGHT_DTYPES.get(_TYPES[tensor.Type()])
         buffer = model.Buffers(tensor.Buffer())
-        if dtype is None or not buffer.DataLength():
+        if dtype is None or not _constant(model, tensor):
             continue
-        weights = buffer.DataAsNumpy().view(dtype)
+        if buffer.Offset() > 1:
+            stored = np.frombuffer(broken, np.uint8, buffer.Size(), buffer.Offset())
+        else:
+            stored = buffer.DataAsNumpy()
+        weights = stored.view(dtype)
         weights[:] = np.roll(weights, len(weights) // 2)
     return bytes(broken)
 
 
 def _constant(model: schema.Model, tensor: schema.Tensor) -> bool:
-    return bool(model.Buffers(tensor.Buffer()).DataLength())
+    """from 256 KiB on ai-edge-quantizer keeps weights after the FlatBuffer, at an offset of the file."""
+    buffer = model.Buffers(tensor.Buffer())
+    return bool(buffer.DataLength()) or buffer.Offset() > 1

@@ -6,6 +6,7 @@ Slots and numbers are those of metadata_schema.fbs (tflite-support) and of TFLit
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 
@@ -121,8 +122,6 @@ def _with_entry(content: bytes, metadata: bytes) -> bytes:
     if old.slots() > _SLOTS:
         raise ValueError(f"its root has {old.slots()} fields, of which only {_SLOTS} are known")
     buffers = [old.item(_BUFFERS, i) for i in range(old.vector(_BUFFERS, 4)[1])]
-    if any(buffer.number(1, "<Q") > 1 for buffer in buffers):
-        raise ValueError("it keeps weights after its FlatBuffer, at places that would change")
     entries = [entry for entry in old.tables(_METADATA) if entry.text(0) != ENTRY]
 
     # a builder works from the end to the front, and counts places from the end: the old content comes first
@@ -144,4 +143,10 @@ def _with_entry(content: bytes, metadata: bytes) -> bytes:
     for slot, offset in fields.items():
         b.PrependUOffsetTRelativeSlot(slot, offset, 0)
     b.Finish(b.EndObject(), b"TFL3")
-    return bytes(b.Output())
+    whole = bytearray(b.Output())
+    moved = len(whole) - size
+    for kept in buffers:  # weights after the FlatBuffer are referred to by their place in the file
+        place, offset = kept.place(1), kept.number(1, "<Q")
+        if place is not None and offset > 1:
+            struct.pack_into("<Q", whole, moved + place, offset + moved)
+    return bytes(whole)

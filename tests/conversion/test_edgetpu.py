@@ -368,7 +368,7 @@ def test_a_bundle_of_compiled_variants_alone_is_refused_on_a_cpu(
     both = read_bundle(tmp_path / "coral.bundle")
     only = {"static_int8_edgetpu": "coral.static_int8_edgetpu.tflite"}
     manifest = replace(both.manifest, variants=only, default="static_int8_edgetpu")
-    files = {name: both.contents[name] for name in (*only.values(), "golden.npz", "report.html")}
+    files = {name: both.contents[name] for name in (*only.values(), "golden.npz")}
     write_bundle(tmp_path / "only.bundle", manifest, files)
     bundle: Bundle = read_bundle(tmp_path / "only.bundle")
     with pytest.raises(ModelError, match=r"all of its variants \(static_int8_edgetpu\) are compiled for the Edge TPU"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from ai_edge_litert import interpreter as litert
 
-from converters.calibrate import ranges
+from converters.calibrate import observe, ranges
 from converters.graph import ops
 from converters.quantize import quantize
 from converters.torch_source import convert_program, open_program
@@ -39,7 +39,7 @@ def neighbours() -> Neighbours:
 @pytest.fixture(scope="module")
 def int8(neighbours: Neighbours, frames: Frame) -> bytes:
     program = convert_program(open_program(save_program(neighbours, SPEC), "neighbours"), "neighbours")
-    return quantize(program, "static_int8", ranges(program, frames, SPEC), "per_channel")
+    return quantize(program, "static_int8", ranges(observe(program, frames, SPEC), "min_max"), "per_channel")
 
 
 def test_it_rounds_the_tensors_that_tflite_has_by_the_same_scales(
@@ -73,6 +73,11 @@ def test_normalisation_is_one_op_in_int8(frames: Frame) -> None:
     torch.manual_seed(0)
     model = Classifier(torch.nn.Conv2d(3, 4, 3, padding=1), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).eval()
     program = convert_program(open_program(save_program(model, SPEC), "model"), "model")
-    names = [op.name for op in ops(quantize(program, "static_int8", ranges(program, frames, SPEC), "per_channel"))]
+    names = [
+        op.name
+        for op in ops(
+            quantize(program, "static_int8", ranges(observe(program, frames, SPEC), "min_max"), "per_channel")
+        )
+    ]
     assert names[:2] == ["DEPTHWISE_CONV_2D", "PAD"] or names[:2] == ["DEPTHWISE_CONV_2D", "CONV_2D"]
     assert not {"SUB", "MUL"} & set(names)

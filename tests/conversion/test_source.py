@@ -134,11 +134,11 @@ def test_a_cut_program_is_refused(program: Path, pictures: Path, tmp_path: Path)
 
 
 def test_what_is_neither_is_refused(bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"x")
+    (tmp_path / "model.zip").write_bytes(b"x")
     for path, why in (
         (tmp_path / "absent", r"no such run folder or model; `sightline train` makes a run"),
         (tmp_path / "absent.pt2", r"no such run folder or model"),
-        (tmp_path / "model.onnx", r"is neither a run folder nor a \.pt2 program"),
+        (tmp_path / "model.zip", r"is no model that can be read; those are run folders, \.pt2, \.onnx"),
         (tmp_path, r"not a finished run: model\.json cannot be read"),
         (bundle, r"not a finished run: model\.json cannot be read"),
     ):
