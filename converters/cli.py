@@ -49,6 +49,7 @@ def convert(source: Path, out: Path, device: str, as_json: bool, schemes: tuple[
     load_device(device)  # before the libraries, which take seconds
     from converters.convert import convert as run
     from converters.convert import report_path
+    from converters.report import percent, points
     from converters.source import Given
     from converters.verify import Limits
 
@@ -77,20 +78,12 @@ def convert(source: Path, out: Path, device: str, as_json: bool, schemes: tuple[
         return
     click.echo(f"{'':22}{'size':>10}{'accuracy':>10}{'points':>8}{'as float':>10}")
     if "float32" not in result.measured:
-        click.echo(f"{'float32':22}{result.float_bytes / 1024:>6,.0f} KiB{_percent(result.accuracy):>10}")
+        click.echo(f"{'float32':22}{result.float_bytes / 1024:>6,.0f} KiB{percent(result.accuracy):>10}")
     for m in result.measured.values():
-        size, accuracy = f"{m.bytes / 1024:>6,.0f} KiB", f"{_percent(m.accuracy):>10}{_points(m.drop):>8}"
+        size, accuracy = f"{m.bytes / 1024:>6,.0f} KiB", f"{percent(m.accuracy):>10}{points(m.drop):>8}"
         click.echo(f"{m.scheme:22}{size}{accuracy}{m.agreement:>10.2%}")
     click.echo(f"{out}: verified on {result.pictures} held-out pictures, in {seconds:.0f} s; see {report_path(out)}")
     click.echo(f"next: sightline run {out} --source 0")
-
-
-def _percent(fraction: float | None) -> str:
-    return "unknown" if fraction is None else f"{fraction:.2%}"
-
-
-def _points(drop: float | None) -> str:
-    return "" if drop is None else f"{0 - drop:+.2f}"
 
 
 class _Bar:

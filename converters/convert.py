@@ -102,16 +102,19 @@ def convert(
     for scheme in chosen:
         if scheme.startswith("static"):
             found = found or Search(source, scheme, config, finish, say).run(exam, limits)
-            content = finish(requantize(found, scheme, config.fully_connected))
+            again = found.scheme != scheme
+            content = finish(requantize(found, scheme, config.fully_connected)) if again else found.content
+            m = exam.measure(scheme, content) if again else found.measured
             check_integer(content, scheme, source.input, found.float_ops)
         else:
             content = describe(quantize(float_model, scheme, {}, config.fully_connected))
+            m = exam.measure(scheme, content)
         if config.max_model_kib and len(content) > config.max_model_kib * 1024:
             raise QualityError(
                 f"{scheme}: {len(content) / 1024:,.0f} KiB are more than {device_name} takes "
                 f"(max_model_kib: {config.max_model_kib:,}); train a smaller --arch"
             )
-        measured[scheme], models[scheme] = exam.control(exam.measure(scheme, content), content), content
+        measured[scheme], models[scheme] = exam.control(m, content), content
         judge(measured[scheme], exam, limits)
         say(f"{scheme}: {len(content) / 1024:,.0f} KiB, float32's answer on {measured[scheme].agreement:.2%}")
 

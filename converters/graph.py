@@ -64,23 +64,6 @@ def outputs(content: bytes) -> list[str]:
     return [graph.Tensors(graph.Outputs(i)).Name().decode() for i in range(graph.OutputsLength())]
 
 
-def macs(content: bytes) -> list[int]:
-    """Multiply-accumulates of each op of the main graph; of an op without weights, its output's elements."""
-    model = schema.Model.GetRootAs(content, 0)
-    graph = model.Subgraphs(0)
-    found = []
-    for i, op in enumerate(ops(content)):
-        tensors = graph.Operators(i)
-        elements = int(np.prod(graph.Tensors(tensors.Outputs(0)).ShapeAsNumpy()))
-        if op.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"):
-            shape = graph.Tensors(tensors.Inputs(1)).ShapeAsNumpy()
-            # of one output element: a depthwise filter reads one channel, a product of matrices one row
-            each = {"DEPTHWISE_CONV_2D": shape[:-1], "BATCH_MATMUL": shape[-2:-1]}.get(op.name, shape[1:])
-            elements *= int(np.prod(each))
-        found.append(elements)
-    return found
-
-
 def runnable(content: bytes) -> bool:
     """Whether XNNPACK survives it: an int8 layer that would have to multiply its sums by 256 or more, which ranges of
     very different channels may ask for, makes it free memory twice and abort the process (ai-edge-litert 2.3)."""
@@ -94,6 +77,11 @@ def runnable(content: bytes) -> bool:
             if float(scales[0].max() * scales[1].max() / scales[2].min()) >= 256:
                 return False
     return True
+
+
+def builtin_of(code: schema.OperatorCodeT) -> int:
+    """Files from before 2020 have the code in the deprecated field alone."""
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 
 
 def unpack(content: bytes) -> schema.ModelT:

@@ -14,11 +14,10 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 from converters import edgetpu
 from converters.graph import unpack
-from converters.nodes import Graph, Node, Operand, read_graph
+from converters.nodes import Graph, Node, Operand, macs, read_graph
 from sightline.errors import ModelError
 from sightline.metadata import Metadata, read_metadata
 
@@ -286,29 +285,6 @@ def _weights(node: Node) -> str:
         main = max(learned, key=lambda t: t.bytes)
     granularity = {0: "", 1: " per-tensor"}.get(len(main.scales), " per-channel")
     return main.dtype + granularity
-
-
-def macs(node: Node) -> int:
-    """Multiply-accumulates of one inference; 0 for ops that are none of them."""
-    weights = node.input(1)
-    if weights is None or not node.outputs:
-        return 0
-    output = node.outputs[0].elements
-    match node.name:
-        case "CONV_2D" | "CONV_3D":
-            # a grouped convolution's filter has the channels of one group; a 3-D one's is [d, h, w, in, out]
-            return output * prod(weights.shape[1:] if node.name == "CONV_2D" else weights.shape[:4])
-        case "DEPTHWISE_CONV_2D":
-            return output * prod(weights.shape[1:3])
-        case "FULLY_CONNECTED":
-            return output * weights.shape[-1]
-        case "TRANSPOSE_CONV":
-            data = node.input(2)
-            return 0 if data is None else data.elements * prod(weights.shape[:3])
-        case "BATCH_MATMUL":
-            left = node.input(0)
-            return 0 if left is None else output * left.shape[-2 if node.option("adjX", False) else -1]
-    return 0
 
 
 def _learned(tensor: Operand) -> bool:

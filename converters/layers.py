@@ -9,7 +9,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from converters.graph import pack, unpack
+from converters.graph import builtin_of, pack, unpack
 
 _OP = schema.BuiltinOperator
 WEIGHTED = (_OP.CONV_2D, _OP.DEPTHWISE_CONV_2D, _OP.FULLY_CONNECTED)
@@ -53,8 +53,7 @@ class Network:
         }  # fmt: skip
 
     def kind(self, op: schema.OperatorT) -> int:
-        code = self._model.operatorCodes[op.opcodeIndex]
-        return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+        return builtin_of(self._model.operatorCodes[op.opcodeIndex])
 
     def name(self, tensor: int) -> str:
         return str(self._graph.tensors[tensor].name.decode())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from converters.graph import Op, macs, ops
+from converters.graph import Op, ops, unpack
+from converters.nodes import macs, read_graph
 
 # a float op takes about so many times as long as an int8 one: 2.4 and 3.7 were measured on two whole models
 FLOAT_COST = 3.0
@@ -15,7 +16,8 @@ SLOWDOWN = 1.25
 
 @dataclass(frozen=True)
 class Share:
-    """One op. divergence: of the outputs, in nats, when this op alone is quantized. macs: multiply-accumulates."""
+    """One op. divergence: of the outputs, in nats, when this op alone is quantized. macs: multiply-accumulates, or the
+    output's elements of an op that has none."""
 
     op: Op
     divergence: float
@@ -25,7 +27,7 @@ class Share:
 def by_share(content: bytes, divergence_of: Callable[[str], float]) -> tuple[Share, ...]:
     """Each op that computes, with what it alone costs; the dearest first. divergence_of: an op's first output -> of the
     outputs when only that op is quantized."""
-    work = macs(content)
+    work = [macs(node) or node.outputs[0].elements for node in read_graph(unpack(content)).nodes]
     shares = [Share(op, divergence_of(op.output), work[i]) for i, op in enumerate(ops(content)) if op.computes_in_float]
     return tuple(sorted(shares, key=lambda s: -s.divergence))
 

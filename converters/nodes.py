@@ -10,6 +10,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from converters.graph import builtin_of
+
 _OPS = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
 _TYPES = {v: k.lower() for k, v in vars(schema.TensorType).items() if not k.startswith("_")}
 _BITS = {"bool": 8, "float16": 16, "bfloat16": 16, "resource": 0, "variant": 0, "string": 0, "complex64": 64}
@@ -86,12 +88,34 @@ class Graph:
     operands: tuple[Operand, ...]
 
 
+def macs(node: Node) -> int:
+    """Multiply-accumulates of one inference; 0 for ops that are none of them."""
+    weights = node.input(1)
+    if weights is None or not node.outputs:
+        return 0
+    output = node.outputs[0].elements
+    match node.name:
+        case "CONV_2D" | "CONV_3D":
+            # a grouped convolution's filter has the channels of one group; a 3-D one's is [d, h, w, in, out]
+            return output * prod(weights.shape[1:] if node.name == "CONV_2D" else weights.shape[:4])
+        case "DEPTHWISE_CONV_2D":
+            return output * prod(weights.shape[1:3])
+        case "FULLY_CONNECTED":
+            return output * weights.shape[-1]
+        case "TRANSPOSE_CONV":
+            data = node.input(2)
+            return 0 if data is None else data.elements * prod(weights.shape[:3])
+        case "BATCH_MATMUL":
+            left = node.input(0)
+            return 0 if left is None else output * left.shape[-2 if node.option("adjX", False) else -1]
+    return 0
+
+
 def code_name(code: schema.OperatorCodeT) -> str:
     """TFLite's name of an op's kind; a custom op's own."""
     if code.customCode:
         return str(code.customCode.decode(errors="replace"))
-    # files from before 2020 have the code in the deprecated field alone
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    number = builtin_of(code)
     return _OPS.get(number, f"BUILTIN_{number}")
 
 

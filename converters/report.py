@@ -146,8 +146,8 @@ def _cards(r: Report) -> str:
     float_bytes = len(r.exam.source.float_model)
     faster = f"{float_ms / ms:.1f} times as fast as float32 here" if ms <= float_ms else f"float32: {float_ms:.2f} ms"
     cards = (
-        ("accuracy, float32", _percent(r.exam.accuracy), f"{len(r.exam.truth)} held-out pictures"),
-        (f"accuracy, {first.scheme}", _percent(first.accuracy), f"{_points(first.drop)} points, "
+        ("accuracy, float32", percent(r.exam.accuracy), f"{len(r.exam.truth)} held-out pictures"),
+        (f"accuracy, {first.scheme}", percent(first.accuracy), f"{points(first.drop)} points, "
          f"{r.limits.max_drop:g} allowed" if first.drop is not None else "no labels"),
         ("same answer as float", f"{first.agreement:.2%}", f"at least {r.limits.min_agreement:g} % asked"),
         ("size", _kib(first.bytes), f"float32: {_kib(float_bytes)}"),
@@ -161,14 +161,14 @@ def _cards(r: Report) -> str:
 
 def _variants(r: Report) -> str:
     rows = [
-        ["float32 (reference)", _kib(len(r.exam.source.float_model)), _percent(r.exam.accuracy), "", "", "", "", "",
+        ["float32 (reference)", _kib(len(r.exam.source.float_model)), percent(r.exam.accuracy), "", "", "", "", "",
          f"{r.latency_ms['float32']:.2f}"]
     ]  # fmt: skip
     for m in r.measured.values():
-        worst = f"{html.escape(m.worst_class)} {_points(m.worst_drop)}" if m.worst_class else ""
+        worst = f"{html.escape(m.worst_class)} {points(m.worst_drop)}" if m.worst_class else ""
         rows.append([
-            m.scheme, _kib(m.bytes), _percent(m.accuracy), _points(m.drop), f"{m.agreement:.2%}", worst,
-            f"{m.snr_db:.1f}", _points(m.control_drop), f"{r.latency_ms[m.scheme]:.2f}",
+            m.scheme, _kib(m.bytes), percent(m.accuracy), points(m.drop), f"{m.agreement:.2%}", worst,
+            f"{m.snr_db:.1f}", points(m.control_drop), f"{r.latency_ms[m.scheme]:.2f}",
         ])  # fmt: skip
     heads = ["variant", "size", "accuracy", "points", "same as float", "worst class", "SNR, dB", "control", "ms"]
     return f"""<h2>Each variant on the held-out pictures</h2>{_table(heads, rows)}
@@ -257,11 +257,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
 
 
-def _percent(fraction: float | None) -> str:
+def percent(fraction: float | None) -> str:
     return "unknown" if fraction is None else f"{fraction:.2%}"
 
 
-def _points(drop: float | None) -> str:
+def points(drop: float | None) -> str:
     return "" if drop is None else f"{0 - drop:+.2f}"
 
 

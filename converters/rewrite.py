@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.graph import pack, unpack
+from converters.graph import builtin_of, pack, unpack
 
 _NONE, _RELU6 = schema.ActivationFunctionType.NONE, schema.ActivationFunctionType.RELU6
 _Builtin = schema.BuiltinOperator
@@ -60,8 +60,7 @@ class _Graph:
         self.tensors = model.subgraphs[0].tensors
 
     def code(self, op: schema.OperatorT) -> int:
-        code = self.model.operatorCodes[op.opcodeIndex]
-        return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+        return builtin_of(self.model.operatorCodes[op.opcodeIndex])
 
     def like(self, tensor: int, suffix: str) -> int:
         """A new tensor of the same shape. Returns its index."""
@@ -119,7 +118,7 @@ class _Graph:
     def _opcode(self, builtin: int) -> int:
         codes = self.model.operatorCodes
         for i, code in enumerate(codes):
-            if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
+            if builtin_of(code) == builtin:
                 return i
         code = schema.OperatorCodeT()
         code.builtinCode = code.deprecatedBuiltinCode = builtin

@@ -60,7 +60,8 @@ class Step:
 @dataclass(frozen=True)
 class Found:
     """What suits int8 best: of which float model, with which ranges and ops in float. activations: of that model.
-    steps: all that was tried, in order. shares: what each op costs, the dearest first, where that was analysed."""
+    content, measured: it in `scheme`, finished, and what the held-out pictures say of it. steps: all that was tried,
+    in order. shares: what each op costs, the dearest first, where that was analysed."""
 
     float_model: bytes
     activations: dict[str, Activation]
@@ -68,6 +69,9 @@ class Found:
     float_ops: tuple[str, ...]
     steps: tuple[Step, ...]
     shares: tuple[Share, ...]
+    scheme: Scheme
+    content: bytes
+    measured: Measured
 
 
 class Search:
@@ -86,7 +90,7 @@ class Search:
         """exam, limits: the gate that is to be satisfied. Raises QualityError where no kernel computes the best."""
         best = self._by_ranges("ranges", self.source.float_model, None)
         measured = self._look(exam, best)
-        passed = best if measured and passes(measured, exam, limits) else None
+        passed = (best, measured) if measured and passes(measured, exam, limits) else None
         methods = [self._equalized, self._corrected]
         if self.config.delegate != "edgetpu":  # whose compiler ends at the first op in float
             methods.append(self._mixed)
@@ -98,15 +102,18 @@ class Search:
             for better in method(best):
                 best, measured = better, self._look(exam, better)
                 if measured and passes(measured, exam, limits):
-                    passed = best
+                    passed = best, measured
                 if _content(measured, exam, limits):
                     break
         if measured is None:
             raise QualityError(f"{self.scheme}: the channels' ranges differ so much that no int8 kernel can compute it")
-        if passed is not None and passed is not best and not passes(measured, exam, limits):
-            best = passed  # nearer to float on the calibration pictures is not always nearer on others
+        if passed is not None and passed[0] is not best and not passes(measured, exam, limits):
+            best, measured = passed  # nearer to float on the calibration pictures is not always nearer on others
             self.steps.append(Step("back", "to the last that the gate lets pass", np.inf, best.divergence, True))
-        return Found(best.float_model, best.activations, best.ranges, best.float_ops, tuple(self.steps), self.shares)
+        return Found(
+            best.float_model, best.activations, best.ranges, best.float_ops, tuple(self.steps), self.shares,
+            self.scheme, best.content, measured,
+        )  # fmt: skip
 
     def _by_ranges(self, name: str, float_model: bytes, before: Candidate | None) -> Candidate:
         """The ranges by each method for all tensors; what comes nearest to float goes on."""
@@ -187,7 +194,7 @@ def _content(measured: Measured | None, exam: Examination, limits: Limits) -> bo
 
 
 def requantize(found: Found, scheme: Scheme, fully_connected: str) -> bytes:
-    """What was found, in a static scheme."""
+    """What was found, in another static scheme."""
     return quantize(found.float_model, scheme, found.ranges, fully_connected, found.float_ops)
 
 

@@ -208,7 +208,7 @@ def test_the_report_shows_where_answers_differ_and_trusts_no_text(
     m = dataclasses.replace(five[1].measured["static_int8"], worst_class=evil, answers=(exam.float_answers + 1) % 3)
     step = Step(evil, evil, 1.0, float("inf"), True)
     content = exam.source.float_model
-    found = Found(content, {}, {}, (), (step,), ())
+    found = Found(content, {}, {}, (), (step,), (), "static_int8", content, m)
     report = Report(
         evil, evil, exam, Limits(), 1e-6, {"static_int8": m}, found, [OpNoise(Op(evil, evil, ()), 10.0)][:0],
         {"float32": 2.0, "static_int8": 1.0}, {evil: 1.0},
