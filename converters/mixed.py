@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,23 +13,31 @@ from converters.nodes import macs, read_graph
 FLOAT_COST = 3.0
 # the mixed model may be expected to take so many times as long as the int8 one
 SLOWDOWN = 1.25
+# the ops of a transformer are many and small: where there are more than this, neighbours are looked at together
+GROUPS = 128
 
 
 @dataclass(frozen=True)
 class Share:
-    """One op. divergence: of the outputs, in nats, when this op alone is quantized. macs: multiply-accumulates, or the
-    output's elements of an op that has none."""
+    """One op. divergence: of the outputs, in nats, when this op (with its group) alone is quantized. macs:
+    multiply-accumulates, or the output's elements of an op that has none."""
 
     op: Op
     divergence: float
     macs: int
 
 
-def by_share(content: bytes, divergence_of: Callable[[str], float]) -> tuple[Share, ...]:
-    """Each op that computes, with what it alone costs; the dearest first. divergence_of: an op's first output -> of the
-    outputs when only that op is quantized."""
+def by_share(content: bytes, divergence_of: Callable[[Sequence[str]], float]) -> tuple[Share, ...]:
+    """Each op that computes, with what it alone costs; the dearest first. divergence_of: some ops' first outputs -> of
+    the model's outputs when only those ops are quantized."""
     work = [macs(node) or node.outputs[0].elements for node in read_graph(unpack(content)).nodes]
-    shares = [Share(op, divergence_of(op.output), work[i]) for i, op in enumerate(ops(content)) if op.computes_in_float]
+    every = [(op, work[i]) for i, op in enumerate(ops(content)) if op.computes_in_float]
+    size = math.ceil(len(every) / GROUPS) or 1
+    shares = []
+    for first in range(0, len(every), size):
+        group = every[first : first + size]
+        divergence = divergence_of([op.output for op, _ in group])
+        shares += [Share(op, divergence, n) for op, n in group]
     return tuple(sorted(shares, key=lambda s: -s.divergence))
 
 

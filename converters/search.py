@@ -6,7 +6,7 @@ only say whether that was enough. A method that buys nothing is not kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -146,8 +146,8 @@ class Search:
         "mixed precision"
         every = [op.output for op in ops(best.float_model) if op.computes_in_float]
 
-        def alone(output: str) -> float:
-            others = [name for name in every if name != output]
+        def alone(outputs: Sequence[str]) -> float:
+            others = [name for name in every if name not in outputs]
             return self._divergence(
                 quantize(best.float_model, "static_int8_float_io", best.ranges, self.config.fully_connected, others)
             )

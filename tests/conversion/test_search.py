@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -204,16 +205,36 @@ def test_macs_are_what_a_hand_counts(pairs: tuple[bytes, np.ndarray, dict[str, A
         "FULLY_CONNECTED": 4 * 8,
     }
     counted: dict[str, int] = {}
-    for share in by_share(pairs[0], lambda output: 0.0):
+    for share in by_share(pairs[0], lambda outputs: 0.0):
         counted[share.op.name] = counted.get(share.op.name, 0) + share.macs
     assert {name: counted[name] for name in by_hand} == by_hand
+
+
+def test_of_very_many_ops_neighbours_are_looked_at_together(
+    pairs: tuple[bytes, np.ndarray, dict[str, Activation]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = [op.output for op in ops(pairs[0]) if op.computes_in_float]
+    asked: list[list[str]] = []
+
+    def divergence_of(outputs: Sequence[str]) -> float:
+        asked.append(list(outputs))
+        return float(len(asked))
+
+    by_share(pairs[0], divergence_of)
+    assert asked == [[output] for output in every]
+    asked.clear()
+    monkeypatch.setattr("converters.mixed.GROUPS", 2)
+    shares = by_share(pairs[0], divergence_of)
+    half = -(-len(every) // 2)
+    assert asked == [every[:half], every[half:]]
+    assert [s.op.output for s in shares] == every[half:] + every[:half], "the dearest first, neighbours in their order"
 
 
 def test_ops_that_are_left_in_float_compute_in_float_and_the_output_with_them(
     pairs: tuple[bytes, np.ndarray, dict[str, Activation]],
 ) -> None:
     content, frames, found = pairs
-    shares = by_share(content, lambda output: float("FULLY" in output))
+    shares = by_share(content, lambda outputs: 0.0)
     last = ops(content)[-1].output
     mixed = quantize(content, "static_int8", ranges(found, "min_max"), "per_channel", (last,))
     left = [op for op in ops(mixed) if op.computes_in_float]
