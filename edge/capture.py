@@ -1,4 +1,4 @@
-"""The capture thread of one camera, and the mailbox between it and the loop."""
+"""The capture thread of one camera: reads, looks whether it is worth an inference, and makes the model's input."""
 
 from __future__ import annotations
 
@@ -7,181 +7,222 @@ import random
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
-
+from edge.mailbox import Mailbox, Slot
+from edge.scene import Frozen, Motion
 from edge.sources import Source
-from sightline.errors import DataError, SightlineError, SourceError
-from sightline.preprocess import Frame, InputSpec, Preprocessor
+from sightline.errors import DataError, DeviceError, SightlineError, SourceError
+from sightline.interpreter import Encoder
+from sightline.predictions import Cause
+from sightline.preprocess import Preprocessor
 
 BACKOFF_S, BACKOFF_MAX_S = 0.5, 30.0
+HANG_S = 10.0  # in one read: longer than any source's own time-out
+HANGS = 3  # threads that are left behind in a driver, before the process is
 
 
-@dataclass
-class Slot:
-    """One frame on its way, and the buffers that it lives in. frame: BGR as captured; None with a `cause` when it could
-    not be read. image: RGB, as the model takes it. captured_ns, ready_ns: monotonic, after reading and after
-    preprocessing. dropped: since the slot before, by cause."""
+@dataclass(frozen=True)
+class Watch:
+    """How a camera is watched; replays are not. max_fps: frames a second that are looked at, at most; 0 = all. motion:
+    percent of the pixels that must change before the model looks; 0 = it always does. frozen_s: seconds of the very
+    same picture after which the camera counts as frozen and is opened again; 0 = never."""
 
-    image: Frame
-    frame: Frame | None = None
-    cause: str | None = None
-    frame_id: int = 0
-    captured_ns: int = 0
-    ready_ns: int = 0
-    captured_at: str = ""
-    capture_ms: float = 0.0
-    preprocess_ms: float = 0.0
-    dropped: dict[str, int] = field(default_factory=dict)
+    max_fps: float = 0.0
+    motion: float = 0.0
+    frozen_s: float = 10.0
 
 
-class Mailbox:
-    """Room for one frame: the newest wins, and what it displaces is counted. A replay's writer waits instead.
-
-    Three slots go round: one is filled, one waits here, one is looked at; nothing is allocated for a frame.
-    """
-
-    def __init__(self, spec: InputSpec, *, lossless: bool) -> None:
-        self._lossless = lossless
-        self._free = [Slot(np.empty((spec.height, spec.width, 3), np.uint8)) for _ in range(3)]
-        self._waiting: Slot | None = None
-        self._dropped: Counter[str] = Counter()
-        self._error: SightlineError | None = None
-        self._closed = False
-        self._changed = threading.Condition()
-
-    def empty_slot(self) -> Slot | None:
-        """A slot to fill; None once the mailbox is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or bool(self._free))
-            return None if self._closed else self._free.pop()
-
-    def put(self, slot: Slot) -> None:
-        with self._changed:
-            if self._lossless:
-                self._changed.wait_for(lambda: self._closed or self._waiting is None)
-            if self._waiting is not None:
-                self._dropped["overwritten"] += 1
-                self._free.append(self._waiting)
-            self._waiting = slot
-            self._changed.notify_all()
-
-    def take(self, timeout_s: float) -> Slot | None:
-        """The newest frame; None when none came in time, or none will come (see `ended`). Raises the source's error."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting is not None, timeout_s)
-            slot, self._waiting = self._waiting, None
-            if slot is None:
-                if self._error is not None:
-                    error, self._error = self._error, None
-                    raise error
-                return None
-            slot.dropped = dict(self._dropped)
-            self._dropped.clear()
-            self._changed.notify_all()
-            return slot
-
-    def release(self, slot: Slot) -> None:
-        with self._changed:
-            self._free.append(slot)
-            self._changed.notify_all()
-
-    def lost(self, cause: str) -> None:
-        with self._changed:
-            self._dropped[cause] += 1
-
-    def close(self, error: SightlineError | None = None) -> None:
-        """No more frames. What waits can still be taken; then `error` is raised, once."""
-        with self._changed:
-            self._closed, self._error = True, error
-            self._changed.notify_all()
-
-    @property
-    def ended(self) -> bool:
-        with self._changed:
-            return self._closed and self._waiting is None
+OPENING, LIVE = Cause("opening", "opening"), Cause("no_frame", "the camera gives no frame")
+STILL = Cause("no_motion", "nothing moves")
 
 
 class Capture:
     """Reads a source in a thread of its own, to the end of a replay or until `stop`.
 
-    state: what the camera is doing, for people: `opening`, `live`, or why it is being opened again.
-    reconnects: times it was opened again, by cause.
+    state: why there is no frame, were one asked for now. frames: read so far, which is the next one's id.
+    reconnects: times that it was opened again, by the cause's code. resized: times that the size changed.
     """
 
-    def __init__(self, source: Source, spec: InputSpec) -> None:
-        self.source, self.spec = source, spec
-        self.mailbox = Mailbox(spec, lossless=not source.live)
-        self.state = "opening"
-        self.reconnects = 0
+    def __init__(self, source: Source, mailbox: Mailbox, watch: Watch = Watch()) -> None:
+        self.source, self.mailbox, self.watch = source, mailbox, watch
+        self.state = OPENING
+        self.frames = 0
+        self.reconnects: Counter[str] = Counter()
+        self.resized = 0
+        self._model: tuple[int, Encoder] | None = None
+        self._known = threading.Event()
         self._stopping = threading.Event()
-        self._frame_id = 0
-        self._thread = threading.Thread(target=self._run, name=f"capture {source.name}", daemon=True)
+        self._size: tuple[int, int] | None = None
+        self._frozen = Frozen()
+        self._motion = Motion(watch.motion)
+        self._reading_since_ns = 0
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        self._thread.start()
+        """Opening does not wait for the model; the first frame does."""
+        thread = threading.Thread(target=self._run, name=f"capture {self.source.name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def prepare(self, number: int, encoder: Encoder) -> None:
+        """From the next frame on, make the input of this model."""
+        self._model = (number, encoder)
+        self._known.set()
 
     def stop(self) -> None:
         """Ends the thread; waits for a read that hangs no longer than that read's own time-out."""
         self._stopping.set()
+        self._known.set()
         self.mailbox.close()
-        self._thread.join(timeout=6)
+        self._threads[-1].join(timeout=6)
+
+    def check(self, now_ns: int) -> None:
+        """Leave behind a thread that hangs in its driver, and read with a new one. Called now and then by another."""
+        since = self._reading_since_ns
+        if not self.source.live or not since or now_ns - since < HANG_S * 1e9:
+            return
+        self._reading_since_ns = 0
+        text = f"{self.source.name}: hangs in its driver for {HANG_S:g} s"
+        if len(self._threads) >= HANGS:
+            self.mailbox.close(DeviceError(f"{text}, again and again; this process starts anew"))
+            return
+        self.state = Cause("camera", text)
+        self.reconnects["hung"] += 1
+        self.start()
+
+    @property
+    def _left_behind(self) -> bool:
+        return threading.current_thread() is not self._threads[-1]
 
     def _run(self) -> None:
-        opened_once = False
         failures = 0
         while not self._stopping.is_set():
             try:
+                self._reading_since_ns = time.monotonic_ns()
                 self.source.open()
-                opened_once = True
+                self._reading_since_ns = 0
                 self._read_all()
-                self.mailbox.close()
+                if not self._left_behind:
+                    self.mailbox.close()
                 return
             except SightlineError as e:
-                if not (isinstance(e, SourceError) and self.source.live and opened_once):
+                if self._left_behind:
+                    return
+                if not (isinstance(e, SourceError) and self.source.live):
                     self.mailbox.close(e)
                     return
-                if self.state == "live":
+                if self.state in (LIVE, STILL):
                     failures = 0
-                self.state = str(e)
-                self.reconnects += 1
+                frozen = isinstance(e, _FrozenError)
+                self.state = Cause("frozen" if frozen else "camera", str(e))
+                self.reconnects[self.state.code] += 1
             except Exception as e:
                 # a thread's exception is nobody's: hand it to the loop as what it is, a fault of our own
                 self.mailbox.close(SightlineError(f"capture of {self.source.name}: {type(e).__name__}: {e}"))
                 return
             finally:
-                self.source.close()
+                if not self._left_behind:
+                    self._reading_since_ns = 0
+                    self.source.close()
             self._stopping.wait(min(BACKOFF_MAX_S, BACKOFF_S * 2**failures) * random.uniform(0.7, 1.3))
             failures = min(failures + 1, 16)
 
     def _read_all(self) -> None:
-        preprocess = Preprocessor(self.spec)
+        self._known.wait()
+        preprocess: Preprocessor | None = None
+        due_ns = 0
         while (slot := self.mailbox.empty_slot()) is not None:
-            began = time.monotonic_ns()
-            cause = None
+            assert self._model is not None
+            number, encoder = self._model
+            if preprocess is None or preprocess.spec != encoder.spec:
+                preprocess = Preprocessor(encoder.spec)
+            kept = False
             try:
-                frame = self.source.read(slot.frame)
-            except DataError as e:  # about this picture alone: the next is worth reading
-                frame, cause = None, str(e)
-            except BaseException:
-                self.mailbox.release(slot)
-                raise
-            if frame is None and cause is None:
-                self.mailbox.release(slot)
-                return
-            slot.captured_ns = time.monotonic_ns()
-            slot.captured_at = utc_now()
-            if frame is not None:
-                preprocess(frame, slot.image)
-            slot.frame, slot.cause = frame, cause
-            slot.frame_id = self._frame_id
-            slot.ready_ns = time.monotonic_ns()
-            slot.capture_ms = (slot.captured_ns - began) / 1e6
-            slot.preprocess_ms = (slot.ready_ns - slot.captured_ns) / 1e6
-            self._frame_id += 1
-            self.state = "live"
-            self.mailbox.put(slot)
+                ended = not self._read(slot)
+                if ended or self._left_behind:
+                    return
+                if self.watch.max_fps and self.source.live:
+                    if slot.captured_ns < due_ns:
+                        self.mailbox.lost("max_fps")
+                        continue
+                    # a schedule, not a distance: at 10 of 30 a second every third is taken, not every fourth
+                    due_ns = max(
+                        due_ns + int(1e9 / self.watch.max_fps), slot.captured_ns - int(1e9 / self.watch.max_fps)
+                    )
+                if slot.frame is not None:
+                    make_image(slot, preprocess)
+                    if not self._worth_it(slot):
+                        continue
+                    make_entry(slot, encoder)
+                slot.model = number
+                slot.ready_ns = time.monotonic_ns()
+                slot.preprocess_ms = (slot.ready_ns - slot.captured_ns) / 1e6
+                self.state = LIVE
+                kept = True
+                self.mailbox.put(slot)
+            finally:
+                if not kept:
+                    self.mailbox.release(slot)
+
+    def _read(self, slot: Slot) -> bool:
+        """The next frame, or the cause why this one cannot be had, into the slot; False at the end of a replay."""
+        began = self._reading_since_ns = time.monotonic_ns()
+        slot.cause = None
+        try:
+            slot.frame = self.source.read(slot.frame)
+            if slot.frame is None:
+                return False
+        except DataError as e:  # about this picture alone: the next is worth reading
+            slot.frame, slot.cause = None, Cause("unreadable", str(e))
+        if self._left_behind:
+            return False
+        self._reading_since_ns = 0
+        slot.captured_ns = time.monotonic_ns()
+        slot.captured_at = utc_now()
+        slot.capture_ms = (slot.captured_ns - began) / 1e6
+        slot.frame_id = self.frames
+        self.frames += 1
+        if slot.frame is not None:
+            size = slot.frame.shape[1], slot.frame.shape[0]
+            self.resized += self._size not in (None, size)
+            self._size = size
+        return True
+
+    def _worth_it(self, slot: Slot) -> bool:
+        """Whether the model should look at a camera's picture. Raises SourceError for a camera that is frozen."""
+        if not self.source.live:
+            return True
+        limit = self.watch.frozen_s
+        if limit and getattr(self.source, "kind", "camera") in ("camera", "stream"):
+            seconds = self._frozen.seconds(slot.image, slot.captured_ns)
+            if seconds >= limit:
+                self.mailbox.lost("frozen")
+                raise _FrozenError(f"{self.source.name}: frozen, the very same picture for {seconds:.0f} s")
+        if self.watch.motion and not self._motion.moved(slot.image, slot.captured_ns):
+            self.mailbox.lost("no_motion")
+            self.state = STILL
+            return False
+        return True
+
+
+def make_image(slot: Slot, preprocess: Preprocessor) -> None:
+    """The slot's frame in the model's size."""
+    assert slot.frame is not None
+    if slot.image.shape != (preprocess.spec.height, preprocess.spec.width, 3):
+        slot.image = preprocess.empty()
+    preprocess(slot.frame, slot.image)
+
+
+def make_entry(slot: Slot, encoder: Encoder) -> None:
+    """The slot's image as the model's input tensor takes it."""
+    if slot.entry.shape != encoder.tensor.shape or slot.entry.dtype != encoder.tensor.dtype:
+        slot.entry = encoder.empty()
+    encoder(slot.image, slot.entry)
+
+
+class _FrozenError(SourceError):
+    pass
 
 
 def utc_now() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,23 +16,39 @@ import cv2
 
 from edge import agent
 from edge.capture import Capture
+from edge.config import AgentConfig, CameraConfig, read_agent_config
+from edge.mailbox import Inbox
 from edge.model import Model, open_model
+from edge.results import Results
 from edge.sinks import JsonLines, Sink, Text
-from edge.sources import find_source
+from edge.sources import Source, find_source
+from edge.tally import Tally
 from sightline.bundle import read_bundle
-from sightline.device import load_device
+from sightline.device import DeviceConfig, load_device
 from sightline.errors import ConfigError
 from sightline.files import write_file
+
+_NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--source", required=True, help="0, /dev/video0, rtsp://.., a clip, a picture, a folder, or test:")
+@click.option(
+    "--source", multiple=True, help="0, /dev/video0, rtsp://.., a clip, a picture, a folder, test:, or NAME=one."
+)
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="agent.yaml, with several cameras, instead of --source."
+)
 @click.option("--device", help="How to run; see `sightline devices`.  [default: the bundle's]")
 @click.option("--scheme", help="Variant of the bundle.  [default: the bundle's]")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Classes a result, at most.")
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Lowest score; 0 = all.")
 @click.option("--frames", type=click.IntRange(0), default=0, show_default=True, help="Stop after so many; 0 = never.")
+@click.option(
+    "--max-fps", type=click.FloatRange(0), default=0, show_default=True, help="Of a camera; 0 = all it gives."
+)
+@click.option("--motion", type=click.FloatRange(0, 100), default=0, show_default=True,
+              help="Look only when so many percent of a camera's pixels changed; 0 = always.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Results on stdout as JSON lines, instead of text.")
 @click.option("--output", type=click.Path(path_type=Path), help="File to append JSON lines to.")
 @click.option("--page/--no-page", default=True, show_default=True, help="The live page on 127.0.0.1.")
@@ -39,7 +56,7 @@ from sightline.files import write_file
 @click.option("--realtime", is_flag=True, help="Play a clip at its own speed, as a camera would; may drop frames.")
 @click.option("--loop", is_flag=True, help="Begin a clip again at its end.")
 @click.option("--summary", type=click.Path(path_type=Path), help="File for the closing figures, as JSON.")
-def run(model: Path, source: str, device: str | None, scheme: str | None, as_json: bool, **o: Any) -> None:
+def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | None, as_json: bool, **o: Any) -> None:
     """Run a bundle on a camera, a clip or pictures, and stream what it sees.
 
     A clip or pictures are a replay: every frame is looked at, and the same ones give the same answers. A camera's
@@ -56,18 +73,34 @@ def run(model: Path, source: str, device: str | None, scheme: str | None, as_jso
         if o[option]:
             _check_place(o[option], f"--{option}")
     cv2.setNumThreads(1)  # the cores are the interpreter's
-    camera = find_source(source, config, realtime=o["realtime"], loop=o["loop"])
-    capture = Capture(camera, bundle.manifest.input)
+    agent_config = _cameras(source, o)
+    sources = [_source(name, c, config, o) for name, c in agent_config.cameras.items()]
+    names = [s.name for s in sources]
+    for i, s in enumerate(sources):
+        if s.name in names[:i]:
+            s.name = f"{s.name} #{i + 1}"
+    if len({s.live for s in sources}) > 1:
+        raise ConfigError("cameras and replays cannot run together; with --realtime a clip is a camera")
+    if not sources[0].live and (o["max_fps"] or o["motion"]):
+        raise ConfigError(
+            "--max-fps and --motion are for cameras: a replay looks at every frame; --realtime makes a camera of a clip"
+        )
+    inbox = Inbox([not s.live for s in sources])
+    cameras = [
+        Capture(s, mailbox, c.watch)
+        for s, mailbox, c in zip(sources, inbox.mailboxes, agent_config.cameras.values(), strict=True)
+    ]
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    capture.start()  # a camera takes seconds to open: meanwhile the model loads
+    for camera in cameras:
+        camera.start()  # it takes seconds to open: meanwhile the model loads
     sinks: list[Sink] = []
     page = None
-    tally = agent.Tally()
+    tally = Tally()
     try:
         opened = open_model(bundle, config, scheme)
-        lossless = not camera.live
+        lossless = not sources[0].live
         if as_json:
             sinks.append(JsonLines(None, lossless=lossless, stopping=stopping))
         else:
@@ -75,38 +108,65 @@ def run(model: Path, source: str, device: str | None, scheme: str | None, as_jso
         if o["output"]:
             sinks.append(JsonLines(o["output"], lossless=lossless, stopping=stopping))
         if o["page"]:
-            page = _page(o["page_port"], device_name, config, opened, camera.name, tally)
+            page = _page(o["page_port"], device_name, config, opened, [s.name for s in sources], tally)
             page.start()
             click.echo(f"live page: {page.url}", err=True)
         for sink in sinks:
             sink.start()
-        agent.run(
+        results = Results(
             opened,
-            capture,
+            cameras,
             sinks,
-            stopping,
             tally,
             device=device_name,
             latency_budget_ms=config.latency_budget_ms,
             top=o["top"],
             threshold=o["threshold"],
             frames=o["frames"],
-            observer=page.observe if page else None,
+            observers=[page.observe] if page else [],
         )
+        agent.run(opened, cameras, inbox, results, stopping, max_age_ms=agent_config.max_age_ms)
     finally:
-        capture.stop()
+        for camera in cameras:
+            camera.stop()
         for sink in sinks:
             sink.close()
         if page:
             page.close()
         if tally.frames or tally.not_inferred:
-            click.echo(_summary(tally, capture, sinks, config.latency_budget_ms), err=True)
+            click.echo(_summary(tally, cameras, sinks, config.latency_budget_ms), err=True)
     if o["summary"]:
-        figures = {**tally.to_json(), "reconnects": capture.reconnects, "scheme": opened.scheme, "device": device_name}
+        reconnects = sum(sum(camera.reconnects.values()) for camera in cameras)
+        figures = {**tally.to_json(), "reconnects": reconnects, "scheme": opened.scheme, "device": device_name}
         write_file(o["summary"], (json.dumps(figures, indent=2) + "\n").encode())
     if any(sink.stuck for sink in sinks):
         sys.stderr.flush()
         os._exit(0)  # a thread that waits for stdout's reader holds its lock: an ordinary exit would wait as well
+
+
+def _cameras(sources: tuple[str, ...], o: dict[str, Any]) -> AgentConfig:
+    """What --config says, or the same of each --source. A source without a name gets none: it keeps its own."""
+    if bool(sources) == bool(o["config"]):
+        raise ConfigError("either --source (once or more) or --config agent.yaml is needed")
+    if o["config"]:
+        if o["max_fps"] or o["motion"]:
+            raise ConfigError("--max-fps and --motion go with --source; with --config they are keys of each camera")
+        return read_agent_config(o["config"])
+    cameras: dict[str, CameraConfig] = {}
+    for i, text in enumerate(sources):
+        named = None if Path(text).exists() else _NAMED.fullmatch(text)
+        name, source = named.groups() if named else (f"#{i}", text)
+        if name in cameras:
+            raise ConfigError(f"--source: two cameras are called {name!r}")
+        cameras[name] = CameraConfig(source, max_fps=o["max_fps"], motion=o["motion"])
+    return AgentConfig(cameras)
+
+
+def _source(name: str, camera: CameraConfig, config: DeviceConfig, o: dict[str, Any]) -> Source:
+    source = find_source(camera.source, config, realtime=o["realtime"], loop=o["loop"])
+    if not name.startswith("#"):
+        source.name = name
+    return source
 
 
 def _check_place(path: Path, option: str) -> None:
@@ -121,13 +181,13 @@ def _check_place(path: Path, option: str) -> None:
         raise ConfigError(f"{option} {path}: this user may not write there")
 
 
-def _page(port: int | None, device: str, config: Any, model: Model, source: str, tally: agent.Tally) -> Any:
+def _page(port: int | None, device: str, config: Any, model: Model, sources: list[str], tally: Tally) -> Any:
     from edge.page import Page  # http.server costs 30 ms, which `--no-page` need not pay
 
     metrics = model.manifest.metrics.get(model.scheme) or {}
     info = {
         "device": device,
-        "source": source,
+        "source": ", ".join(sources),
         "scheme": model.scheme,
         "accuracy": metrics.get("accuracy"),
         "model": {"name": model.identity.name, "version": model.identity.version, "sha256": model.identity.sha256},
@@ -147,7 +207,7 @@ def _page(port: int | None, device: str, config: Any, model: Model, source: str,
         return make(0)
 
 
-def _summary(tally: agent.Tally, capture: Capture, sinks: list[Sink], budget_ms: float) -> str:
+def _summary(tally: Tally, cameras: list[Capture], sinks: list[Sink], budget_ms: float) -> str:
     lines = [
         f"{tally.frames} frames in {tally.seconds:.1f} s: {tally.fps:.1f} a second; "
         f"{tally.late} later than {budget_ms:g} ms after capture",
@@ -157,10 +217,16 @@ def _summary(tally: agent.Tally, capture: Capture, sinks: list[Sink], budget_ms:
         lines.append(f"{stage:12}" + "".join(f"{h.percentile(p):>9.2f}" for p in (50, 95, 99)))
     dropped = ", ".join(f"{n} {cause}" for cause, n in tally.dropped.items()) or "none"
     lines.append(f"dropped: {dropped}")
-    for cause, n in tally.not_inferred.items():
-        lines.append(f"not inferred ({n}): {cause}")
-    if capture.reconnects:
-        lines.append(f"opened again: {capture.reconnects} times")
+    if len(cameras) > 1:
+        lines.append("by camera: " + ", ".join(f"{c.source.name} {tally.cameras[c.source.name]}" for c in cameras))
+    for code, n in tally.not_inferred.items():
+        lines.append(f"not inferred ({n}): {code}, such as: {tally.said[code]}")
+    for camera in cameras:
+        if camera.reconnects:
+            causes = ", ".join(f"{n} {code}" for code, n in camera.reconnects.items())
+            lines.append(f"{camera.source.name} was opened again {sum(camera.reconnects.values())} times ({causes})")
+        if camera.resized:
+            lines.append(f"{camera.source.name} changed its size {camera.resized} times")
     for sink in sinks:
         if sink.dropped or sink.failed:
             lines.append(f"{sink.name}: {sink.dropped} results lost{f' ({sink.failed})' if sink.failed else ''}")

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edge.capture import Slot
+from edge.mailbox import Slot
 from sightline.errors import ConfigError
 from sightline.predictions import Result
 from sightline.preprocess import Frame, InputSpec, Preprocessor

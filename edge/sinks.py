@@ -135,14 +135,14 @@ class Text(Sink):
 
     def write(self, result: Result) -> bool:
         best = result.predictions[0].label if result.predictions else ""
-        now = f"{result.status} {best}" if result.status == "ok" else f"{result.status} {result.cause}"
+        now = f"ok {best}" if result.cause is None else f"not inferred: {result.cause.code}"
         moment = time.monotonic()
         if now == self._before or (not self.lossless and moment - self._printed_s < 0.5):
             return False
         self._before, self._printed_s = now, moment
         clock = time.strftime("%H:%M:%S")
-        if result.status != "ok":
-            line = f"not inferred: {result.cause}"
+        if result.cause is not None:
+            line = f"not inferred: {result.cause.text}"
         elif not result.predictions:
             line = "nothing above the threshold"
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -49,7 +49,6 @@ class Interpreter:
     ):
         """spec: of the input; none = bytes as they are, of any size. threads: of the CPU kernels.
 
-        `self.table`: [3, 256], what each byte of each channel is in the input's own dtype.
         Raises ModelError for a model that does not load or is not of this kind, InterpreterError (exit code 3) for a
         delegate that is not there.
         """
@@ -86,13 +85,13 @@ class Interpreter:
         self.input = inputs[0]
         if spec is not None and self.input.shape != (1, spec.height, spec.width, 3):
             raise ModelError(f"{name}: takes {list(self.input.shape)}, not {spec.width}x{spec.height} as it should")
-        self.table = _byte_table(self.input, spec or InputSpec(1, 1), name)
-        byte = np.arange(256, dtype=np.uint8)
-        uniform = bool((self.table == self.table[0]).all())
-        self._plain = uniform and np.array_equal(self.table[0], byte)  # float32 or uint8, as it is
-        # int8 of scale 1 and zero point -128: `byte - 128` is one flipped bit, 7x faster than a table
-        self._flip = uniform and np.array_equal(self.table[0], (byte ^ 0x80).view(np.int8))
-        self._entry: NDArray[Any] = np.empty(self.input.shape, self.input.dtype)
+        self.encoder = Encoder(self.input, spec or InputSpec(1, 1), name)
+        self._entry = self.encoder.empty()
+
+    @property
+    def table(self) -> NDArray[Any]:
+        """[3, 256]: what each byte of each channel is in the input's own dtype."""
+        return self.encoder.table
 
     def __call__(self, image: Frame) -> list[NDArray[np.float32]]:
         """image: uint8 [height, width, 3], RGB. Returns each output as float32 in its own shape, dequantized."""
@@ -102,16 +101,12 @@ class Interpreter:
 
     def fill(self, image: Frame) -> None:
         """Hand the picture to the model's input tensor."""
-        if image.shape != self.input.shape[1:]:
-            raise ValueError(f"the model takes {list(self.input.shape[1:])}, not {list(image.shape)}")
-        if self._flip:
-            np.bitwise_xor(image, 0x80, out=self._entry[0].view(np.uint8))
-        elif self._plain:
-            self._entry[0] = image
-        else:
-            for channel, table in enumerate(self.table):
-                np.take(table, image[:, :, channel], out=self._entry[0, :, :, channel], mode="clip")
-        self._litert.set_tensor(self.input.index, self._entry)
+        self.encoder(image, self._entry)
+        self.feed(self._entry)
+
+    def feed(self, entry: NDArray[Any]) -> None:
+        """The same for what `encoder` has made of a picture; a copy and nothing else."""
+        self._litert.set_tensor(self.input.index, entry)
 
     def invoke(self) -> None:
         try:
@@ -121,13 +116,54 @@ class Interpreter:
 
     def results(self) -> list[NDArray[np.float32]]:
         """Each output of the last `invoke` as float32, dequantized."""
+        return self.dequantize(self.raw())
+
+    def raw(self) -> list[NDArray[Any]]:
+        """Copies of the outputs of the last `invoke`, as the model stores them."""
+        return [self._litert.get_tensor(t.index) for t in self.outputs]
+
+    def dequantize(self, outputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """What `raw` gave, as float32. Any thread may, whatever the interpreter is doing."""
         results = []
-        for t in self.outputs:
-            raw = self._litert.get_tensor(t.index)
+        for t, raw in zip(self.outputs, outputs, strict=True):
             if t.scale:
                 raw = (raw.astype(np.float32) - t.zero_point) * np.float32(t.scale)
             results.append(raw.astype(np.float32, copy=False))
         return results
+
+
+class Encoder:
+    """RGB bytes to what the model's input tensor stores. Knows the interpreter's input, not the interpreter: the thread
+    that captures uses it while the other one infers.
+
+    table: [3, 256], what each byte of each channel is in the input's own dtype.
+    """
+
+    def __init__(self, tensor: Tensor, spec: InputSpec, name: str) -> None:
+        """name: of the model, for errors. Raises ModelError for a dtype that pictures do not have."""
+        self.spec, self.tensor = spec, tensor
+        self.table = _byte_table(tensor, spec, name)
+        byte = np.arange(256, dtype=np.uint8)
+        uniform = bool((self.table == self.table[0]).all())
+        self._plain = uniform and np.array_equal(self.table[0], byte)  # float32 or uint8, as it is
+        # int8 of scale 1 and zero point -128: `byte - 128` is one flipped bit, 7x faster than a table
+        self._flip = uniform and np.array_equal(self.table[0], (byte ^ 0x80).view(np.int8))
+
+    def empty(self) -> NDArray[Any]:
+        """A buffer for the input tensor, [1, height, width, 3]."""
+        return np.empty(self.tensor.shape, self.tensor.dtype)
+
+    def __call__(self, image: Frame, out: NDArray[Any]) -> None:
+        """image: uint8 [height, width, 3], RGB. out: as `empty` makes it."""
+        if image.shape != self.tensor.shape[1:]:
+            raise ValueError(f"the model takes {list(self.tensor.shape[1:])}, not {list(image.shape)}")
+        if self._flip:
+            np.bitwise_xor(image, 0x80, out=out[0].view(np.uint8))
+        elif self._plain:
+            out[0] = image
+        else:
+            for channel, table in enumerate(self.table):
+                np.take(table, image[:, :, channel], out=out[0, :, :, channel], mode="clip")
 
 
 def is_compiled(content: bytes) -> bool:

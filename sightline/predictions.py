@@ -32,11 +32,26 @@ class ModelId:
     sha256: str
 
 
+Code = Literal["opening", "camera", "no_frame", "frozen", "no_motion", "unreadable", "stale", "inference_stuck"]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why nobody looked. code: one of a closed list, for programs: `opening` and `camera` (away, being opened again),
+    `no_frame` (open, but silent), `frozen` (the same picture for too long), `no_motion` (nothing changed, so nobody had
+    to look), `unreadable` (this picture alone), `stale` (too old when its turn came), `inference_stuck`.
+    text: for people."""
+
+    code: Code
+    text: str
+
+
 @dataclass(frozen=True)
 class Result:
     """One frame's outcome.
 
     frame_id: counts the frames of this source from 0, the dropped ones included. captured_at: UTC, ISO 8601.
+    captured_ns: the same moment on this machine's monotonic clock, in nanoseconds, which no adjustment moves.
     width, height: of the frame in pixels; None when there was no frame. latency_ms: milliseconds per stage.
     dropped: frames lost since the last result, by cause. status: `not_inferred` says that nobody looked, and `cause`
     why: an empty `predictions` with status `ok` means that the model looked and saw nothing.
@@ -46,14 +61,18 @@ class Result:
     source: str
     frame_id: int
     captured_at: str
+    captured_ns: int
     model: ModelId
     width: int | None
     height: int | None
     latency_ms: dict[str, float]
     predictions: tuple[Prediction, ...]
     dropped: dict[str, int] = field(default_factory=dict)
-    status: Literal["ok", "not_inferred"] = "ok"
-    cause: str | None = None
+    cause: Cause | None = None
+
+    @property
+    def status(self) -> Literal["ok", "not_inferred"]:
+        return "not_inferred" if self.cause else "ok"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -62,11 +81,13 @@ class Result:
             "source": self.source,
             "frame_id": self.frame_id,
             "captured_at": self.captured_at,
+            "captured_monotonic_ns": self.captured_ns,
             "model": {"name": self.model.name, "version": self.model.version, "sha256": self.model.sha256},
             "image": None if self.width is None else {"width": self.width, "height": self.height},
             "latency_ms": {stage: round(ms, 3) for stage, ms in self.latency_ms.items()},
             "dropped": self.dropped,
             "status": self.status,
-            "cause": self.cause,
+            "cause": self.cause.text if self.cause else None,
+            "cause_code": self.cause.code if self.cause else None,
             "predictions": [p.to_json() for p in self.predictions],
         }

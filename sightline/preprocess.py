@@ -101,6 +101,10 @@ class Preprocessor:
         self._halves: list[Frame] = []
         self._bgr: Frame = np.empty((0, 0, 3), np.uint8)
 
+    def empty(self) -> Frame:
+        """A buffer for the result, uint8 [spec.height, spec.width, 3]."""
+        return np.empty((self.spec.height, self.spec.width, 3), np.uint8)
+
     def __call__(self, frame: Frame, out: Frame | None = None) -> Frame:
         """frame: uint8 [height, width, 3], BGR as OpenCV reads it. Returns uint8 [spec.height, spec.width, 3], RGB,
         written into `out` when given. Raises ValueError for any other shape or dtype."""
@@ -111,7 +115,7 @@ class Preprocessor:
         if (width, height) != self._size:
             self._prepare(width, height)
         if out is None:
-            out = np.empty((spec.height, spec.width, 3), np.uint8)
+            out = self.empty()
         sx, sy, sw, sh = self._placement.source
         tx, ty, tw, th = self._placement.target
         picture = frame[sy : sy + sh, sx : sx + sw]

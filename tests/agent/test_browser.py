@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from edge.capture import Slot
+from edge.mailbox import Slot
 from edge.page import Page
 from sightline.bundle import read_bundle
-from sightline.predictions import Classification, ModelId, Result
+from sightline.predictions import Cause, Classification, ModelId, Result
 from tests.conftest import BGR, LABELS, need
 
 SHA = "0123456789abcdef" * 4
@@ -140,7 +140,7 @@ def page_of(source: str = "a.mp4", model: str = "colours") -> Iterator[tuple[Pag
 
     def loop() -> None:
         frame = np.full((240, 320, 3), BGR["red"], np.uint8)
-        slot = Slot(np.zeros((8, 8, 3), np.uint8), frame)
+        slot = Slot(frame=frame)
         while not over.wait(0.05):
             if shown:
                 page.observe(shown[-1], slot if shown[-1].status == "ok" else None)
@@ -161,8 +161,8 @@ def saw(frame_id: int, *labels: str, cause: str | None = None) -> Result:
     predictions = tuple(Classification(label, i, 0.9 / (i + 1)) for i, label in enumerate(labels))
     size = (None, None) if cause else (320, 240)
     return Result(
-        "desktop", "a.mp4", frame_id, "2026-01-01T00:00:00.000Z", model, *size, {"total": 1.5, "inference": 1.0},
-        predictions, {}, "not_inferred" if cause else "ok", cause,
+        "desktop", "a.mp4", frame_id, "2026-01-01T00:00:00.000Z", 1, model, *size, {"total": 1.5, "inference": 1.0},
+        predictions, {}, Cause("camera", cause) if cause else None,
     )  # fmt: skip
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 import sightline.predictions
-from edge.capture import Slot
+from edge.mailbox import Slot
 from edge.page import CLIENTS, Page
 from sightline.errors import ConfigError
-from sightline.predictions import Classification, ModelId, Result
+from sightline.predictions import Cause, Classification, ModelId, Result
 from tests.conftest import BGR
 
 SCHEMA = json.loads(Path(sightline.predictions.__file__).with_name("prediction.schema.json").read_text())
@@ -34,12 +34,14 @@ def result(frame_id: int, label: str = "red") -> Result:
     model = ModelId("colours", "1", "0" * 64)
     predictions = (Classification(label, 2, 0.9), Classification("blue", 0, 0.1))
     moment = "2026-01-01T00:00:00.000Z"
-    return Result("desktop", "a.mp4", frame_id, moment, model, 640, 480, {"total": 1.5, "inference": 1.0}, predictions)
+    return Result(
+        "desktop", "a.mp4", frame_id, moment, 1, model, 640, 480, {"total": 1.5, "inference": 1.0}, predictions
+    )
 
 
 def slot(label: str = "red", width: int = 640, height: int = 480) -> Slot:
     frame = np.full((height, width, 3), BGR[label], np.uint8)
-    return Slot(np.zeros((8, 8, 3), np.uint8), frame)
+    return Slot(frame=frame)
 
 
 @pytest.fixture
@@ -259,7 +261,7 @@ def test_a_frame_that_nobody_looked_at_is_an_event_too(page: Page) -> None:
         model = ModelId("colours", "1", "0" * 64)
         moment = "2026-01-01T00:00:00.000Z"
         page.observe(
-            Result("desktop", "a.mp4", 0, moment, model, None, None, {}, (), {}, "not_inferred", "unplugged"), None
+            Result("desktop", "a.mp4", 0, moment, 1, model, None, None, {}, (), {}, Cause("camera", "unplugged")), None
         )
         message = [read_event(response) for _ in range(3)][-1]
     assert (message["result"]["status"], message["result"]["cause"]) == ("not_inferred", "unplugged")

@@ -18,7 +18,7 @@ import pytest
 
 import edge.sinks
 from edge.sinks import JsonLines, Sink, Text
-from sightline.predictions import Classification, ModelId, Result
+from sightline.predictions import Cause, Classification, ModelId, Result
 
 MODEL = ModelId("colours", "1", "0" * 64)
 
@@ -27,8 +27,8 @@ def result(frame_id: int, label: str = "blue", cause: str | None = None) -> Resu
     predictions = () if cause or not label else (Classification(label, 0, 0.9),)
     moment = "2026-01-01T00:00:00.000Z"
     if cause:
-        return Result("desktop", "a.mp4", frame_id, moment, MODEL, None, None, {}, (), {}, "not_inferred", cause)
-    return Result("desktop", "a.mp4", frame_id, moment, MODEL, 160, 120, {"total": 1.0}, predictions)
+        return Result("desktop", "a.mp4", frame_id, moment, 1, MODEL, None, None, {}, (), {}, Cause("camera", cause))
+    return Result("desktop", "a.mp4", frame_id, moment, 1, MODEL, 160, 120, {"total": 1.0}, predictions)
 
 
 class Slow(Sink):

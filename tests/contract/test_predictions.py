@@ -14,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sightline
-from sightline.predictions import Classification, ModelId, Result
+from sightline.predictions import Cause, Classification, ModelId, Result
 
 SCHEMA = json.loads((Path(sightline.__file__).parent / "prediction.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 MODEL = ModelId("lamp", "20250101-0123abcd", "0123456789abcdef" * 4)
 TIME = "2025-01-02T03:04:05.678Z"
 OK = Result(
-    "desktop", "camera.mp4", 7, TIME, MODEL, 640, 480, {"inference": 1.23456, "total": 2.0},
+    "desktop", "camera.mp4", 7, TIME, 123, MODEL, 640, 480, {"inference": 1.23456, "total": 2.0},
     (Classification("lit", 1, 0.987654321),), {"overwritten": 3},
 )  # fmt: skip
 NOT_INFERRED = Result(
-    "desktop", "0", 8, TIME, MODEL, None, None, {}, (), {}, "not_inferred", "the camera gives no frame"
+    "desktop", "0", 8, TIME, 124, MODEL, None, None, {}, (), {}, Cause("no_frame", "the camera gives no frame")
 )  # fmt: skip
 
 
@@ -45,12 +45,14 @@ def test_a_result_has_this_form() -> None:
         "source": "camera.mp4",
         "frame_id": 7,
         "captured_at": TIME,
+        "captured_monotonic_ns": 123,
         "model": {"name": "lamp", "version": "20250101-0123abcd", "sha256": "0123456789abcdef" * 4},
         "image": {"width": 640, "height": 480},
         "latency_ms": {"inference": 1.235, "total": 2.0},
         "dropped": {"overwritten": 3},
         "status": "ok",
         "cause": None,
+        "cause_code": None,
         "predictions": [{"kind": "classification", "label": "lit", "index": 1, "score": 0.98765}],
     }
     VALIDATOR.validate(sent(OK))
@@ -60,16 +62,17 @@ def test_what_was_not_inferred_says_so_and_why() -> None:
     VALIDATOR.validate(sent(NOT_INFERRED))
     assert sent(NOT_INFERRED)["status"] == "not_inferred"
     assert sent(NOT_INFERRED)["cause"] == "the camera gives no frame"
+    assert sent(NOT_INFERRED)["cause_code"] == "no_frame"
     assert sent(NOT_INFERRED)["image"] is None
 
 
 def test_a_frame_that_was_seen_but_not_inferred_may_have_its_size() -> None:
-    seen = Result("desktop", "0", 8, TIME, MODEL, 640, 480, {}, (), {}, "not_inferred", "the page is busy")
+    seen = Result("desktop", "0", 8, TIME, 1, MODEL, 640, 480, {}, (), {}, Cause("stale", "the page is busy"))
     VALIDATOR.validate(sent(seen))
 
 
 def test_looking_and_seeing_nothing_is_a_result() -> None:
-    VALIDATOR.validate(sent(Result("desktop", "0", 0, TIME, MODEL, 1, 1, {}, ())))
+    VALIDATOR.validate(sent(Result("desktop", "0", 0, TIME, 1, MODEL, 1, 1, {}, ())))
 
 
 classifications = st.builds(Classification, label=st.text(), index=st.integers(0, 10_000), score=st.floats(0, 1))
@@ -79,6 +82,7 @@ results = st.builds(
     device=st.text(),
     source=st.text(),
     frame_id=st.integers(0, 2**53),
+    captured_ns=st.integers(0, 2**63),
     captured_at=st.datetimes().map(lambda t: t.isoformat(timespec="milliseconds") + "Z"),
     model=st.builds(ModelId, name=st.text(min_size=1), version=st.text(min_size=1), sha256=hashes),
     width=st.integers(1, 10_000),
@@ -86,6 +90,7 @@ results = st.builds(
     latency_ms=st.dictionaries(st.text(), st.floats(0, 1e9)),
     predictions=st.lists(classifications, max_size=5).map(tuple),
     dropped=st.dictionaries(st.text(), st.integers(1, 10**9)),
+    cause=st.none(),
 )
 
 

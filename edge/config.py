@@ -1,0 +1,69 @@
+"""agent.yaml: several cameras for one model, each watched in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edge.capture import Watch
+from sightline.errors import ConfigError
+from sightline.records import near, read_record
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """One camera. source: as `--source` takes it. The rest: see `edge.capture.Watch`."""
+
+    source: str
+    max_fps: float = 0.0
+    motion: float = 0.0
+    frozen_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        for key in ("max_fps", "frozen_s"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must be at least 0, not {getattr(self, key):g}")
+        if not 0 <= self.motion <= 100:
+            raise ValueError(f"motion is a percentage of the pixels, 0 to 100, not {self.motion:g}")
+
+    @property
+    def watch(self) -> Watch:
+        return Watch(self.max_fps, self.motion, self.frozen_s)
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """cameras: by name. max_age_ms: a camera's frame that is older when its turn comes is not looked at; 0 = any
+    age."""
+
+    cameras: dict[str, CameraConfig]
+    max_age_ms: float = 1000.0
+
+
+def read_agent_config(path: Path) -> AgentConfig:
+    """Raises ConfigError, which names the file, the camera and the key."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}") from None
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(data, Mapping) or not isinstance(data.get("cameras"), Mapping) or not data["cameras"]:
+        raise ConfigError(f"{path}: needs `cameras:`, a mapping of names to cameras, each with its `source:`")
+    known = list(AgentConfig.__dataclass_fields__)
+    for key in data:
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}{near(str(key), known)}; the keys are: {', '.join(known)}")
+    cameras = {str(name): _camera(camera, f"{path}: camera {name}") for name, camera in data["cameras"].items()}
+    record: dict[str, Any] = {**data, "cameras": cameras}
+    return read_record(AgentConfig, record, str(path), ConfigError)
+
+
+def _camera(data: object, where: str) -> CameraConfig:
+    if isinstance(data, Mapping) and isinstance(data.get("source"), int):  # `source: 0` is the first camera
+        data = {**data, "source": str(data["source"])}
+    return read_record(CameraConfig, data, where, ConfigError)

@@ -1,0 +1,164 @@
+"""The thread behind the interpreter: what came out becomes predictions and goes to the sinks, while the next frame is
+inferred; and what was not seen is said, once a second."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edge.capture import Capture, utc_now
+from edge.mailbox import Slot
+from edge.model import Model
+from edge.sinks import Sink
+from edge.tally import Tally
+from sightline.decode import decode
+from sightline.predictions import Cause, Prediction, Result
+
+TICK_S = 0.1
+SILENCE_S = 1.0  # without a frame for so long, say so instead of nothing
+Observer = Callable[[Result, Slot | None], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the loop found out about a slot. outputs: as the model stores them; none = nobody looked, for the slot's
+    cause. taken_ns, inferred_ns: monotonic, before and after the interpreter."""
+
+    slot: Slot
+    model: Model
+    outputs: Sequence[NDArray[Any]] = ()
+    taken_ns: int = 0
+    inferred_ns: int = 0
+
+
+class Results:
+    """Takes answers from the loop, in order; gives the slots back.
+
+    done: set when there is nothing more to say: `frames` results are out, or stdout's reader is gone. observers: called
+    with each result and its slot, whose frame is valid during the call only. threshold: may be changed at any time.
+    inferring_since_ns: the loop writes it, 0 = it is not inferring: a stuck interpreter is told while it is stuck.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cameras: Sequence[Capture],
+        sinks: Sequence[Sink],
+        tally: Tally,
+        *,
+        device: str,
+        latency_budget_ms: float,
+        top: int = 3,
+        threshold: float = 0.0,
+        frames: int = 0,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        """frames: results with a look, to end after; 0 = no end."""
+        self.model, self.threshold = model, threshold
+        self.inferring_since_ns = 0
+        self.alive_ns = time.monotonic_ns()
+        self.done = threading.Event()
+        self.error: BaseException | None = None
+        self._cameras, self._sinks, self._tally = cameras, sinks, tally
+        self._device, self._budget_ms, self._top, self._frames = device, latency_budget_ms, top, frames
+        self._observers = observers
+        self._queue: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._heard = [time.monotonic()] * len(cameras)
+        self._thread = threading.Thread(target=self._run, name="results", daemon=True)
+
+    def start(self) -> None:
+        self._tally.began = time.monotonic()
+        self._thread.start()
+
+    def put(self, answer: Answer) -> None:
+        self._queue.put(answer)
+
+    def finish(self) -> None:
+        """Wait until everything that was put is with the sinks. Raises what went wrong in the thread."""
+        self._queue.put(None)
+        self._thread.join()
+        if self.error is not None:
+            raise self.error
+
+    def _run(self) -> None:
+        try:
+            while True:
+                try:
+                    answer = self._queue.get(timeout=TICK_S)
+                except queue.Empty:
+                    pass
+                else:
+                    if answer is None:
+                        return
+                    if not self.done.is_set():
+                        self._answer(answer)
+                    self._cameras[answer.slot.camera].mailbox.release(answer.slot)
+                self.alive_ns = time.monotonic_ns()
+                self._watch()
+        except BaseException as e:
+            self.error = e
+            self.done.set()
+
+    def _answer(self, answer: Answer) -> None:
+        slot, model = answer.slot, answer.model
+        camera = self._cameras[slot.camera]
+        self.model = model
+        self._heard[slot.camera] = time.monotonic()
+        predictions: tuple[Prediction, ...] = ()
+        latency: dict[str, float] = {}
+        size = None
+        if slot.cause is None:
+            outputs = model.interpreter.dequantize(answer.outputs)
+            began = time.monotonic_ns()
+            predictions = decode(outputs, model.manifest.output, self._top, self.threshold)
+            decoded = time.monotonic_ns()
+            latency = {
+                "capture": slot.capture_ms,
+                "preprocess": slot.preprocess_ms,
+                "wait": (answer.taken_ns - slot.ready_ns) / 1e6,
+                "inference": (answer.inferred_ns - answer.taken_ns) / 1e6,
+                "decode": (decoded - began) / 1e6,
+                "total": (decoded - slot.captured_ns) / 1e6,
+            }
+        if slot.frame is not None:
+            size = slot.frame.shape[1], slot.frame.shape[0]
+        width, height = size or (None, None)
+        result = Result(
+            self._device, camera.source.name, slot.frame_id, slot.captured_at, slot.captured_ns, model.identity,
+            width, height, latency, predictions, slot.dropped, slot.cause,
+        )  # fmt: skip
+        self._say(result, slot)
+
+    def _watch(self) -> None:
+        """Say of each camera that gave nothing for a second why it did not."""
+        now_ns = time.monotonic_ns()
+        stuck_s = (now_ns - self.inferring_since_ns) / 1e9 if self.inferring_since_ns else 0.0
+        for i, camera in enumerate(self._cameras):
+            if not camera.source.live or camera.mailbox.ended or now_ns / 1e9 - self._heard[i] < SILENCE_S:
+                continue
+            camera.check(now_ns)
+            self._heard[i] = now_ns / 1e9
+            cause = camera.state
+            if stuck_s > SILENCE_S:
+                cause = Cause("inference_stuck", f"the interpreter has been busy with one frame for {stuck_s:.0f} s")
+            dropped = camera.mailbox.take_dropped()
+            result = Result(
+                self._device, camera.source.name, camera.frames, utc_now(), now_ns, self.model.identity,
+                None, None, {}, (), dropped, cause,
+            )  # fmt: skip
+            self._say(result, None)
+
+    def _say(self, result: Result, slot: Slot | None) -> None:
+        self._tally.add(result, self._budget_ms)
+        for sink in self._sinks:
+            sink.put(result)
+        for observer in self._observers:
+            observer(result, slot)
+        if (self._frames and self._tally.frames >= self._frames) or any(s.failed == "Broken pipe" for s in self._sinks):
+            self.done.set()

@@ -1,0 +1,65 @@
+"""What happened since the start: counts that never grow, however many months they are kept."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge.stats import Histogram
+from sightline.predictions import Result
+
+STAGES = ("capture", "preprocess", "wait", "inference", "decode", "total")
+
+
+@dataclass
+class Tally:
+    """began: with the first frame that was inferred. latency: milliseconds a stage; `wait` is in the mailbox, `total`
+    from the end of capture to the result. late: frames over the device's latency budget. not_inferred: results without
+    a look, by the cause's code. dropped: frames by cause. cameras: of each one, frames that were inferred, by its name.
+    said: the newest text of each cause's code.
+    """
+
+    began: float = field(default_factory=time.monotonic)
+    frames: int = 0
+    seconds: float = 0.0
+    late: int = 0
+    not_inferred: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    cameras: Counter[str] = field(default_factory=Counter)
+    said: dict[str, str] = field(default_factory=dict)
+    latency: dict[str, Histogram] = field(default_factory=lambda: {stage: Histogram() for stage in STAGES})
+
+    def add(self, result: Result, latency_budget_ms: float) -> None:
+        self.dropped.update(result.dropped)
+        if result.cause:
+            self.not_inferred[result.cause.code] += 1
+            self.said[result.cause.code] = result.cause.text
+        else:
+            if not self.frames:  # opening a camera is no frame's time
+                self.began = time.monotonic() - result.latency_ms["total"] / 1000
+            self.frames += 1
+            self.cameras[result.source] += 1
+            self.late += result.latency_ms["total"] > latency_budget_ms
+            for stage, ms in result.latency_ms.items():
+                self.latency[stage].add(ms)
+        self.seconds = time.monotonic() - self.began
+
+    @property
+    def fps(self) -> float:
+        return self.frames / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "frames": self.frames,
+            "seconds": round(self.seconds, 3),
+            "fps": round(self.fps, 2),
+            "late": self.late,
+            "cameras": dict(self.cameras),
+            "dropped": dict(self.dropped),
+            "not_inferred": dict(self.not_inferred),
+            "latency_ms": {
+                stage: {f"p{p}": round(h.percentile(p), 3) for p in (50, 95, 99)} for stage, h in self.latency.items()
+            },
+        }
