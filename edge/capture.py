@@ -129,19 +129,19 @@ class Capture:
             failures = min(failures + 1, 16)
 
     def _read_all(self) -> None:
-        self._known.wait()
         preprocess: Preprocessor | None = None
         due_ns = 0
         while (slot := self.mailbox.empty_slot()) is not None:
-            assert self._model is not None
-            number, encoder = self._model
-            if preprocess is None or preprocess.spec != encoder.spec:
-                preprocess = Preprocessor(encoder.spec)
             kept = False
             try:
-                ended = not self._read(slot)
-                if ended or self._left_behind:
+                if not self._read(slot):
                     return
+                self._known.wait()
+                if self._model is None:  # stopped before there was one
+                    return
+                number, encoder = self._model
+                if preprocess is None or preprocess.spec != encoder.spec:
+                    preprocess = Preprocessor(encoder.spec)
                 if self.watch.max_fps and self.source.live:
                     if slot.captured_ns < due_ns:
                         self.mailbox.lost("max_fps")
@@ -166,7 +166,8 @@ class Capture:
                     self.mailbox.release(slot)
 
     def _read(self, slot: Slot) -> bool:
-        """The next frame, or the cause why this one cannot be had, into the slot; False at the end of a replay."""
+        """The next frame, or the cause why this one cannot be had, into the slot; False at the end of a replay, or when
+        nobody waits for this thread any more."""
         began = self._reading_since_ns = time.monotonic_ns()
         slot.cause = None
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import traceback
 from importlib import import_module
 from typing import NamedTuple
 
@@ -93,6 +92,8 @@ def main() -> None:
         pass
     except BaseException as e:
         if "--debug" in sys.argv:
+            import traceback
+
             traceback.print_exc()
         code = _tell(e, arguments)
     with contextlib.suppress(BrokenPipeError):

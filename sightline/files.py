@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +107,8 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """The same for a folder of files; whatever stood at `path` is replaced as a whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    import shutil  # it brings every archive format: a device that only reads need not pay for it
+
     try:
         temporary.mkdir(parents=True)
         for name, data in files.items():

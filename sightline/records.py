@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -15,6 +14,8 @@ T = TypeVar("T")
 
 def near(word: str, known: Iterable[str]) -> str:
     """' (did you mean a, b?)', or '' when nothing known resembles `word`."""
+    import difflib  # for mistakes only
+
     matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f" (did you mean {', '.join(matches)}?)" if matches else ""
 
