@@ -147,9 +147,8 @@ class Capture:
                         self.mailbox.lost("max_fps")
                         continue
                     # a schedule, not a distance: at 10 of 30 a second every third is taken, not every fourth
-                    due_ns = max(
-                        due_ns + int(1e9 / self.watch.max_fps), slot.captured_ns - int(1e9 / self.watch.max_fps)
-                    )
+                    period_ns = int(1e9 / self.watch.max_fps)
+                    due_ns = max(due_ns or slot.captured_ns, slot.captured_ns - period_ns) + period_ns
                 if slot.frame is not None:
                     make_image(slot, preprocess)
                     if not self._worth_it(slot):

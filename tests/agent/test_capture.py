@@ -19,7 +19,7 @@ import edge.capture
 from edge.capture import Capture, Watch
 from edge.mailbox import SLOTS, Mailbox, Slot
 from edge.sources import Pictures
-from sightline.errors import InputError, SightlineError, SourceError
+from sightline.errors import DeviceError, InputError, SightlineError, SourceError
 from sightline.interpreter import Encoder, Tensor
 from sightline.preprocess import Frame, InputSpec
 from tests.conftest import BGR
@@ -421,3 +421,141 @@ def test_times_are_measured_where_they_pass() -> None:
         assert 0 < slot.captured_ns <= slot.ready_ns <= time.monotonic_ns()
         assert slot.capture_ms >= 0 and slot.preprocess_ms >= 0
         assert len(slot.captured_at) == len("2026-01-01T00:00:00.000Z") and slot.captured_at.endswith("Z")
+
+
+def noise(seed: int) -> Frame:
+    return np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+
+
+@dataclass
+class Endless(Scripted):
+    """A camera of 200 frames a second, one picture again and again, or none of them twice; `hang` once in a while."""
+
+    kind: str = "camera"
+    still: bool = False
+    hang: threading.Event | None = None
+    given: int = 0
+
+    def read(self, buffer: Frame | None) -> Frame | None:
+        time.sleep(0.005)
+        if self.hang is not None and self.given == 3:
+            self.hang.wait(20)
+        self.given += 1
+        return noise(0 if self.still else self.given)
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_frozen_picture_is_noticed_named_and_never_shown_as_new() -> None:
+    source = Endless(still=True)
+    capture = made(source, Watch(frozen_s=0.2))
+    try:
+        wait_until(lambda: capture.reconnects["frozen"] >= 2)
+        assert capture.state.code == "frozen" and "the very same picture" in capture.state.text
+        while capture.mailbox.take(0) is not None:
+            pass
+        time.sleep(0.2)
+        assert capture.mailbox.take(0) is None, "opened again, it is still the same picture"
+        assert len(source.times("open")) >= 3
+        source.still = False
+        slot = capture.mailbox.take(2)
+        assert slot is not None and capture.state == edge.capture.LIVE
+        assert slot.dropped["frozen"] >= 2
+    finally:
+        capture.stop()
+
+
+@pytest.mark.parametrize(("kind", "frozen_s"), [("camera", 0.0), ("test", 0.1), ("file", 0.1)])
+def test_a_picture_may_stand_still_where_that_is_no_fault(kind: str, frozen_s: float) -> None:
+    capture = made(Endless(still=True, kind=kind), Watch(frozen_s=frozen_s))
+    try:
+        time.sleep(0.3)
+        assert not capture.reconnects and capture.mailbox.take(1) is not None
+    finally:
+        capture.stop()
+
+
+def test_a_read_that_never_returns_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge.capture, "HANG_S", 0.2)
+    source = Endless(hang=threading.Event())
+    capture = made(source)
+    try:
+        wait_until(lambda: source.given == 3)
+        time.sleep(0.1)
+        capture.check(time.monotonic_ns())
+        assert not capture.reconnects, "not yet"
+        time.sleep(0.2)
+        source_hang, source.hang = source.hang, None
+        while capture.mailbox.take(0) is not None:
+            pass
+        capture.check(time.monotonic_ns())
+        assert capture.reconnects["hung"] == 1 and "hangs in its driver" in capture.state.text
+        assert capture.mailbox.take(2) is not None, "a new thread reads"
+        assert source_hang is not None
+        source_hang.set()
+        closed = len(source.times("close"))
+        time.sleep(0.1)
+        assert len(source.times("close")) == closed, "the old one does not close what the new one reads"
+        assert sum(t.is_alive() for t in capture._threads) == 1
+    finally:
+        capture.stop()
+
+
+def test_a_driver_that_hangs_again_and_again_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge.capture, "HANG_S", 0.05)
+    release = threading.Event()
+
+    class Dead(Endless):
+        def read(self, buffer: Frame | None) -> Frame | None:
+            release.wait(20)
+            return None
+
+    capture = made(Dead())
+    try:
+        until = time.monotonic() + 5
+        with pytest.raises(DeviceError, match="again and again"):
+            while time.monotonic() < until:
+                capture.check(time.monotonic_ns())
+                capture.mailbox.take(0.02)
+    finally:
+        release.set()
+        capture.stop()
+
+
+def test_max_fps_is_kept_and_what_it_drops_is_counted() -> None:
+    capture = made(Endless(), Watch(max_fps=20))
+    try:
+        taken, dropped, until = 0, 0, time.monotonic() + 1.0
+        while time.monotonic() < until:
+            slot = capture.mailbox.take(0.1)
+            if slot is not None:
+                taken += 1
+                dropped += slot.dropped.get("max_fps", 0)
+                capture.mailbox.release(slot)
+        assert 12 <= taken <= 22
+        assert dropped > taken
+    finally:
+        capture.stop()
+
+
+def test_where_nothing_moves_nobody_looks_and_it_is_said() -> None:
+    source = Endless(still=True)
+    capture = made(source, Watch(motion=5, frozen_s=0))
+    try:
+        assert capture.mailbox.take(1) is not None, "the first picture"
+        wait_until(lambda: source.given > 20)
+        assert capture.mailbox.take(0) is None
+        assert capture.state == edge.capture.STILL
+        assert capture.mailbox.take_dropped()["no_motion"] > 10
+        source.still = False
+        assert capture.mailbox.take(1) is not None
+    finally:
+        capture.stop()
+
+
+def test_a_changed_size_is_counted_and_fits_all_the_same() -> None:
+    sizes = [np.full((h, 6, 3), 7, np.uint8) for h in (6, 6, 12, 12, 6)]
+    with capturing(Scripted(reads=list(sizes), live=False)) as capture:
+        slots = take_all(capture)
+        assert capture.resized == 2
+    assert [s.frame.shape[0] for s in slots if s.frame is not None] == [6, 6, 12, 12, 6]
+    assert {s.image.shape for s in slots} == {(8, 8, 3)}
