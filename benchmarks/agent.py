@@ -1,12 +1,15 @@
 """What the agent adds to the bare minimum: `make bench`.
 
-MobileNetV2 at 224 pixels in int8, one inference thread, a clip of 720p. Three figures, one JSON line each: the agent's
-milliseconds a frame over the interpreter's own invoke; its resident memory, and its time to the first prediction, over
-a bare script's (benchmarks/bare.py). The two sides take turns, and the medians of the rounds are compared.
+MobileNetV2 at 224 pixels in int8, one inference thread, a clip of 720p. One JSON line each: the agent's milliseconds a
+frame over the interpreter's own invoke, without and with a viewer on the live page; its resident memory, and its time
+to the first prediction, over a bare script's (benchmarks/bare.py); how evenly two cameras share. The sides take turns,
+and the medians of the rounds are compared.
 """
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import platform
@@ -14,7 +17,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +48,25 @@ def main() -> None:
         bare = [sys.executable, str(Path(__file__).with_name("bare.py")), str(model), str(clip), str(SIZE)]
         summary = folder / "summary.json"
 
+        def frame_ms(*options: str) -> float:
+            subprocess.run([*agent, "--summary", str(summary), *options], check=True, capture_output=True)
+            figures = json.loads(summary.read_text())
+            return float(1000 * figures["seconds"] / figures["frames"])
+
         rounds = []
         for _ in range(ROUNDS):
-            subprocess.run([*agent, "--summary", str(summary)], check=True, capture_output=True)
-            figures = json.loads(summary.read_text())
-            rounds.append((1000 * figures["seconds"] / figures["frames"], invoke_ms(model), clip_ms(bare)))
-        ours, invoke, script = (statistics.median(column) for column in zip(*rounds, strict=True))
-        ratio = statistics.median(a / b for a, b, _ in rounds)
+            watched = watched_ms([*agent, "--loop", "--frames", str(2 * FRAMES), "--summary", str(summary)], summary)
+            rounds.append((frame_ms(), watched, invoke_ms(model), clip_ms(bare)))
+        ours, watched, invoke, script = (statistics.median(column) for column in zip(*rounds, strict=True))
+        ratio = statistics.median(a / b for a, _, b, _ in rounds)
         show("e2e_over_invoke", ratio=ratio, agent_ms=ours, invoke_ms=invoke, bare_script_ms=script)
+        ratio = statistics.median(a / b for _, a, b, _ in rounds)
+        show("e2e_with_a_viewer_over_invoke", ratio=ratio, agent_ms=watched, invoke_ms=invoke)
+
+        two = ["--source", f"also={clip}", "--realtime", "--loop", "--frames", str(FRAMES), "--summary", str(summary)]
+        subprocess.run([*agent, *two], check=True, capture_output=True)
+        first, second = json.loads(summary.read_text())["cameras"].values()
+        show("two_cameras_share", ratio=max(first, second) / min(first, second), first=first, second=second)
 
         memory = [(peak_mb(agent), peak_mb(bare)) for _ in range(3)]
         ours, script = (statistics.median(column) for column in zip(*memory, strict=True))
@@ -128,6 +144,29 @@ def invoke_ms(model: Path) -> float:
         interpreter.invoke()
         times.append(1000 * (time.perf_counter() - began))
     return statistics.median(times)
+
+
+def watched_ms(command: list[str], summary: Path) -> float:
+    """The agent's milliseconds a frame while somebody looks at its page: the picture's stream, and the results'."""
+    with subprocess.Popen([*command, "--page-port", "0"], stdout=-3, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "live page: " in line)
+        address = line.split("live page: ")[1].strip()
+        viewers = [threading.Thread(target=view, args=(address + path,)) for path in ("stream.mjpg", "events")]
+        for viewer in viewers:
+            viewer.start()
+        process.stderr.read()
+        for viewer in viewers:
+            viewer.join()
+    figures = json.loads(summary.read_text())
+    return float(1000 * figures["seconds"] / figures["frames"])
+
+
+def view(address: str) -> None:
+    """Take everything that comes, until it ends."""
+    with contextlib.suppress(OSError, http.client.HTTPException), urllib.request.urlopen(address, timeout=10) as page:
+        while page.read1(65536):
+            pass
 
 
 def clip_ms(command: list[str]) -> float:
