@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from edge.results import Results
 from edge.sinks import JsonLines, Sink, Text
 from edge.sources import Source, find_source
 from edge.tally import Tally
+from edge.watchdog import Watchdog
 from sightline.bundle import read_bundle
 from sightline.device import DeviceConfig, load_device
 from sightline.errors import ConfigError
@@ -55,6 +57,7 @@ _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 @click.option("--page-port", type=click.IntRange(0, 65535), help="Of the page; 0 = any.  [default: 8480, or any]")
 @click.option("--realtime", is_flag=True, help="Play a clip at its own speed, as a camera would; may drop frames.")
 @click.option("--loop", is_flag=True, help="Begin a clip again at its end.")
+@click.option("--supervise", is_flag=True, help="Start it anew when it is stuck or has died; systemd does it better.")
 @click.option("--summary", type=click.Path(path_type=Path), help="File for the closing figures, as JSON.")
 def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | None, as_json: bool, **o: Any) -> None:
     """Run a bundle on a camera, a clip or pictures, and stream what it sees.
@@ -62,6 +65,13 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
     A clip or pictures are a replay: every frame is looked at, and the same ones give the same answers. A camera's
     newest frame wins, and what is dropped is counted. Ctrl-C ends it; the figures go to stderr.
     """
+    if o["supervise"]:
+        if os.environ.get("NOTIFY_SOCKET"):
+            raise ConfigError("--supervise: somebody watches this process already (systemd, or another --supervise)")
+        arguments = [a for a in sys.argv[1:] if a != "--supervise"]
+        os.execv(sys.executable, [sys.executable, "-m", "edge.supervise", *arguments])  # a small process of its own
+    faulthandler.enable()  # a crash, or whoever ends a process that is stuck, shows where it was
+    watchdog = Watchdog()
     bundle = read_bundle(model)
     device_name, config = load_device(device or bundle.manifest.device)
     if config.runner != "agent":
@@ -125,8 +135,12 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
             frames=o["frames"],
             observers=[page.observe] if page else [],
         )
-        agent.run(opened, cameras, inbox, results, stopping, max_age_ms=agent_config.max_age_ms)
+        watchdog.ready(opened.inference_s)
+        agent.run(
+            opened, cameras, inbox, results, stopping, max_age_ms=agent_config.max_age_ms, progress=watchdog.progress
+        )
     finally:
+        watchdog.stopping()
         for camera in cameras:
             camera.stop()
         for sink in sinks:

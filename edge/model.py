@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +21,13 @@ GOLDEN_FRAMES = 2  # at every start; `convert` has proven them all
 
 @dataclass(frozen=True)
 class Model:
+    """inference_s: seconds that one inference took, when it was proven."""
+
     manifest: Manifest
     scheme: str
     identity: ModelId
     interpreter: Interpreter
+    inference_s: float
 
 
 def open_model(bundle: Bundle, config: DeviceConfig, scheme: str | None = None) -> Model:
@@ -40,17 +44,22 @@ def open_model(bundle: Bundle, config: DeviceConfig, scheme: str | None = None) 
     sizes = [int(np.prod(t.shape)) for t in interpreter.outputs]
     if sizes != [classes]:
         raise ModelError(f"{name}: gives {sizes} numbers, its manifest has {classes} labels")
-    _prove(bundle, chosen, interpreter, name)
-    return Model(bundle.manifest, chosen, identity, interpreter)
+    inference_s = _prove(bundle, chosen, interpreter, name)
+    return Model(bundle.manifest, chosen, identity, interpreter, inference_s)
 
 
-def _prove(bundle: Bundle, scheme: str, interpreter: Interpreter, name: str) -> None:
+def _prove(bundle: Bundle, scheme: str, interpreter: Interpreter, name: str) -> float:
+    """Seconds of the last inference."""
     if "golden.npz" not in bundle.contents:
         raise ModelError(f"{bundle.path}: has no golden.npz, so nothing proves what it computes; convert it again")
     golden = unpack(bundle.contents["golden.npz"], str(bundle.path / "golden.npz"), "frames", f"{scheme}/output_0")
     scale = interpreter.outputs[0].scale
+    seconds = 0.0
     for frame, expected in zip(golden["frames"][:GOLDEN_FRAMES], golden[f"{scheme}/output_0"], strict=False):
-        difference = float(np.abs(interpreter(frame)[0].reshape(-1) - expected).max())
+        began = time.monotonic()
+        outputs = interpreter(frame)
+        seconds = time.monotonic() - began
+        difference = float(np.abs(outputs[0].reshape(-1) - expected).max())
         # float outputs of an int8 body move by steps too: a hundredth of their range is less than four of 255
         allowed = GOLDEN_STEPS * scale if scale else max(1e-3, 0.016 * float(np.ptp(expected)))
         if not difference <= allowed:
@@ -58,3 +67,4 @@ def _prove(bundle: Bundle, scheme: str, interpreter: Interpreter, name: str) -> 
                 f"{name}: this machine computes other numbers than were measured: a golden sample is off by "
                 f"{difference:.3g}, {allowed:.3g} is rounding; try --device with delegate: none, and report it"
             )
+    return seconds

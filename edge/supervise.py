@@ -1,0 +1,132 @@
+"""`sightline run --supervise`: what systemd does, where there is none. A small parent that starts the agent, notices
+that it makes no progress or has died, and starts it anew."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+WATCHDOG_S = 2.0
+STARTING_S = 60.0  # to open a large model on a slow card
+KILL_S = 0.3  # for SIGABRT, upon which Python writes where each thread was, before SIGKILL
+BACKOFF_S, BACKOFF_MAX_S = 0.5, 30.0
+HEALTHY_S = 60.0
+_PR_SET_PDEATHSIG = 1
+
+
+def supervise(command: Sequence[str], say: Callable[[str], None]) -> int:
+    """Run `command` for ever; returns its exit code once it ends by itself (0), by a signal to us, or at once with bad
+    input (2). say: told each end and each new start.
+
+    It is killed when it does not say that it makes progress (see `Watchdog`) for the time that it asked for.
+    """
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda n, _: stopping.append(n))
+    wake_r, wake_w = os.pipe()  # a signal, and a child's death, wake the `select` below
+    os.set_blocking(wake_w, False)
+    signal.set_wakeup_fd(wake_w)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    failures, first = 0, True
+    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+        path = str(Path(folder) / "notify")
+        ears = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        ears.bind(path)
+        environment = {**os.environ, "NOTIFY_SOCKET": path, "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6))}
+        died_at = 0.0
+        while True:
+            began = time.monotonic()
+            child = subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent)
+            ready, why = _watch(child, ears, wake_r, stopping, died_at, say)
+            code = child.wait()
+            died_at = time.monotonic()
+            if stopping or code == 0 or (code == 2 and first and not ready):
+                return code if code >= 0 else 128 - code
+            first = first and not ready
+            failures = 0 if ready and died_at - began > HEALTHY_S else failures + 1
+            pause = 0.0
+            if failures > 1:
+                pause = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** (failures - 2)) * random.uniform(0.7, 1.3)
+            say(f"agent: {why or _cause(code)}; starting it anew{f' in {pause:.1f} s' if pause else ''}")
+            select.select([wake_r], [], [], pause)
+            if stopping:
+                return 128 + stopping[0]
+
+
+def _watch(
+    child: subprocess.Popen[bytes],
+    ears: socket.socket,
+    wake_r: int,
+    stopping: list[int],
+    died_at: float,
+    say: Callable[[str], None],
+) -> tuple[bool, str]:
+    """Until the child has ended. Returns whether it was ready once, and why it was killed, if it was."""
+    ready, interval, why = False, WATCHDOG_S, ""
+    heard = time.monotonic()
+    told: float | None = None  # when it was asked to end
+    while child.poll() is None:
+        limit = heard + (interval if ready else STARTING_S)
+        if told is not None:
+            limit = told + (KILL_S if why else 10.0)
+        waiting: list[Any] = [ears, wake_r]
+        readable, _, _ = select.select(waiting, [], [], max(0.0, limit - time.monotonic()))
+        if wake_r in readable:
+            os.read(wake_r, 64)
+        while ears in readable:
+            try:
+                message = ears.recv(4096, socket.MSG_DONTWAIT).decode(errors="replace")
+            except BlockingIOError:
+                break
+            heard = time.monotonic()
+            for line in message.splitlines():
+                key, _, value = line.partition("=")
+                if key == "WATCHDOG_USEC" and value.isdigit():
+                    interval = int(value) / 1e6
+                if key == "READY" and not ready:
+                    ready = True
+                    if died_at:
+                        say(f"agent: ready again after {heard - died_at:.1f} s")
+        if stopping and told is None:
+            told = time.monotonic()
+            child.send_signal(stopping[0])
+        elif time.monotonic() >= limit:
+            if told is not None:
+                child.kill()
+            else:
+                silent = time.monotonic() - heard
+                why = f"no progress for {silent:.1f} s: killed" if ready else f"not ready after {silent:.0f} s: killed"
+                told = time.monotonic()
+                child.send_signal(signal.SIGABRT)
+    return ready, why
+
+
+def _cause(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def main() -> int:
+    """`python -m edge.supervise ARGUMENTS`: of `sightline`, which run under supervision."""
+    command = [sys.executable, "-m", "sightline", *sys.argv[1:]]
+    return supervise(command, lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _die_with_parent() -> None:
+    """In the child: a camera must not stay taken by an agent whose supervisor is gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

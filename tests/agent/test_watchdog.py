@@ -1,0 +1,93 @@
+"""systemd's notify protocol, with a socket that listens as systemd does."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.watchdog import Watchdog
+
+
+@contextlib.contextmanager
+def listening(address: str) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ears:
+        ears.bind("\0" + address[1:] if address.startswith("@") else address)
+        ears.settimeout(2)
+        yield ears
+
+
+def heard(ears: socket.socket) -> list[str]:
+    ears.setblocking(False)
+    messages = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            messages.append(ears.recv(4096).decode())
+    return messages
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_ready_and_progress_are_told(tmp_path: Path, abstract: bool) -> None:
+    address = f"@sightline-{tmp_path.name}" if abstract else str(tmp_path / "notify")
+    with listening(address) as ears:
+        watchdog = Watchdog({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "3000000"})
+        watchdog.ready(0.005)
+        assert heard(ears) == ["WATCHDOG_USEC=3000000", "READY=1\nWATCHDOG=1"]
+        for _ in range(100):
+            watchdog.progress()
+        assert heard(ears) == ["WATCHDOG=1"], "at most eight an interval, however fast the loop turns"
+        watchdog.stopping()
+        assert heard(ears) == ["STOPPING=1"]
+
+
+def test_it_is_told_again_in_time(tmp_path: Path) -> None:
+    with listening(str(tmp_path / "n")) as ears:
+        watchdog = Watchdog({"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "400000"})
+        until = time.monotonic() + 0.4
+        while time.monotonic() < until:
+            watchdog.progress()
+            time.sleep(0.002)
+        assert 4 <= len(heard(ears)) <= 9
+        watchdog.stopping()
+
+
+def test_a_slow_model_gets_the_time_that_it_needs(tmp_path: Path) -> None:
+    with listening(str(tmp_path / "n")) as ears:
+        watchdog = Watchdog({"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "2000000"})
+        watchdog.ready(1.5)
+        assert heard(ears)[0] == "WATCHDOG_USEC=30000000"
+        watchdog.stopping()
+
+
+def test_systemd_without_a_watchdog_hears_that_it_is_ready(tmp_path: Path) -> None:
+    with listening(str(tmp_path / "n")) as ears:
+        watchdog = Watchdog({"NOTIFY_SOCKET": str(tmp_path / "n")})
+        watchdog.ready(0.1)
+        watchdog.progress()
+        assert heard(ears) == ["READY=1\nWATCHDOG=1"]
+        watchdog.stopping()
+
+
+def test_where_nobody_watches_nothing_happens(tmp_path: Path) -> None:
+    watchdog = Watchdog({})
+    watchdog.ready(0.1)
+    watchdog.progress()
+    watchdog.stopping()
+    gone = Watchdog({"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "2000000"})
+    gone.ready(0.1)
+    gone.progress()
+    gone.stopping()
+
+
+def test_a_listener_that_does_not_read_stops_nothing(tmp_path: Path) -> None:
+    with listening(str(tmp_path / "n")):
+        watchdog = Watchdog({"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "1"})
+        began = time.monotonic()
+        for _ in range(3000):  # far more than its queue takes
+            watchdog.progress()
+        assert time.monotonic() - began < 2
+        watchdog.stopping()

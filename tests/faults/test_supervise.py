@@ -1,0 +1,205 @@
+"""The supervisor, with a child that hangs, crashes and misbehaves on command; and with the real agent."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+# speaks the protocol with edge.watchdog; each start does the next thing that its arguments name
+CHILD = """
+import os, sys, time, pathlib
+from edge.watchdog import Watchdog
+count = pathlib.Path(sys.argv[1])
+n = int(count.read_text()) if count.exists() else 0
+count.write_text(str(n + 1))
+todo = sys.argv[2:][min(n, len(sys.argv) - 3)]
+print(f"start {n} {todo} {os.getpid()}", flush=True)
+if todo.startswith("exit"):
+    sys.exit(int(todo[4:]))
+watchdog = Watchdog()
+if todo != "never-ready":
+    watchdog.ready(0.001)
+until = time.monotonic() + (30 if todo == "work" else 0.3)
+while time.monotonic() < until:
+    watchdog.progress()
+    time.sleep(0.01)
+if todo == "crash":
+    os.kill(os.getpid(), 11)
+if todo.startswith("late-exit"):
+    sys.exit(int(todo[9:]))
+time.sleep(60)
+"""
+RUNNER = """
+import sys, edge.supervise as s
+s.WATCHDOG_S, s.STARTING_S = 0.5, 1.5
+s.BACKOFF_S = 0.3
+import edge.watchdog
+edge.watchdog.MINIMUM_S = 0.5
+sys.exit(s.supervise(sys.argv[1:], lambda line: print(line, file=sys.stderr, flush=True)))
+"""
+
+
+class Supervised:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.said: list[str] = []
+        self.starts: list[tuple[float, str]] = []
+        for stream, keep in ((process.stderr, self.said.append), (process.stdout, self._started)):
+            threading.Thread(target=self._read, args=(stream, keep), daemon=True).start()
+
+    def _started(self, line: str) -> None:
+        self.starts.append((time.monotonic(), line))
+
+    @staticmethod
+    def _read(stream: object, keep: Callable[[str], None]) -> None:
+        for line in stream:  # type: ignore[attr-defined]
+            keep(line.strip())
+
+    def wait(self, condition: Callable[[], bool], within_s: float = 10.0) -> None:
+        until = time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < until, (self.said, self.starts)
+            time.sleep(0.01)
+
+
+@contextmanager
+def supervised(tmp_path: Path, *todo: str) -> Iterator[Supervised]:
+    (tmp_path / "child.py").write_text("import edge.watchdog\nedge.watchdog.MINIMUM_S = 0.5\n" + CHILD)
+    child = [sys.executable, str(tmp_path / "child.py"), str(tmp_path / "count"), *todo]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
+    with subprocess.Popen(
+        [sys.executable, "-c", RUNNER, *child],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    ) as process:  # fmt: skip
+        try:
+            yield Supervised(process)
+        finally:
+            process.kill()
+
+
+def test_a_child_that_hangs_is_killed_and_started_anew(tmp_path: Path) -> None:
+    with supervised(tmp_path, "hang", "work") as s:
+        s.wait(lambda: len(s.starts) == 2)
+        assert s.starts[1][0] - s.starts[0][0] < 0.3 + 0.5 + 1.0
+        s.wait(lambda: any("ready again after" in line for line in s.said))
+    assert s.said[0].startswith("agent: no progress for 0.5 s: killed")
+
+
+def test_a_crash_is_named_and_answered_at_once(tmp_path: Path) -> None:
+    with supervised(tmp_path, "crash", "work") as s:
+        s.wait(lambda: len(s.starts) == 2)
+        assert s.starts[1][0] - s.starts[0][0] < 1.5
+    assert s.said[0] == "agent: killed by SIGSEGV; starting it anew"
+
+
+def test_one_that_dies_again_and_again_is_given_growing_pauses(tmp_path: Path) -> None:
+    with supervised(tmp_path, "late-exit3") as s:
+        s.wait(lambda: len(s.starts) == 4, 15)
+        times = [t for t, _ in s.starts]
+        gaps = [b - a for a, b in itertools.pairwise(times)]
+        s.wait(lambda: len(s.said) >= 5)
+    assert gaps[0] < gaps[1] < gaps[2], gaps
+    assert "exit code 3" in s.said[0] and "in 0." in s.said[2]
+
+
+def test_one_that_never_gets_ready_is_killed(tmp_path: Path) -> None:
+    with supervised(tmp_path, "never-ready", "work") as s:
+        s.wait(lambda: len(s.starts) == 2)
+        # it says that it makes progress, which is no reason to call it ready
+        s.wait(lambda: bool(s.said))
+    assert "SIGSEGV" not in s.said[0]
+
+
+@pytest.mark.parametrize(("todo", "code"), [("exit2", 2), ("exit0", 0), ("late-exit0", 0)])
+def test_bad_input_and_a_good_end_are_no_reason_to_start_anew(tmp_path: Path, todo: str, code: int) -> None:
+    with supervised(tmp_path, todo) as s:
+        assert s.process.wait(10) == code
+    assert len(s.starts) == 1
+
+
+def test_bad_input_after_a_good_start_may_be_a_bundle_that_is_being_copied(tmp_path: Path) -> None:
+    with supervised(tmp_path, "crash", "exit2", "work") as s:
+        s.wait(lambda: len(s.starts) == 3)
+        s.wait(lambda: any("ready again" in line for line in s.said))
+
+
+def test_a_signal_to_the_supervisor_ends_both(tmp_path: Path) -> None:
+    with supervised(tmp_path, "work") as s:
+        s.wait(lambda: len(s.starts) == 1)
+        pid = int(s.starts[0][1].split()[-1])
+        time.sleep(0.2)
+        s.process.send_signal(signal.SIGTERM)
+        assert s.process.wait(10) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_supervisor_that_is_killed_takes_the_child_with_it(tmp_path: Path) -> None:
+    with supervised(tmp_path, "work") as s:
+        s.wait(lambda: len(s.starts) == 1)
+        pid = int(s.starts[0][1].split()[-1])
+        time.sleep(0.3)
+        s.process.kill()
+        s.process.wait(5)
+
+        def gone() -> bool:
+            try:
+                return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+            except FileNotFoundError:
+                return True
+
+        s.wait(gone)
+
+
+def test_the_agent_that_is_stuck_predicts_again_within_three_seconds(bundle: Path) -> None:
+    """SIGSTOP is a hang that no code of ours can influence: the whole process, the loop and its watchdog."""
+    command = [sys.executable, "-m", "sightline", "run", str(bundle), "--source", "test:64x48@60", "--supervise"]
+    with subprocess.Popen(
+        [*command, "--json", "--no-page"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        lines: list[tuple[float, str]] = []
+        said: list[str] = []
+        assert process.stdout is not None and process.stderr is not None
+
+        def read(stream: object, keep: Callable[[str], None]) -> None:
+            for line in stream:  # type: ignore[attr-defined]
+                keep(line)
+
+        for stream, keep in (
+            (process.stdout, lambda line: lines.append((time.monotonic(), line))),
+            (process.stderr, said.append),
+        ):
+            threading.Thread(target=read, args=(stream, keep), daemon=True).start()
+        try:
+            until = time.monotonic() + 20
+            while len(lines) < 20:
+                assert time.monotonic() < until and process.poll() is None, said
+                time.sleep(0.02)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            (child,) = map(int, children)
+            os.kill(child, signal.SIGSTOP)
+            stuck = time.monotonic()
+            time.sleep(0.2)
+            seen = len(lines)
+            while len(lines) <= seen:
+                assert time.monotonic() < stuck + 10, said
+                time.sleep(0.02)
+            recovery = lines[seen][0] - stuck
+            assert json.loads(lines[seen][1])["frame_id"] in (0, 1, 2), "a new process"
+            assert recovery < 4, f"it took {recovery:.1f} s"  # 3 s when nothing else runs on this machine
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+    assert any("no progress for 2" in line for line in said), said
