@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import cv2
@@ -23,12 +23,16 @@ from edge.model import Model, open_model
 from edge.results import Results
 from edge.sinks import JsonLines, Sink, Text
 from edge.sources import Source, find_source
+from edge.swap import Swap, stamp_of
 from edge.tally import Tally
 from edge.watchdog import Watchdog
 from sightline.bundle import read_bundle
 from sightline.device import DeviceConfig, load_device
 from sightline.errors import ConfigError
 from sightline.files import write_file
+
+if TYPE_CHECKING:
+    from edge.page import Page
 
 _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 
@@ -72,6 +76,7 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
         os.execv(sys.executable, [sys.executable, "-m", "edge.supervise", *arguments])  # a small process of its own
     faulthandler.enable()  # a crash, or whoever ends a process that is stuck, shows where it was
     watchdog = Watchdog()
+    stamp = stamp_of(model)
     bundle = read_bundle(model)
     device_name, config = load_device(device or bundle.manifest.device)
     if config.runner != "agent":
@@ -88,7 +93,7 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
     names = [s.name for s in sources]
     for i, s in enumerate(sources):
         if s.name in names[:i]:
-            s.name = f"{s.name} #{i + 1}"
+            names[i] = s.name = f"{s.name} #{i + 1}"
     if len({s.live for s in sources}) > 1:
         raise ConfigError("cameras and replays cannot run together; with --realtime a clip is a camera")
     if not sources[0].live and (o["max_fps"] or o["motion"]):
@@ -106,7 +111,8 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
     for camera in cameras:
         camera.start()  # it takes seconds to open: meanwhile the model loads
     sinks: list[Sink] = []
-    page = None
+    page: Page | None = None
+    swap: Swap | None = None
     tally = Tally()
     try:
         opened = open_model(bundle, config, scheme)
@@ -118,7 +124,7 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
         if o["output"]:
             sinks.append(JsonLines(o["output"], lossless=lossless, stopping=stopping))
         if o["page"]:
-            page = _page(o["page_port"], device_name, config, opened, [s.name for s in sources], tally)
+            page = _page(o["page_port"], config, _info(device_name, opened, names), tally)
             page.start()
             click.echo(f"live page: {page.url}", err=True)
         for sink in sinks:
@@ -135,12 +141,33 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
             frames=o["frames"],
             observers=[page.observe] if page else [],
         )
+
+        def replaced(by: Model) -> None:
+            if page:
+                page.info = _info(device_name, by, names)
+
+        swap = Swap(
+            model, device or bundle.manifest.device, scheme, opened, stamp,
+            say=lambda line: click.echo(line, err=True), replaced=replaced,
+        )  # fmt: skip
+        signal.signal(signal.SIGHUP, lambda *_: swap.again.set())
+        if not lossless:  # a replay is of one model
+            swap.start()
         watchdog.ready(opened.inference_s)
         agent.run(
-            opened, cameras, inbox, results, stopping, max_age_ms=agent_config.max_age_ms, progress=watchdog.progress
+            opened,
+            cameras,
+            inbox,
+            results,
+            stopping,
+            max_age_ms=agent_config.max_age_ms,
+            progress=watchdog.progress,
+            replacement=swap.take,
         )
     finally:
         watchdog.stopping()
+        if swap:
+            swap.stop()
         for camera in cameras:
             camera.stop()
         for sink in sinks:
@@ -195,17 +222,20 @@ def _check_place(path: Path, option: str) -> None:
         raise ConfigError(f"{option} {path}: this user may not write there")
 
 
-def _page(port: int | None, device: str, config: Any, model: Model, sources: list[str], tally: Tally) -> Any:
-    from edge.page import Page  # http.server costs 30 ms, which `--no-page` need not pay
-
+def _info(device: str, model: Model, sources: list[str]) -> dict[str, Any]:
+    """What the page says of the model that runs."""
     metrics = model.manifest.metrics.get(model.scheme) or {}
-    info = {
+    return {
         "device": device,
         "source": ", ".join(sources),
         "scheme": model.scheme,
         "accuracy": metrics.get("accuracy"),
         "model": {"name": model.identity.name, "version": model.identity.version, "sha256": model.identity.sha256},
     }
+
+
+def _page(port: int | None, config: DeviceConfig, info: dict[str, Any], tally: Tally) -> Page:
+    from edge.page import Page  # http.server costs 30 ms, which `--no-page` need not pay
 
     def status() -> dict[str, Any]:
         return {"fps": round(tally.fps, 2), "frames": tally.frames, "dropped": dict(tally.dropped)}

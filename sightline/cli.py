@@ -28,6 +28,7 @@ COMMANDS = {
         "converters.inspect_cli:inspect", "", "Show a model's tensors, ops and memory, and what each delegate takes."
     ),
     "run": Entry("edge.cli:run", "", "Run a bundle on a camera, a clip or pictures, and stream what it sees."),
+    "bench": Entry("edge.bench_cli:bench", "", "Try a bundle on this machine: hashes, golden samples, latency."),
     "service": Entry("edge.service:service", "", "Run the agent as a systemd service: watched, restarted, hardened."),
     "devices": Entry("sightline.devices_cli:devices", "", "List the devices that Sightline knows."),
 }

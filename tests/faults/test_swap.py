@@ -1,0 +1,252 @@
+"""A new model while the agent runs: a good one takes over without a gap, a bad one never does, and it is said why."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge import selftest
+from edge.selftest import try_in_child
+from sightline.arrays import pack, unpack
+from sightline.bundle import read_bundle, write_bundle
+from sightline.errors import DeviceError, InputError
+from tests.conftest import Sightline
+
+
+class Agent:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.results: list[dict[str, Any]] = []
+        self.said: list[str] = []
+        for stream, keep in (
+            (process.stdout, lambda line: self.results.append(json.loads(line))),
+            (process.stderr, self.said.append),
+        ):
+            threading.Thread(target=self._read, args=(stream, keep), daemon=True).start()
+
+    @staticmethod
+    def _read(stream: Any, keep: Callable[[str], None]) -> None:
+        for line in stream:
+            keep(line)
+
+    def wait(self, condition: Callable[[], bool], within_s: float = 20.0) -> None:
+        until = time.monotonic() + within_s
+        while not condition():
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < until, self.said
+            time.sleep(0.02)
+
+    def heard(self, words: str) -> bool:
+        return any(words in line for line in self.said)
+
+
+@contextmanager
+def running(bundle: Path, *options: object) -> Iterator[Agent]:
+    command = [
+        sys.executable,
+        "-m",
+        "sightline",
+        "run",
+        str(bundle),
+        "--source",
+        "test:64x48@50",
+        "--json",
+        "--no-page",
+    ]
+    with subprocess.Popen(
+        [*command, *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            agent = Agent(process)
+            agent.wait(lambda: len(agent.results) > 10)
+            yield agent
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def mine(bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle that may be changed."""
+    path = tmp_path / "mine.bundle"
+    shutil.copytree(bundle, path)
+    return path
+
+
+def rewrite(
+    path: Path, scheme: str = "static_int8", golden: Any = None, model: bytes | None = None, **changes: Any
+) -> None:
+    """The bundle at `path` in another version, hashed as it should be."""
+    read = read_bundle(path)
+    files = {n: c for n, c in read.contents.items() if n not in ("labels.txt", "manifest.json")}
+    if golden is not None:
+        files["golden.npz"] = golden
+    if model is not None:
+        files[read.manifest.variants[scheme]] = model
+    write_bundle(path, dataclasses.replace(read.manifest, **{"version": "2", **changes}), files)
+
+
+def test_a_good_model_takes_over_and_no_frame_is_lost(mine: Path) -> None:
+    with running(mine) as agent:
+        agent.results.clear()
+        rewrite(mine, default="float32")
+        agent.wait(lambda: bool(agent.results) and agent.results[-1]["model"]["version"] == "2")
+        agent.wait(lambda: agent.results[-1]["model"]["version"] == "2" and len(agent.results) > 30)
+        results = list(agent.results)
+    files = read_bundle(mine).files
+    new = files[read_bundle(mine).manifest.variants["float32"]]["sha256"]
+    assert [k for k, _ in itertools.groupby(r["model"]["version"] for r in results)][-1] == "2"
+    assert results[-1]["model"]["sha256"] == new
+    assert {r["status"] for r in results} == {"ok"}
+    for a, b in itertools.pairwise(results):
+        assert b["frame_id"] - a["frame_id"] - 1 == sum(b["dropped"].values())
+        assert (b["captured_monotonic_ns"] - a["captured_monotonic_ns"]) / 1e9 < 0.5
+    assert agent.heard("is replaced by 2")
+
+
+def flip(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+
+
+def truncated(mine: Path) -> None:
+    file = mine / read_bundle(mine).manifest.variants["static_int8"]
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    os.utime(mine / "manifest.json")
+
+
+def flipped(mine: Path) -> None:
+    flip(mine / read_bundle(mine).manifest.variants["static_int8"])
+    os.utime(mine / "manifest.json")
+
+
+def half_a_manifest(mine: Path) -> None:
+    manifest = mine / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:200])
+
+
+def no_model(mine: Path) -> None:
+    rewrite(mine, model=b"\x18\0\0\0TFL3" + b"\xff" * 5000)
+
+
+def wrong_outputs(mine: Path) -> None:
+    golden = unpack(read_bundle(mine).contents["golden.npz"], "golden", "frames", "static_int8/output_0")
+    other = {k: v for k, v in golden.items() if k != "frames"}
+    other["static_int8/output_0"] = np.roll(golden["static_int8/output_0"], 1, axis=1)
+    rewrite(mine, golden=pack(frames=golden["frames"], **other))
+
+
+def gone(mine: Path) -> None:
+    rewrite(mine, variants={"float32": read_bundle(mine).manifest.variants["float32"]}, default="float32")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "options"),
+    [
+        (truncated, "is not the file that was written", ()),
+        (flipped, "is not the file that was written", ()),
+        (half_a_manifest, "manifest.json: damaged", ()),
+        (no_model, "static_int8", ()),
+        (wrong_outputs, "other numbers than were measured", ()),
+        (gone, "no variant 'static_int8'", ("--scheme", "static_int8")),
+    ],
+)
+def test_a_bad_model_is_refused_and_the_old_one_goes_on(
+    mine: Path, spoil: Callable[[Path], None], words: str, options: tuple[str, ...]
+) -> None:
+    with running(mine, *options) as agent:
+        before = agent.results[0]["model"]
+        spoil(mine)
+        agent.wait(lambda: agent.heard("the new model is refused"))
+        seen = len(agent.results)
+        agent.wait(lambda: len(agent.results) > seen + 20)
+        assert all(r["model"] == before and r["status"] == "ok" for r in agent.results)
+        (line,) = [line for line in agent.said if "refused" in line]
+        assert words in line, line
+        agent.process.terminate()
+        assert agent.process.wait(10) == 0
+
+
+def test_a_model_that_is_too_slow_for_the_device_is_refused(
+    mine: Path, tmp_path: Path, sightline: Sightline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selftest, "INFERENCES", 3)
+    monkeypatch.setattr(selftest, "SECONDS", 0.0)
+    real = selftest.open_model
+
+    def slow(*arguments: Any) -> Any:
+        model = real(*arguments)
+        invoke = model.interpreter.invoke
+        monkeypatch.setattr(model.interpreter, "invoke", lambda: (time.sleep(0.06), invoke()))
+        return model
+
+    monkeypatch.setattr(selftest, "open_model", slow)
+    tried = selftest.trial(mine, "desktop", None)
+    assert tried.error is not None and "too slow for this device" in tried.error
+
+
+def test_half_a_copy_gets_a_second_chance(mine: Path, bundle: Path) -> None:
+    with running(mine) as agent:
+        rewrite(mine)
+        file = mine / read_bundle(mine).manifest.variants["static_int8"]
+        content = file.read_bytes()
+        file.write_bytes(content[:-100])
+        time.sleep(3)
+        file.write_bytes(content)
+        agent.wait(lambda: bool(agent.results) and agent.results[-1]["model"]["version"] == "2")
+    assert not agent.heard("refused")
+
+
+def test_a_signal_has_it_looked_at_at_once(mine: Path) -> None:
+    with running(mine) as agent:
+        flipped(mine)
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait(lambda: agent.heard("refused"), 4)
+
+
+CRASH = "import os; os.kill(os.getpid(), 11)"
+
+
+def test_a_model_that_crashes_the_interpreter_crashes_a_child(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **o: real([sys.executable, "-c", CRASH], **o))
+    with pytest.raises(InputError, match=r"the interpreter crashed on it \(SIGSEGV\)"):
+        try_in_child(mine, "desktop", None)
+
+
+def test_a_model_that_hangs_hangs_a_child(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.run
+    monkeypatch.setattr(selftest, "TIMEOUT_S", 0.5)
+    hang = "import time; time.sleep(60)"
+    monkeypatch.setattr(subprocess, "run", lambda command, **o: real([sys.executable, "-c", hang], **o))
+    with pytest.raises(DeviceError, match="took more than"):
+        try_in_child(mine, "desktop", None)
+
+
+def test_bench_says_what_a_bundle_is_worth_here(mine: Path, sightline: Sightline) -> None:
+    done = sightline("bench", mine)
+    assert done.returncode == 0 and "as measured" in done.stdout, done.stderr
+    figures = json.loads(sightline("bench", mine, "--json", "--scheme", "float32").stdout)
+    assert figures["scheme"] == "float32" and 0 < figures["p50_ms"] <= figures["p95_ms"]
+    wrong_outputs(mine)
+    done = sightline("bench", mine)
+    assert done.returncode == 3 and "other numbers than were measured" in done.stderr
+    flipped(mine)
+    done = sightline("bench", mine)
+    assert done.returncode == 2 and "is not the file that was written" in done.stderr
