@@ -1,0 +1,108 @@
+"""Network cameras: RTSP, and MJPEG or anything else that FFmpeg reads over HTTP."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from urllib.parse import urlsplit
+
+import cv2
+
+from edge.credentials import without_credentials
+from edge.sources.source import Kind
+from edge.sources.video import Video
+from sightline.errors import InputError, SourceError
+from sightline.preprocess import Frame
+
+OPEN_TIMEOUT_MS = 5000
+READ_TIMEOUT_MS = 3000
+_ASK_TIMEOUT_S = 1.0
+_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+_TLS = ("rtsps", "https")
+
+
+class Stream(Video):
+    """The time-outs work only with FFmpeg's backend, and only when given at opening.
+
+    RTSP comes over TCP (OpenCV asks FFmpeg for `prefer_tcp`). OpenCV scales every frame to the size of the first one,
+    and no property of its says that a camera has changed its size.
+    """
+
+    live = True
+    kind: Kind = "stream"
+
+    def __init__(self, url: str) -> None:
+        """Raises InputError for an address that cannot be one."""
+        self.url = url
+        self.name = without_credentials(url)
+        try:
+            parts = urlsplit(url)
+            self._host, port = parts.hostname or "", parts.port
+        except ValueError as e:
+            reason = "" if "'" in str(e) else f": {e}"  # it may quote a part of the password
+            raise InputError(
+                f"{self.name}: not an address{reason}; escape /, ?, # and @ in a password as %2F .."
+            ) from None
+        if parts.scheme not in _PORTS or not self._host:
+            raise InputError(f"{self.name}: rtsp://HOST/.., rtsps://, http:// or https:// is needed")
+        self._scheme, self._port = parts.scheme, port or _PORTS[parts.scheme]
+        self._path = parts.path or "/"
+        self._target = self._path + (f"?{parts.query}" if parts.query else "")
+
+    def open(self) -> None:
+        began = time.monotonic()
+        self._capture = cv2.VideoCapture(
+            self.url,
+            cv2.CAP_FFMPEG,
+            [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS],
+        )
+        if not self._capture.isOpened():
+            raise SourceError(f"{self.name}: {self._why_not(time.monotonic() - began)}")
+        self.format = self._negotiated()
+
+    def read(self, buffer: Frame | None) -> Frame | None:
+        frame = self._next(buffer)
+        if frame is None:
+            raise SourceError(f"{self.name}: the stream broke off, or gave nothing for {READ_TIMEOUT_MS / 1000:.0f} s")
+        return frame
+
+    def _why_not(self, seconds: float) -> str:
+        """OpenCV says only that it could not: find out whether it was the network, the camera or the password."""
+        where = f"{self._host}:{self._port}"
+        try:
+            connection = socket.create_connection((self._host, self._port), timeout=_ASK_TIMEOUT_S)
+        except OSError as e:
+            return f"nothing answers at {where} ({e.strerror or e}); is the camera on, the address right?"
+        with connection:
+            if seconds * 1000 >= OPEN_TIMEOUT_MS:
+                return f"{where} takes connections, but sent no picture within {OPEN_TIMEOUT_MS / 1000:.0f} s"
+            try:
+                status = self._status(connection)
+            except ssl.SSLError as e:
+                return f"{where} does not speak TLS ({e.reason or e}); is it {self._scheme.rstrip('s')}://?"
+            except OSError:
+                status = ""
+        if status.startswith("401"):
+            return f"{where} wants a user and a password; are they right?"
+        if status.startswith("404"):
+            return f"{where} has no {self._path}; the camera's manual has the path"
+        said = f" (it says {status})" if status and not status.startswith("200") else ""
+        return f"{where} answers, but gives no stream{said}; are the path, the user and the password right?"
+
+    def _status(self, connection: socket.socket) -> str:
+        """What the camera says to somebody without a password: status code and reason, such as `401 Unauthorized`."""
+        if self._scheme in _TLS:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # as FFmpeg: see docs/sources.md
+            connection = context.wrap_socket(connection, server_hostname=self._host)
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        if self._scheme.startswith("rtsp"):
+            address = f"{self._scheme}://{host}:{self._port}{self._target}"
+            request = f"DESCRIBE {address} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n"
+        else:
+            request = f"GET {self._target} HTTP/1.0\r\nHost: {host}:{self._port}\r\n\r\n"
+        with connection:
+            connection.sendall(request.encode())
+            protocol, _, status = connection.recv(512).partition(b"\r\n")[0].decode("latin-1").partition(" ")
+        return status if protocol[:5] in ("RTSP/", "HTTP/") and status.isprintable() else ""
