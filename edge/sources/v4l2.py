@@ -15,6 +15,7 @@ from edge.sources.source import Kind, checked
 from edge.sources.video import Video
 from sightline.device import DeviceConfig
 from sightline.errors import DataError, SourceError
+from sightline.images import decode_image
 from sightline.preprocess import Frame
 
 READ_TIMEOUT_S = 3
@@ -98,18 +99,25 @@ class Camera(Video):
         if not self._capture.isOpened():
             raise SourceError(f"{self.name}: {self._why_not()}")
         self.format = self._negotiated()
+        # of a picture that is damaged OpenCV gives the one before, or grey where it is cut off, and says nothing
+        self._jpeg = self.format.startswith("MJPG") and self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
         self._damaged = 0
 
     def read(self, buffer: Frame | None) -> Frame | None:
         if not self._opened.grab():
             raise SourceError(f"{self.name}: gives no frame; unplugged, or not enough power or room on its USB?")
-        ok, frame = self._opened.retrieve(buffer)
-        if not ok:
-            self._damaged += 1
-            if self._damaged >= ENOUGH_DAMAGED:
-                raise SourceError(f"{self.name}: {self._damaged} damaged pictures in a row; the cable, or its USB hub?")
-            raise DataError(f"{self.name}: a damaged picture")
-        self._damaged = 0
+        ok, frame = self._opened.retrieve(None if self._jpeg else buffer)
+        if self._jpeg:
+            try:
+                frame = decode_image(frame.tobytes() if ok else b"", self.name)
+            except DataError:
+                self._damaged += 1
+                if self._damaged >= ENOUGH_DAMAGED:
+                    raise SourceError(
+                        f"{self.name}: {self._damaged} damaged pictures in a row; is it the cable, or its USB hub?"
+                    ) from None
+                raise
+            self._damaged = 0
         return checked(np.asarray(frame), self.name)
 
     def _why_not(self) -> str:

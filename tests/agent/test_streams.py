@@ -1,0 +1,251 @@
+"""Network cameras over HTTP that work, want a password, die, stall and say nothing. RTSP is in tests/faults."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.credentials import expand
+from edge.sources import Source, Stream, find_source, stream
+from sightline.device import load_device
+from sightline.errors import SourceError
+
+CONFIG = load_device("desktop")[1]
+LOGIN = {"U": "admin@home", "P": "hun/t@er:2?#é"}
+
+
+def jpeg(width: int, height: int, level: int = 80) -> bytes:
+    """Its left half is blue, the rest grey."""
+    picture = np.full((height, width, 3), level, np.uint8)
+    picture[:, : width // 2] = (250, 0, 0)
+    return cv2.imencode(".jpg", picture)[1].tobytes()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """/live; /login wants LOGIN; /dies and /stalls after ten pictures; /grows after ten, and gets wider."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        wanted = "Basic " + base64.b64encode(f"{LOGIN['U']}:{LOGIN['P']}".encode()).decode()
+        if path == "/login" and self.headers.get("Authorization") != wanted:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif path == "/page":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html>a camera's page</html>")
+        elif path in ("/live", "/login", "/dies", "/stalls", "/grows"):
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            self.close_connection = True
+            with suppress(OSError):  # the viewer went away
+                self.stream(path)
+        else:
+            self.send_error(404)
+
+    def stream(self, path: str) -> None:
+        for i in range(500):
+            if i == 10 and path == "/dies":
+                return
+            if i == 10 and path == "/stalls":
+                self.server.ending.wait(10)  # type: ignore[attr-defined]
+                return
+            data = jpeg(640, 240) if i >= 10 and path == "/grows" else jpeg(320, 240)
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+            self.wfile.write(head.encode() + data + b"\r\n")
+            time.sleep(0.01)
+
+
+@contextmanager
+def http_camera(certificate: Path | None = None) -> Iterator[str]:
+    """Its address, without scheme."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.ending = threading.Event()  # type: ignore[attr-defined]
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a viewer that does not speak TLS
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.ending.set()  # type: ignore[attr-defined]
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+@pytest.fixture(scope="module")
+def camera() -> Iterator[str]:
+    with http_camera() as address:
+        yield address
+
+
+@contextmanager
+def opened(address: str) -> Iterator[Source]:
+    source = find_source(address, CONFIG)
+    try:
+        source.open()
+        yield source
+    finally:
+        source.close()
+
+
+def why_not(address: str) -> str:
+    with pytest.raises(SourceError) as raised, opened(address):
+        pass
+    assert LOGIN["P"] not in str(raised.value) and "hunter2" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_mjpeg_over_http_gives_frames_and_says_what_they_are(camera: str) -> None:
+    source = find_source(f"http://{camera}/live?channel=2&pwd=hunter2", CONFIG)
+    assert isinstance(source, Stream)
+    assert (source.kind, source.live, source.name) == ("stream", True, f"http://{camera}/live?channel=2")
+    source.open()
+    assert source.format.startswith("MJPG 320x240")
+    buffer = np.zeros((240, 320, 3), np.uint8)
+    frame = source.read(buffer)
+    assert frame is not None and frame.dtype == np.uint8 and np.shares_memory(frame, buffer)
+    source.close()
+
+
+def test_a_password_with_anything_in_it_arrives(camera: str) -> None:
+    with opened(expand(f"http://${{U}}:${{P}}@{camera}/login", LOGIN)) as source:
+        assert source.read(None) is not None
+        assert source.name == f"http://{camera}/login"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("admin:hunter2@/login", "wants a user and a password; are they right"),
+        ("/login", "wants a user and a password"),
+        ("/absent", "has no /absent"),
+        ("/page", "answers, but gives no stream"),
+    ],
+)
+def test_why_there_is_no_stream_is_told(camera: str, path: str, words: str) -> None:
+    user, _, place = path.rpartition("/")
+    said = why_not(f"http://{user}{camera}/{place}")
+    assert said.startswith(f"http://{camera}/{place}: {camera} ") and words in said
+
+
+def test_a_stream_that_ends_is_a_failed_camera(camera: str) -> None:
+    with opened(f"http://{camera}/dies") as source:
+        with pytest.raises(SourceError, match="the stream broke off"):
+            for _ in range(12):
+                assert source.read(None) is not None
+        source.open()
+        assert source.read(None) is not None
+
+
+def test_a_stream_that_stalls_is_noticed_in_time(camera: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "READ_TIMEOUT_MS", 500)
+    with opened(f"http://{camera}/stalls") as source:
+        for _ in range(10):
+            source.read(None)
+        began = time.monotonic()
+        with pytest.raises(SourceError, match="or gave nothing for"):
+            for _ in range(3):
+                source.read(None)
+        assert 0.4 < time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "http", "https"])
+def test_a_camera_that_takes_the_connection_and_says_nothing_is_noticed_in_time(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "OPEN_TIMEOUT_MS", 600)
+    with closing(socket.socket()) as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        port = mute.getsockname()[1]
+        began = time.monotonic()
+        said = why_not(f"{scheme}://admin:hunter2@127.0.0.1:{port}/live")
+        assert 0.5 < time.monotonic() - began < 2
+    assert f"127.0.0.1:{port} takes connections, but sent no picture within" in said
+
+
+def test_nobody_there_is_told_at_once() -> None:
+    with closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        began = time.monotonic()
+        assert f"nothing answers at {address} (Connection refused)" in why_not(f"rtsp://{address}/live")
+        assert time.monotonic() - began < 2
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key and self-signed certificate in one file, as cameras have them."""
+    path = tmp_path_factory.mktemp("tls") / "camera.pem"
+    made = subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            "-",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=camera",
+        ],
+        capture_output=True,
+    )
+    if made.returncode:
+        pytest.fail(f"a certificate needs openssl: {made.stderr.decode()[-200:]}")
+    path.write_bytes(made.stdout)
+    return path
+
+
+def test_a_self_signed_certificate_is_taken(certificate: Path) -> None:
+    """FFmpeg checks none unless it is told to: a camera's is its own. docs/sources.md says so."""
+    with http_camera(certificate) as address, opened(f"https://{address}/live") as source:
+        assert source.read(None) is not None
+
+
+def test_a_certificate_is_checked_where_ffmpeg_is_told_to(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with http_camera(certificate) as address:
+        monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "tls_verify;1")
+        assert "gives no stream" in why_not(f"https://{address}/live")
+
+
+def test_tls_on_one_side_only_is_told(certificate: Path, camera: str) -> None:
+    assert "does not speak TLS" in why_not(f"https://{camera}/live")
+    with http_camera(certificate) as address:
+        assert "answers, but gives no stream" in why_not(f"http://{address}/live")
+
+
+def test_a_camera_that_changes_its_size(camera: str) -> None:
+    """OpenCV squeezes the new pictures into the first one's size; no property says so."""
+    with opened(f"http://{camera}/grows") as source:
+        shapes = {source.read(None).shape for _ in range(20)}  # type: ignore[union-attr]
+    assert shapes == {(240, 320, 3)}
