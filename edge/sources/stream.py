@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import os
 import socket
 import ssl
 import time
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import cv2
 
 from edge.credentials import without_credentials
-from edge.sources.source import Kind
+from edge.sources import mjpeg
+from edge.sources.source import JpegDecoder, Kind
 from edge.sources.video import Video
-from sightline.errors import InputError, SourceError
+from sightline.errors import DataError, InputError, SourceError
 from sightline.preprocess import Frame
 
 OPEN_TIMEOUT_MS = 5000
@@ -20,17 +24,20 @@ READ_TIMEOUT_MS = 3000
 _ASK_TIMEOUT_S = 1.0
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _TLS = ("rtsps", "https")
+_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 
 class Stream(Video):
-    """The time-outs work only with FFmpeg's backend, and only when given at opening.
+    """What comes over HTTP is asked first whether it is MJPEG, which is read here; all else is FFmpeg's.
 
-    RTSP comes over TCP (OpenCV asks FFmpeg for `prefer_tcp`). OpenCV scales every frame to the size of the first one,
-    and no property of its says that a camera has changed its size.
+    The time-outs work only with OpenCV's FFmpeg backend, and only when given at opening. RTSP comes over TCP (OpenCV
+    asks FFmpeg for `prefer_tcp`). OpenCV scales every frame to the size of the first one, and no property says that a
+    camera has changed its size; most end the session then.
     """
 
     live = True
     kind: Kind = "stream"
+    _pictures: mjpeg.Pictures | None = None
 
     def __init__(self, url: str) -> None:
         """Raises InputError for an address that cannot be one."""
@@ -48,10 +55,15 @@ class Stream(Video):
             raise InputError(f"{self.name}: rtsp://HOST/.., rtsps://, http:// or https:// is needed")
         self._scheme, self._port = parts.scheme, port or _PORTS[parts.scheme]
         self._path = parts.path or "/"
-        self._target = self._path + (f"?{parts.query}" if parts.query else "")
+        target = quote(self._path + (f"?{parts.query}" if parts.query else ""), safe="/?&=%:;,@+$!*'()~[]")
+        login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}" if parts.username else ""
+        self._address = mjpeg.Address(parts.scheme in _TLS, self._host, self._port, target, login)
 
     def open(self) -> None:
         began = time.monotonic()
+        # whoever sets FFmpeg's options, such as the check of certificates, wants FFmpeg
+        if self._scheme.startswith("http") and _OPTIONS not in os.environ and self._open_mjpeg(began):
+            return
         self._capture = cv2.VideoCapture(
             self.url,
             cv2.CAP_FFMPEG,
@@ -61,11 +73,45 @@ class Stream(Video):
             raise SourceError(f"{self.name}: {self._why_not(time.monotonic() - began)}")
         self.format = self._negotiated()
 
+    def _open_mjpeg(self, began: float) -> bool:
+        """Whether it is MJPEG; then its first picture is there."""
+        try:
+            self._pictures = mjpeg.ask(self._address, self.name, OPEN_TIMEOUT_MS / 1000, READ_TIMEOUT_MS / 1000)
+            if self._pictures is None:
+                return False
+            self._decode = JpegDecoder(self.name)
+            self._first: Frame | None = None
+            while self._first is None:
+                with contextlib.suppress(DataError):
+                    self._first = self._decode(self._pictures.next())
+        except http.client.HTTPException:  # something that FFmpeg may understand
+            return False
+        except OSError:
+            raise SourceError(f"{self.name}: {self._why_not(time.monotonic() - began)}") from None
+        self.format = f"MJPG {self._first.shape[1]}x{self._first.shape[0]}"
+        return True
+
     def read(self, buffer: Frame | None) -> Frame | None:
-        frame = self._next(buffer)
-        if frame is None:
-            raise SourceError(f"{self.name}: the stream broke off, or gave nothing for {READ_TIMEOUT_MS / 1000:.0f} s")
-        return frame
+        broken = f"{self.name}: the stream broke off, or gave nothing for {READ_TIMEOUT_MS / 1000:.0f} s"
+        if self._pictures is None:
+            frame = self._next(buffer)
+            if frame is None:
+                raise SourceError(broken)
+            return frame
+        if self._first is not None:
+            frame, self._first = self._first, None
+            return frame
+        try:
+            data = self._pictures.next()
+        except (OSError, http.client.HTTPException):
+            raise SourceError(broken) from None
+        return self._decode(data)
+
+    def close(self) -> None:
+        super().close()
+        if self._pictures is not None:
+            self._pictures.close()
+            self._pictures = None
 
     def _why_not(self, seconds: float) -> str:
         """OpenCV says only that it could not: find out whether it was the network, the camera or the password."""
@@ -87,21 +133,21 @@ class Stream(Video):
             return f"{where} wants a user and a password; are they right?"
         if status.startswith("404"):
             return f"{where} has no {self._path}; the camera's manual has the path"
+        if self._address.tls and "verify" in os.environ.get(_OPTIONS, ""):
+            return f"{where} answers, but gives no stream; is its certificate the one that {_OPTIONS} names?"
         said = f" (it says {status})" if status and not status.startswith("200") else ""
         return f"{where} answers, but gives no stream{said}; are the path, the user and the password right?"
 
     def _status(self, connection: socket.socket) -> str:
         """What the camera says to somebody without a password: status code and reason, such as `401 Unauthorized`."""
         if self._scheme in _TLS:
-            context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # as FFmpeg: see docs/sources.md
-            connection = context.wrap_socket(connection, server_hostname=self._host)
+            connection = mjpeg.unverified().wrap_socket(connection, server_hostname=self._host)
         host = f"[{self._host}]" if ":" in self._host else self._host
         if self._scheme.startswith("rtsp"):
-            address = f"{self._scheme}://{host}:{self._port}{self._target}"
+            address = f"{self._scheme}://{host}:{self._port}{self._address.target}"
             request = f"DESCRIBE {address} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n"
         else:
-            request = f"GET {self._target} HTTP/1.0\r\nHost: {host}:{self._port}\r\n\r\n"
+            request = f"GET {self._address.target} HTTP/1.0\r\nHost: {host}:{self._port}\r\n\r\n"
         with connection:
             connection.sendall(request.encode())
             protocol, _, status = connection.recv(512).partition(b"\r\n")[0].decode("latin-1").partition(" ")

@@ -11,18 +11,16 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from edge.sources.source import Kind, checked
+from edge.sources.source import JpegDecoder, Kind, checked
 from edge.sources.video import Video
 from sightline.device import DeviceConfig
-from sightline.errors import DataError, SourceError
-from sightline.images import decode_image
+from sightline.errors import SourceError
 from sightline.preprocess import Frame
 
 READ_TIMEOUT_S = 3
 # OpenCV waits 10 s for a frame by default; it asks for this when it waits for the first time
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(READ_TIMEOUT_S))
 BUFFERS = 2  # one is filled while the other is read; more of them only hold older frames
-ENOUGH_DAMAGED = 30  # frames in a row that cannot be decoded: not a bad cable any more, but a bad camera
 DEVICES = Path("/dev")
 
 # <linux/videodev2.h>
@@ -100,24 +98,16 @@ class Camera(Video):
             raise SourceError(f"{self.name}: {self._why_not()}")
         self.format = self._negotiated()
         # of a picture that is damaged OpenCV gives the one before, or grey where it is cut off, and says nothing
-        self._jpeg = self.format.startswith("MJPG") and self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
-        self._damaged = 0
+        jpeg = self.format.startswith("MJPG") and self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+        self._decode = JpegDecoder(self.name) if jpeg else None
 
     def read(self, buffer: Frame | None) -> Frame | None:
         if not self._opened.grab():
             raise SourceError(f"{self.name}: gives no frame; unplugged, or not enough power or room on its USB?")
-        ok, frame = self._opened.retrieve(None if self._jpeg else buffer)
-        if self._jpeg:
-            try:
-                frame = decode_image(frame.tobytes() if ok else b"", self.name)
-            except DataError:
-                self._damaged += 1
-                if self._damaged >= ENOUGH_DAMAGED:
-                    raise SourceError(
-                        f"{self.name}: {self._damaged} damaged pictures in a row; is it the cable, or its USB hub?"
-                    ) from None
-                raise
-            self._damaged = 0
+        if self._decode is not None:
+            ok, data = self._opened.retrieve()
+            return self._decode(data.tobytes() if ok else b"")
+        ok, frame = self._opened.retrieve(buffer)
         return checked(np.asarray(frame), self.name)
 
     def _why_not(self) -> str:

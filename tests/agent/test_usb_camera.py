@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edge.sources import find_source, v4l2
+from edge.sources.source import ENOUGH_DAMAGED
 from sightline.device import load_device
 from sightline.errors import DataError, SourceError
 
@@ -66,7 +67,7 @@ class FakeCapture:
     def grab(self) -> bool:
         return bool(self._left) and self._left[0] is not None
 
-    def retrieve(self, buffer: Any) -> tuple[bool, Any]:
+    def retrieve(self, buffer: Any = None) -> tuple[bool, Any]:
         picture = self._left.pop(0)
         if self.values[cv2.CAP_PROP_FOURCC] == MJPG:
             assert self.values[cv2.CAP_PROP_CONVERT_RGB] == 0
@@ -135,7 +136,7 @@ def test_a_damaged_picture_is_told_of_and_the_next_one_comes(
     with pytest.raises(DataError, match="video0: "):
         source.read(None)
     assert source.read(None) is not None
-    for _ in range(v4l2.ENOUGH_DAMAGED - 1):
+    for _ in range(ENOUGH_DAMAGED - 1):
         with pytest.raises(DataError):
             source.read(None)
     with pytest.raises(SourceError, match="30 damaged pictures in a row"):
