@@ -56,6 +56,12 @@ class Pictures:
 
     def next(self) -> bytes:
         """The next one's bytes. Raises OSError (TimeoutError: nothing came in time) and SourceError at the end."""
+        try:
+            return self._next()
+        except http.client.HTTPException:
+            raise SourceError(f"{self._name}: the stream broke off") from None
+
+    def _next(self) -> bytes:
         while not self._at_head:
             self._at_head = self._is_boundary(self._line())
         length = None
@@ -101,7 +107,10 @@ def ask(address: Address, name: str, open_timeout_s: float, read_timeout_s: floa
 
     A password goes out only where it is asked for, and as Basic; where the camera wants Digest, FFmpeg knows how.
     """
-    answer = _get(address, None, open_timeout_s, read_timeout_s)
+    try:
+        answer = _get(address, None, open_timeout_s, read_timeout_s)
+    except http.client.HTTPException:  # no HTTP, but perhaps something that FFmpeg knows
+        return None
     if answer.response.status == 401 and address.login and _wants_basic(answer.response.msg):
         answer.close()
         login = base64.b64encode(address.login.encode()).decode()

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import socket
-import ssl
 import time
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 import cv2
 
 from edge.credentials import without_credentials
-from edge.sources import mjpeg
 from edge.sources.source import JpegDecoder, Kind
 from edge.sources.video import Video
 from sightline.errors import DataError, InputError, SourceError
 from sightline.preprocess import Frame
+
+if TYPE_CHECKING:
+    from edge.sources.mjpeg import Pictures
 
 OPEN_TIMEOUT_MS = 5000
 READ_TIMEOUT_MS = 3000
@@ -37,7 +38,7 @@ class Stream(Video):
 
     live = True
     kind: Kind = "stream"
-    _pictures: mjpeg.Pictures | None = None
+    _pictures: Pictures | None = None
 
     def __init__(self, url: str) -> None:
         """Raises InputError for an address that cannot be one."""
@@ -55,9 +56,8 @@ class Stream(Video):
             raise InputError(f"{self.name}: rtsp://HOST/.., rtsps://, http:// or https:// is needed")
         self._scheme, self._port = parts.scheme, port or _PORTS[parts.scheme]
         self._path = parts.path or "/"
-        target = quote(self._path + (f"?{parts.query}" if parts.query else ""), safe="/?&=%:;,@+$!*'()~[]")
-        login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}" if parts.username else ""
-        self._address = mjpeg.Address(parts.scheme in _TLS, self._host, self._port, target, login)
+        self._target = quote(self._path + (f"?{parts.query}" if parts.query else ""), safe="/?&=%:;,@+$!*'()~[]")
+        self._login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}" if parts.username else ""
 
     def open(self) -> None:
         began = time.monotonic()
@@ -75,8 +75,11 @@ class Stream(Video):
 
     def _open_mjpeg(self, began: float) -> bool:
         """Whether it is MJPEG; then its first picture is there."""
+        from edge.sources import mjpeg  # http.client costs 15 ms, which other sources need not pay
+
+        address = mjpeg.Address(self._scheme in _TLS, self._host, self._port, self._target, self._login)
         try:
-            self._pictures = mjpeg.ask(self._address, self.name, OPEN_TIMEOUT_MS / 1000, READ_TIMEOUT_MS / 1000)
+            self._pictures = mjpeg.ask(address, self.name, OPEN_TIMEOUT_MS / 1000, READ_TIMEOUT_MS / 1000)
             if self._pictures is None:
                 return False
             self._decode = JpegDecoder(self.name)
@@ -84,8 +87,6 @@ class Stream(Video):
             while self._first is None:
                 with contextlib.suppress(DataError):
                     self._first = self._decode(self._pictures.next())
-        except http.client.HTTPException:  # something that FFmpeg may understand
-            return False
         except OSError:
             raise SourceError(f"{self.name}: {self._why_not(time.monotonic() - began)}") from None
         self.format = f"MJPG {self._first.shape[1]}x{self._first.shape[0]}"
@@ -103,7 +104,7 @@ class Stream(Video):
             return frame
         try:
             data = self._pictures.next()
-        except (OSError, http.client.HTTPException):
+        except OSError:
             raise SourceError(broken) from None
         return self._decode(data)
 
@@ -123,32 +124,36 @@ class Stream(Video):
         with connection:
             if seconds * 1000 >= OPEN_TIMEOUT_MS:
                 return f"{where} takes connections, but sent no picture within {OPEN_TIMEOUT_MS / 1000:.0f} s"
-            try:
-                status = self._status(connection)
-            except ssl.SSLError as e:
-                return f"{where} does not speak TLS ({e.reason or e}); is it {self._scheme.rstrip('s')}://?"
-            except OSError:
-                status = ""
+            status = self._status(connection)
+        if status is None:
+            return f"{where} does not speak TLS; is it {self._scheme.rstrip('s')}://?"
         if status.startswith("401"):
             return f"{where} wants a user and a password; are they right?"
         if status.startswith("404"):
             return f"{where} has no {self._path}; the camera's manual has the path"
-        if self._address.tls and "verify" in os.environ.get(_OPTIONS, ""):
+        if self._scheme in _TLS and "verify" in os.environ.get(_OPTIONS, ""):
             return f"{where} answers, but gives no stream; is its certificate the one that {_OPTIONS} names?"
         said = f" (it says {status})" if status and not status.startswith("200") else ""
         return f"{where} answers, but gives no stream{said}; are the path, the user and the password right?"
 
-    def _status(self, connection: socket.socket) -> str:
-        """What the camera says to somebody without a password: status code and reason, such as `401 Unauthorized`."""
+    def _status(self, connection: socket.socket) -> str | None:
+        """What the camera says to somebody without a password: status code and reason, such as `401 Unauthorized`;
+        empty for anything else. None when there is no TLS where there should be."""
         if self._scheme in _TLS:
-            connection = mjpeg.unverified().wrap_socket(connection, server_hostname=self._host)
+            from edge.sources import mjpeg
+
+            try:
+                connection = mjpeg.unverified().wrap_socket(connection, server_hostname=self._host)
+            except OSError:
+                return None
         host = f"[{self._host}]" if ":" in self._host else self._host
         if self._scheme.startswith("rtsp"):
-            address = f"{self._scheme}://{host}:{self._port}{self._address.target}"
+            address = f"{self._scheme}://{host}:{self._port}{self._target}"
             request = f"DESCRIBE {address} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n"
         else:
-            request = f"GET {self._address.target} HTTP/1.0\r\nHost: {host}:{self._port}\r\n\r\n"
-        with connection:
+            request = f"GET {self._target} HTTP/1.0\r\nHost: {host}:{self._port}\r\n\r\n"
+        with connection, contextlib.suppress(OSError):
             connection.sendall(request.encode())
             protocol, _, status = connection.recv(512).partition(b"\r\n")[0].decode("latin-1").partition(" ")
-        return status if protocol[:5] in ("RTSP/", "HTTP/") and status.isprintable() else ""
+            return status if protocol[:5] in ("RTSP/", "HTTP/") and status.isprintable() else ""
+        return ""
