@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sightline.errors import SourceError
 
-LARGEST = 32 << 20  # bytes of a picture
+LARGEST = 32 << 20  # bytes of a picture, with all that stands around it
 _LINE = 65536
 
 
@@ -62,6 +62,7 @@ class Pictures:
             raise SourceError(f"{self._name}: the stream broke off") from None
 
     def _next(self) -> bytes:
+        self._room = LARGEST
         while not self._at_head:
             self._at_head = self._is_boundary(self._line())
         length = None
@@ -84,8 +85,6 @@ class Pictures:
         data = bytearray()
         while not self._is_boundary(line := self._line()):
             data += line
-            if len(data) > LARGEST:
-                raise SourceError(f"{self._name}: a picture without an end")
         self._at_head = True
         return bytes(data)
 
@@ -96,6 +95,9 @@ class Pictures:
         line = self._response.readline(_LINE)
         if not line:
             raise SourceError(f"{self._name}: the stream broke off")
+        self._room -= len(line)
+        if self._room < 0:
+            raise SourceError(f"{self._name}: a picture without an end; is it MJPEG?")
         return line
 
     def close(self) -> None:

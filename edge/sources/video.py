@@ -32,7 +32,7 @@ class Video:
     def _negotiated(self) -> str:
         """What the capture gives, as it says itself: FourCC, size, frames a second."""
         get = self._opened.get
-        fourcc = int(get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).decode("latin-1")
+        fourcc = (int(get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, "little").decode("latin-1")
         code = fourcc.strip() if fourcc.isprintable() else "video"
         fps = get(cv2.CAP_PROP_FPS)
         size = f"{get(cv2.CAP_PROP_FRAME_WIDTH):.0f}x{get(cv2.CAP_PROP_FRAME_HEIGHT):.0f}"

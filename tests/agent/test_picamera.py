@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from concurrent.futures import Future
 from types import ModuleType
 from typing import Any, ClassVar
@@ -120,8 +121,10 @@ def test_a_camera_whose_cable_is_loose_fails_in_time_and_can_be_closed(
     library.hangs = True
     source = find("picamera")
     source.open()
+    began = time.monotonic()
     with pytest.raises(SourceError, match=r"picamera:0: no frame for .* ribbon cable"):
         source.read(None)
+    assert time.monotonic() - began < 1
     source.close()
     library.hangs = False
     source.open()

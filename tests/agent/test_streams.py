@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from edge.credentials import expand
-from edge.sources import Source, Stream, find_source, stream
+from edge.sources import Source, Stream, find_source, mjpeg, stream
 from sightline.device import load_device
 from sightline.errors import DataError, SourceError
 
@@ -100,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
             if i == 10 and path == "/stalls":
                 self.server.ending.wait(10)  # type: ignore[attr-defined]
                 return
-            data = jpeg(640, 240) if i >= 10 and path == "/grows" else jpeg(320, 240)
+            data = jpeg(640 if i >= 10 and path == "/grows" else 320, 240, level=5 * i % 250)
             if path == "/damaged" and i % 2 == 0:
                 data = data[: len(data) // 2]
             head = "" if manner == "bare" else f"Content-Length: {len(data)}\r\n"
@@ -205,7 +205,10 @@ def test_a_stream_that_ends_is_a_failed_camera(camera: str) -> None:
         assert source.read(None) is not None
 
 
-def test_a_stream_that_stalls_is_noticed_in_time(camera: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ffmpeg", [False, True])
+def test_a_stream_that_stalls_is_noticed_in_time(camera: str, monkeypatch: pytest.MonkeyPatch, ffmpeg: bool) -> None:
+    if ffmpeg:
+        monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp")
     monkeypatch.setattr(stream, "READ_TIMEOUT_MS", 500)
     with opened(f"http://{camera}/stalls") as source:
         for _ in range(10):
@@ -321,8 +324,8 @@ def test_damaged_pictures_are_told_of_and_the_next_one_comes(camera: str) -> Non
 def test_cameras_of_all_manners_are_understood(camera: str, how: str) -> None:
     with opened(f"http://{camera}/live?{how}") as source:
         assert source.format == "MJPG 320x240"
-        for _ in range(5):
-            assert source.read(None) is not None
+        levels = [float(source.read(None)[:, 200:].mean()) for _ in range(6)]  # type: ignore[index]
+    assert np.allclose(levels, [0, 5, 10, 15, 20, 25], atol=2), "each picture once"
 
 
 def test_a_digest_password_is_left_to_ffmpeg(camera: str) -> None:
@@ -340,3 +343,23 @@ def test_a_video_file_over_http_is_left_to_ffmpeg(camera: str) -> None:
 @pytest.mark.parametrize("announces", [1 << 40, 33 << 20])
 def test_a_picture_larger_than_any_is_refused(camera: str, announces: int) -> None:
     assert f"announces a picture of {announces} bytes" in why_not(f"http://{camera}/huge?{announces}")
+
+
+@pytest.mark.parametrize("sent", [b"\0" * 70_000, b"--x\r\n" + b"A: 1\r\n" * 9000, b"--x\r\n\r\n" + b"\n" * 70_000])
+def test_an_answer_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(mjpeg, "LARGEST", 50_000)
+    head = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=x\r\n\r\n"
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def endless() -> None:
+            with suppress(OSError), listener.accept()[0] as viewer:
+                viewer.sendall(head + sent)
+                while True:
+                    viewer.sendall(sent[10:])
+
+        thread = threading.Thread(target=endless, daemon=True)
+        thread.start()
+        assert "a picture without an end" in why_not(f"http://127.0.0.1:{listener.getsockname()[1]}/live")
+        thread.join(5)

@@ -116,6 +116,13 @@ def test_a_camera_without_mjpg_and_of_another_size_is_taken_as_it_is(camera: typ
     assert source.format == "YUYV 640x480@10"
 
 
+def test_a_format_that_has_no_readable_name_is_told_all_the_same(camera: type[FakeCapture], tmp_path: Path) -> None:
+    camera.has = (0x80000000 | cv2.VideoWriter.fourcc(*"Y16 "),)  # as the kernel marks big-endian ones
+    source = camera_at(tmp_path)
+    source.open()
+    assert source.format.endswith("1280x720@30")
+
+
 def test_frames_come_until_the_camera_is_unplugged(camera: type[FakeCapture], tmp_path: Path) -> None:
     camera.pictures = (jpeg(90), None)
     source = camera_at(tmp_path)
