@@ -194,7 +194,7 @@ class Capture:
         if not self.source.live:
             return True
         limit = self.watch.frozen_s
-        if limit and getattr(self.source, "kind", "camera") in ("camera", "stream"):
+        if limit and self.source.kind in ("camera", "stream"):
             seconds = self._frozen.seconds(slot.image, slot.captured_ns)
             if seconds >= limit:
                 self.mailbox.lost("frozen")

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,12 @@ import cv2
 from edge import agent
 from edge.capture import Capture
 from edge.config import AgentConfig, CameraConfig, read_agent_config
+from edge.credentials import expand, hide_arguments, read_env_file, seen_by_all, shows_credentials
 from edge.mailbox import Inbox
 from edge.model import Model, open_model
 from edge.results import Results
 from edge.sinks import JsonLines, Sink, Text
-from edge.sources import Source, find_source
+from edge.sources import Source, find_source, tell_apart
 from edge.swap import Swap, stamp_of
 from edge.tally import Tally
 from edge.watchdog import Watchdog
@@ -40,11 +42,14 @@ _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--source", multiple=True, help="0, /dev/video0, rtsp://.., a clip, a picture, a folder, test:, or NAME=one."
+    "--source",
+    multiple=True,
+    help="0, /dev/v4l/by-id/.., picamera, rtsp://.., http://.., a clip, a picture, a folder, test:; or NAME=one.",
 )
 @click.option(
     "--config", type=click.Path(path_type=Path), help="agent.yaml, with several cameras, instead of --source."
 )
+@click.option("--env-file", type=click.Path(path_type=Path), help="NAME=value lines, for ${NAME} in addresses.")
 @click.option("--device", help="How to run; see `sightline devices`.  [default: the bundle's]")
 @click.option("--scheme", help="Variant of the bundle.  [default: the bundle's]")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Classes a result, at most.")
@@ -70,10 +75,13 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
     newest frame wins, and what is dropped is counted. Ctrl-C ends it; the figures go to stderr.
     """
     if o["supervise"]:
+        if any(map(shows_credentials, source)):
+            raise ConfigError("--supervise: a password on the command line cannot be hidden; put it into --env-file")
         if os.environ.get("NOTIFY_SOCKET"):
             raise ConfigError("--supervise: somebody watches this process already (systemd, or another --supervise)")
         arguments = [a for a in sys.argv[1:] if a != "--supervise"]
         os.execv(sys.executable, [sys.executable, "-m", "edge.supervise", *arguments])  # a small process of its own
+    source = tuple(hide_arguments(source))  # may start this process again
     faulthandler.enable()  # a crash, or whoever ends a process that is stuck, shows where it was
     watchdog = Watchdog()
     stamp = stamp_of(model)
@@ -89,11 +97,10 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
             _check_place(o[option], f"--{option}")
     cv2.setNumThreads(1)  # the cores are the interpreter's
     agent_config = _cameras(source, o)
-    sources = [_source(name, c, config, o) for name, c in agent_config.cameras.items()]
+    environment = _environment(o["env_file"])
+    sources = [_source(name, c, config, environment, o) for name, c in agent_config.cameras.items()]
+    tell_apart(sources)
     names = [s.name for s in sources]
-    for i, s in enumerate(sources):
-        if s.name in names[:i]:
-            names[i] = s.name = f"{s.name} #{i + 1}"
     if len({s.live for s in sources}) > 1:
         raise ConfigError("cameras and replays cannot run together; with --realtime a clip is a camera")
     if not sources[0].live and (o["max_fps"] or o["motion"]):
@@ -203,8 +210,20 @@ def _cameras(sources: tuple[str, ...], o: dict[str, Any]) -> AgentConfig:
     return AgentConfig(cameras)
 
 
-def _source(name: str, camera: CameraConfig, config: DeviceConfig, o: dict[str, Any]) -> Source:
-    source = find_source(camera.source, config, realtime=o["realtime"], loop=o["loop"])
+def _environment(env_file: Path | None) -> Mapping[str, str]:
+    """What `${NAME}` in an address may stand for."""
+    if env_file is None:
+        return os.environ
+    values = read_env_file(env_file)
+    if warning := seen_by_all(env_file):
+        click.echo(f"warning: {warning}", err=True)
+    return {**os.environ, **values}
+
+
+def _source(
+    name: str, camera: CameraConfig, config: DeviceConfig, environment: Mapping[str, str], o: dict[str, Any]
+) -> Source:
+    source = find_source(expand(camera.source, environment), config, realtime=o["realtime"], loop=o["loop"])
     if not name.startswith("#"):
         source.name = name
     return source

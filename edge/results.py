@@ -70,6 +70,7 @@ class Results:
         self._observers = observers
         self._queue: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._heard = [time.monotonic()] * len(cameras)
+        self._next_id = [0] * len(cameras)
         self._thread = threading.Thread(target=self._run, name="results", daemon=True)
 
     def start(self) -> None:
@@ -110,6 +111,7 @@ class Results:
         camera = self._cameras[slot.camera]
         self.model = model
         self._heard[slot.camera] = time.monotonic()
+        self._next_id[slot.camera] = slot.frame_id + 1
         predictions: tuple[Prediction, ...] = ()
         latency: dict[str, float] = {}
         size = None
@@ -149,7 +151,7 @@ class Results:
                 cause = Cause("inference_stuck", f"the interpreter has been busy with one frame for {stuck_s:.0f} s")
             dropped = camera.mailbox.take_dropped()
             result = Result(
-                self._device, camera.source.name, camera.frames, utc_now(), now_ns, self.model.identity,
+                self._device, camera.source.name, self._next_id[i], utc_now(), now_ns, self.model.identity,
                 None, None, {}, (), dropped, cause,
             )  # fmt: skip
             self._say(result, None)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from edge.credentials import shows_credentials
 from edge.watchdog import MINIMUM_S
 from sightline.bundle import read_bundle
 from sightline.device import load_device
@@ -192,6 +193,10 @@ def _unit(model: Path, options: tuple[str, ...], **o: object) -> Unit:
     text = list(options)
     if not {"--source", "--config"} & {option.partition("=")[0] for option in text}:
         raise ConfigError("a --source or a --config is needed, as for `sightline run`")
+    if any(map(shows_credentials, text)):
+        raise ConfigError(
+            "a password in a unit's command line is seen by all; write ${NAME} and put it into --env-file"
+        )
     if "--supervise" in text:
         raise ConfigError("--supervise: systemd does that; leave it out")
     if not re.fullmatch(r"[a-z_][a-z0-9_-]*\$?|", str(o["user"])):

@@ -25,7 +25,7 @@ class DeviceConfig:
     weights' scales in fully-connected layers. max_model_kib: largest .tflite that makes sense here; `convert` refuses
     a larger one; 0 = no limit.
     runner: what runs the model; only `agent` is `sightline run`. threads: of the interpreter. delegate: what executes
-    the graph. camera_width, camera_height, camera_fps: asked of a USB camera. latency_budget_ms: from capture to
+    the graph. camera_width, camera_height, camera_fps: asked of a camera. latency_budget_ms: from capture to
     prediction; the summary says how many frames were later. page_fps, page_width: of the live page's picture.
     """
 

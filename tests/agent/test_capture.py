@@ -36,6 +36,8 @@ class Scripted:
     reads: list[Frame | Exception | None] = field(default_factory=list)
     live: bool = True
     name: str = "scripted"
+    kind: str = "test"
+    format: str = ""
     events: list[tuple[str, float]] = field(default_factory=list)
 
     def open(self) -> None:

@@ -315,7 +315,7 @@ class Kept(Sink):
 class Slowly:
     """Three frames, from a disk that takes its time; or from a camera."""
 
-    name = "slowly"
+    name, kind, format = "slowly", "test", ""
 
     def __init__(self, *, live: bool) -> None:
         self.live, self.left = live, 3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge import sources
-from edge.sources import Camera, Pictures, Source, Stream, find_source, without_credentials
+from edge.sources import Camera, Pictures, Source, Stream, find_source, tell_apart, without_credentials
 from sightline.device import load_device
 from sightline.errors import DataError, InputError, SourceError
 from sightline.preprocess import Frame
@@ -128,6 +128,63 @@ def test_an_mp4_without_its_end_is_named(tmp_path: Path) -> None:
     path = cut(write_clip(tmp_path / "a.mp4", [100] * 30, fourcc="mp4v"), 0.9)
     with pytest.raises(InputError, match=r"a\.mp4: .*cut off"):
         find(path).open()
+
+
+@pytest.mark.parametrize("fourcc", ["FFV1", "MJPG"])
+@pytest.mark.parametrize("grey", [True, False])
+def test_a_clip_of_any_depth_gives_8_bit_colour(tmp_path: Path, fourcc: str, grey: bool) -> None:
+    path, sixteen = tmp_path / "a.mkv", grey and fourcc == "FFV1"
+    options = [cv2.VIDEOWRITER_PROP_IS_COLOR, int(not grey)]
+    if sixteen:
+        options += [cv2.VIDEOWRITER_PROP_DEPTH, cv2.CV_16U]
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*fourcc), 30, (64, 48), options)
+    assert writer.isOpened()
+    picture = np.full(
+        (48, 64) if grey else (48, 64, 3), 100 << 8 if sixteen else 100, np.uint16 if sixteen else np.uint8
+    )
+    for _ in range(5):
+        writer.write(picture)
+    writer.release()
+    taken = frames(find(path))
+    assert [(f.shape, f.dtype) for f in taken] == [((48, 64, 3), np.uint8)] * 5
+    assert abs(taken[2].mean() - 100) < 4
+
+
+def test_a_clip_says_what_it_is_and_takes_one_decoder_thread(clip: Path) -> None:
+    """MPEG-4, unlike MJPEG, is decoded in as many threads as there are cores, each of them a frame of delay."""
+    source = find(clip, realtime=True)
+    source.open()
+    assert isinstance(source, sources.Clip)
+    assert (source.kind, source.live, source.format) == ("file", True, "FMP4 160x120@30")
+    assert source._opened.get(cv2.CAP_PROP_N_THREADS) == 1
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [("test:", "test"), ("0", "camera"), ("picamera", "camera"), ("rtsp://10.0.0.9/live", "stream"), (".", "pictures")],
+)
+def test_a_source_says_what_kind_it_is(what: str, kind: str) -> None:
+    assert find(what).kind == kind
+
+
+def test_sources_of_the_same_name_are_told_apart() -> None:
+    found = [find(what) for what in ("rtsp://a:b@h/x?key=1", "0", "rtsp://a:b@h/x?key=2", "/dev/video0", "1")]
+    tell_apart(found)
+    assert [s.name for s in found] == [
+        "rtsp://h/x #1",
+        "/dev/video0 #1",
+        "rtsp://h/x #2",
+        "/dev/video0 #2",
+        "/dev/video1",
+    ]
+    assert isinstance(found[1], Camera) and str(found[1].path) == "/dev/video0", "it opens what it opened before"
+
+
+@pytest.mark.parametrize("what", ["²", "١"])
+def test_a_digit_of_another_script_is_no_camera(what: str) -> None:
+    with pytest.raises(InputError, match="no such source"):
+        find(what)
 
 
 def test_pictures_come_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -253,6 +310,13 @@ def test_a_device_that_is_no_camera_is_refused() -> None:
         ("rtsp://admin:hunter2@[::1]:8554/live", "rtsp://[::1]:8554/live"),
         ("http://10.0.0.9/mjpg?user=admin&pwd=hunter2", "http://10.0.0.9/mjpg"),
         ("https://10.0.0.9/mjpg#hunter2", "https://10.0.0.9/mjpg"),
+        ("http://10.0.0.9/mjpg?pwd=hun@ter2", "http://10.0.0.9/mjpg"),
+        ("http://10.0.0.9:81/mjpg?pwd=hun@ter2&channel=3", "http://10.0.0.9:81/mjpg?channel=3"),
+        ("http://[::1]/mjpg?pwd=hun@ter2", "http://[::1]/mjpg"),
+        (
+            "rtsp://admin:hunter2@10.0.0.9/cam/realmonitor?channel=1&subtype=0",
+            "rtsp://10.0.0.9/cam/realmonitor?channel=1&subtype=0",
+        ),
     ],
 )
 def test_the_name_of_a_stream_has_no_credentials(address: str, name: str) -> None:
@@ -280,7 +344,7 @@ def test_the_error_about_an_address_has_no_password(address: str) -> None:
     assert "hunter2" not in name
 
 
-@pytest.mark.parametrize("password", ["hun/ter2", "hun#ter2", "hun?ter2"])
+@pytest.mark.parametrize("password", ["hun/ter2", "hun#ter2", "hun?ter2", "hun/x?ter2", "hun?x/ter2"])
 def test_a_password_that_was_not_escaped_is_not_shown_either(password: str) -> None:
     """Such an address means something else to every program; people type it all the same."""
     name = without_credentials(f"rtsp://admin:{password}@10.0.0.9/live")

@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 
+from edge.credentials import expand
+from edge.sources import find_source
+from sightline.device import load_device
+from sightline.errors import SourceError
 from tests.conftest import Sightline, need
 
 PYTHON = Path("/usr/bin/python3")  # Debian's, which has `gi`
@@ -178,3 +182,27 @@ def test_a_password_that_is_wrong_appears_nowhere(bundle: Path) -> None:
     assert {r["cause_code"] for r in results} <= {"opening", "camera"}
     everything = json.dumps(results) + stderr
     assert PASSWORD not in everything and "admin" not in everything
+
+
+def test_a_password_with_anything_in_it_arrives() -> None:
+    login = {"U": "admin@home", "P": "hun/t@er:2?#%é"}
+    with rtsp_camera(0, "--user", login["U"], "--password", login["P"]) as (_, address):
+        source = find_source(expand(with_login(address), login), load_device("desktop")[1])
+        source.open()
+        try:
+            assert source.read(None) is not None
+            assert (source.name, source.format.split()[-1]) == (address, "320x240@15")
+        finally:
+            source.close()
+        for wrong, words in (
+            (address, "wants a user and a password"),
+            (address.replace("://", "://x:hunter2@"), "wants a user and a password; are they right"),
+            (with_login(address).replace("/live", "/absent"), "has no /absent"),
+        ):
+            with pytest.raises(SourceError, match=words) as raised:
+                find_source(expand(wrong, login), load_device("desktop")[1]).open()
+            assert "hun" not in str(raised.value)
+
+
+def with_login(address: str) -> str:
+    return address.replace("://", "://${U}:${P}@")

@@ -1,0 +1,207 @@
+"""Passwords: where they come from, and that nobody sees them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from edge.credentials import expand, read_env_file, seen_by_all, shows_credentials, without_credentials
+from sightline.errors import InputError
+
+SECRET = "hun/t@er:2?#%é ter"
+
+
+@pytest.mark.parametrize(
+    ("address", "expanded"),
+    [
+        ("rtsp://${U}:${P}@cam:8554/live?channel=1", "rtsp://admin:p%40ss@cam:8554/live?channel=1"),
+        ("rtsp://admin:${P}@cam/live", "rtsp://admin:p%40ss@cam/live"),
+        ("rtsp://${BOTH}@cam/live", "rtsp://admin:p%40s%3As@cam/live"),
+        ("rtsp://admin:${EMPTY}@cam/live", "rtsp://admin:@cam/live"),
+        ("http://cam/video.cgi?user=${U}&pwd=${P}", "http://cam/video.cgi?user=admin&pwd=p%40ss"),
+        ("http://${HOST}/${PATH_}", "http://10.0.0.9:81/a/b"),
+        ("http://cam/x?${QUERY}", "http://cam/x?a=1&b=2"),
+        ("rtsp://cam/live", "rtsp://cam/live"),
+        ("clip ${P}.mp4", "clip ${P}.mp4"),
+        ("/dev/video0", "/dev/video0"),
+    ],
+)
+def test_a_reference_is_replaced_and_escaped_where_it_must_be(address: str, expanded: str) -> None:
+    values = {"U": "admin", "P": "p@ss", "BOTH": "admin:p@s:s", "EMPTY": ""}
+    values |= {"HOST": "10.0.0.9:81", "PATH_": "a/b", "QUERY": "a=1&b=2"}
+    assert expand(address, values) == expanded
+
+
+def test_any_password_arrives_as_it_is() -> None:
+    parts = urlsplit(expand("rtsp://${U}:${P}@cam/live", {"U": "a@b", "P": SECRET}))
+    assert (parts.hostname, parts.path) == ("cam", "/live")
+    assert (unquote(parts.username or ""), unquote(parts.password or "")) == ("a@b", SECRET)
+
+
+@pytest.mark.parametrize(
+    ("address", "word"),
+    [
+        ("rtsp://${U}:${ABSENT}@cam/live", "ABSENT"),
+        ("rtsp://${U}:${1P}@cam/live", "NAME"),
+        ("rtsp://${U}:${P@cam/live", "NAME"),
+        ("rtsp://${U}:${BROKEN}@cam/live", "BROKEN"),
+    ],
+)
+def test_what_cannot_be_replaced_is_named_without_any_value(address: str, word: str) -> None:
+    with pytest.raises(InputError, match=word) as raised:
+        expand(address, {"U": "admin7", "P": "hunter2", "BROKEN": "hunter2\nHost: x"})
+    assert "hunter2" not in str(raised.value) and "admin7" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "shows"),
+    [
+        ("rtsp://admin:hunter2@cam/live", True),
+        ("rtsp://hunter2@cam/live", True),
+        ("rtsp://admin:hun/ter2@cam/live", True),
+        ("http://cam/x?user=admin&pwd=hunter2", True),
+        ("http://cam/x?pwd=hun@ter2", True),
+        ("rtsp://admin:@cam/live", False),
+        ("rtsp://admin:${P}@cam/live", False),
+        ("rtsp://${U}:${P}@cam/live?channel=2&subtype=0", False),
+        ("http://cam/x?pwd=${P}", False),
+        ("rtsp://cam:8554/live", False),
+        ("clip@home.mp4", False),
+    ],
+)
+def test_an_address_with_a_password_is_known_by_it(address: str, shows: bool) -> None:
+    assert shows_credentials(address) is shows
+    assert "ter2" not in without_credentials(address if "://" in address else f"x://{address}")
+
+
+def env_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "cameras.env"
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o600)
+    return path
+
+
+def test_an_env_file_is_read_as_systemd_and_docker_read_it(tmp_path: Path) -> None:
+    text = """
+# a comment
+; another
+A=plain and spaces
+  B='single "quotes" \\ kept'
+C="double 'quotes' # no comment"
+D=
+E=a=b'c
+A=the last one counts
+"""
+    assert read_env_file(env_file(tmp_path, text)) == {
+        "A": "the last one counts",
+        "B": 'single "quotes" \\ kept',
+        "C": "double 'quotes' # no comment",
+        "D": "",
+        "E": "a=b'c",
+    }
+    assert read_env_file(env_file(tmp_path, "\ufeffA=1\r\nB=2\r\n")) == {"A": "1", "B": "2"}
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("hunter2", "NAME=value"),
+        ("export P=hunter2", "export"),
+        ("P =hunter2", "before the ="),
+        ("P= hunter2", "P: no space"),
+        ("1P=hunter2", "letters, digits"),
+        ("P='hunter2", "P: a quotation mark"),
+        ('P="hunter2" x', "P: a quotation mark"),
+        ("P=hunt\\er2", "P: a \\\\ is read differently"),
+        ('P="hunt\\"er2"', "P: a \\\\ is read differently"),
+    ],
+)
+def test_what_is_wrong_in_an_env_file_is_named_by_its_line_and_never_shown(
+    tmp_path: Path, line: str, word: str
+) -> None:
+    with pytest.raises(InputError, match=rf"cameras\.env, line 3: .*{word}") as raised:
+        read_env_file(env_file(tmp_path, f"A=1\n\n{line}\n"))
+    assert "hunt" not in str(raised.value)
+
+
+def test_an_env_file_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.env: cannot be read: No such file"):
+        read_env_file(tmp_path / "absent.env")
+    (tmp_path / "x.env").write_bytes(b"A=\xff\xfe\n")
+    with pytest.raises(InputError, match=r"x\.env: not UTF-8"):
+        read_env_file(tmp_path / "x.env")
+
+
+def test_an_env_file_that_everybody_can_read_is_told_of(tmp_path: Path) -> None:
+    path = env_file(tmp_path, "A=1")
+    assert seen_by_all(path) is None
+    path.chmod(0o644)
+    assert "chmod 600" in str(seen_by_all(path))
+
+
+PROGRAM = """
+import sys, time, threading
+from edge.credentials import hide_arguments
+
+given = [a.removeprefix("--source=") for a in sys.argv[1:] if "://" in a or a.endswith(".mp4")]
+real = hide_arguments(given)
+print(len(real), *real, flush=True)
+time.sleep(20)
+"""
+
+
+@contextmanager
+def running(folder: Path, way: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """The program above, and the addresses that it got; started as `python -m` or as an installed script is."""
+    (folder / "prog").mkdir()
+    (folder / "prog" / "__main__.py").write_text(PROGRAM)
+    script = folder / "script"
+    script.write_text(f"#!{sys.executable}\n{PROGRAM}")
+    script.chmod(0o755)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-W", "error", "-m", "prog"] if way == "module" else [str(script)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(root)])}
+    with subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().split()
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("way", ["module", "script"])
+def test_a_password_on_the_command_line_is_not_in_ps(tmp_path: Path, way: str) -> None:
+    first, second = "rtsp://admin:hunter2@10.0.0.9:8554/live?channel=1", "http://10.0.0.9/x?user=u&pwd=hunter3"
+    with running(tmp_path, way, "run", "--source", first, f"--source={second}", "--source", "a.mp4") as (process, got):
+        assert got == ["3", first, second, "a.mp4"], "the program itself has the addresses as they were given"
+        proc = Path(f"/proc/{process.pid}")
+        shown = (proc / "cmdline").read_text().split("\0")
+        assert shown[-7:-1] == [
+            "run", "--source", "rtsp://10.0.0.9:8554/live?channel=1", "--source=http://10.0.0.9/x", "--source", "a.mp4"
+        ]  # fmt: skip
+        assert "hunter" not in (proc / "cmdline").read_text() + (proc / "environ").read_text()
+        pipes = [fd for fd in (proc / "fd").iterdir() if int(fd.name) > 2 and "pipe:" in str(fd.readlink())]
+        assert not pipes, "nothing is left of the pipe that they came through"
+        process.kill()
+        assert process.stderr is not None
+        (warning,) = process.stderr.read().splitlines()
+    assert warning.startswith("warning: a password stood on the command line") and "hunter" not in warning
+
+
+def test_without_a_password_nothing_starts_again(tmp_path: Path) -> None:
+    address = "rtsp://${U}:${P}@10.0.0.9/live"
+    with running(tmp_path, "module", "run", "--source", address) as (process, got):
+        assert got == ["1", address]
+        assert address in Path(f"/proc/{process.pid}/cmdline").read_text()
+        process.kill()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""

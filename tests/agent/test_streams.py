@@ -1,0 +1,365 @@
+"""Network cameras over HTTP that work, want a password, die, stall and say nothing. RTSP is in tests/faults."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.credentials import expand
+from edge.sources import Source, Stream, find_source, mjpeg, stream
+from sightline.device import load_device
+from sightline.errors import DataError, SourceError
+
+CONFIG = load_device("desktop")[1]
+LOGIN = {"U": "admin@home", "P": "hun/t@er:2?#é"}
+
+
+def jpeg(width: int, height: int, level: int = 80) -> bytes:
+    """Its left half is blue, the rest grey."""
+    picture = np.full((height, width, 3), level, np.uint8)
+    picture[:, : width // 2] = (250, 0, 0)
+    return cv2.imencode(".jpg", picture)[1].tobytes()
+
+
+def digest(method: str, uri: str) -> str:
+    """What RFC 2617 wants for realm and nonce `camera`, without qop."""
+    ha1 = hashlib.md5(f"{LOGIN['U']}:camera:{LOGIN['P']}".encode()).hexdigest()
+    return hashlib.md5(f"{ha1}:camera:{hashlib.md5(f'{method}:{uri}'.encode()).hexdigest()}".encode()).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """/live, in the manner that its query says; /login and /digest want LOGIN; /dies and /stalls after ten pictures;
+    /grows wider after ten; each second picture of /damaged is cut off."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        path, _, query = self.path.partition("?")
+        login = self.headers.get("Authorization", "")
+        basic = "Basic " + base64.b64encode(f"{LOGIN['U']}:{LOGIN['P']}".encode()).decode()
+        if path == "/login" and login != basic:
+            self.refuse('Basic realm="camera"')
+        elif path == "/digest" and f'response="{digest("GET", self.path)}"' not in login:
+            assert not login.startswith("Basic"), "a password in the clear that nobody asked for"
+            self.refuse('Digest realm="camera", nonce="camera"')
+        elif path == "/page":
+            self.answer("text/html", b"<html>a camera's page</html>")
+        elif path == "/clip.avi":
+            self.answer("video/x-msvideo", Path(self.server.clip).read_bytes())  # type: ignore[attr-defined]
+        elif path == "/huge":
+            self.answer(
+                "multipart/x-mixed-replace; boundary=x", f"--x\r\nContent-Length: {query}\r\n\r\n".encode() + jpeg(9, 9)
+            )
+        elif path in ("/live", "/login", "/digest", "/dies", "/stalls", "/grows", "/damaged"):
+            with suppress(OSError):  # the viewer went away
+                self.stream(path, query)
+        else:
+            self.send_error(404)
+
+    def refuse(self, challenge: str) -> None:
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", challenge)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def answer(self, kind: str, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def stream(self, path: str, manner: str) -> None:
+        boundary = "--frame" if manner == "dashes" else "frame"
+        self.send_response(200)
+        self.send_header("Content-Type", f'multipart/x-mixed-replace;boundary="{boundary}"')
+        if manner == "chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for i in range(500):
+            if i == 10 and path == "/dies":
+                return
+            if i == 10 and path == "/stalls":
+                self.server.ending.wait(10)  # type: ignore[attr-defined]
+                return
+            data = jpeg(640 if i >= 10 and path == "/grows" else 320, 240, level=5 * i % 250)
+            if path == "/damaged" and i % 2 == 0:
+                data = data[: len(data) // 2]
+            head = "" if manner == "bare" else f"Content-Length: {len(data)}\r\n"
+            part = f"--frame\r\nContent-Type: image/jpeg\r\n{head}\r\n".encode() + data + b"\r\n"
+            if manner == "noise":
+                part = b"\r\n\r\nX\r\n" + part
+            self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n" if manner == "chunked" else part)
+            time.sleep(0.01)
+
+
+@contextmanager
+def http_camera(certificate: Path | None = None, clip: Path | None = None) -> Iterator[str]:
+    """Its address, without scheme."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.ending = threading.Event()  # type: ignore[attr-defined]
+    server.clip = clip  # type: ignore[attr-defined]
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a viewer that does not speak TLS
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.ending.set()  # type: ignore[attr-defined]
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    clip = tmp_path_factory.mktemp("clip") / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 30, (64, 48))
+    for _ in range(5):
+        writer.write(np.full((48, 64, 3), 90, np.uint8))
+    writer.release()
+    with http_camera(clip=clip) as address:
+        yield address
+
+
+@contextmanager
+def opened(address: str) -> Iterator[Source]:
+    source = find_source(address, CONFIG)
+    try:
+        source.open()
+        yield source
+    finally:
+        source.close()
+
+
+def why_not(address: str) -> str:
+    with pytest.raises(SourceError) as raised, opened(address):
+        pass
+    assert LOGIN["P"] not in str(raised.value) and "hunter2" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_mjpeg_over_http_gives_frames_and_says_what_they_are(camera: str) -> None:
+    source = find_source(f"http://{camera}/live?channel=2&pwd=hunter2", CONFIG)
+    assert isinstance(source, Stream)
+    assert (source.kind, source.live, source.name) == ("stream", True, f"http://{camera}/live?channel=2")
+    source.open()
+    assert source.format == "MJPG 320x240"
+    for _ in range(3):
+        frame = source.read(None)
+        assert frame is not None and frame.dtype == np.uint8 and frame.shape == (240, 320, 3)
+        assert np.abs(frame[120, 10] - (250.0, 0, 0)).max() < 5
+    source.close()
+
+
+def test_a_password_with_anything_in_it_arrives(camera: str) -> None:
+    with opened(expand(f"http://${{U}}:${{P}}@{camera}/login", LOGIN)) as source:
+        assert source.read(None) is not None
+        assert source.name == f"http://{camera}/login"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("admin:hunter2@/login", "wants a user and a password; are they right"),
+        ("/login", "wants a user and a password"),
+        ("/absent", "has no /absent"),
+        ("/page", "answers, but gives no stream"),
+    ],
+)
+def test_why_there_is_no_stream_is_told(camera: str, path: str, words: str) -> None:
+    user, _, place = path.rpartition("/")
+    said = why_not(f"http://{user}{camera}/{place}")
+    assert said.startswith(f"http://{camera}/{place}: {camera} ") and words in said
+
+
+def test_a_stream_that_ends_is_a_failed_camera(camera: str) -> None:
+    with opened(f"http://{camera}/dies") as source:
+        with pytest.raises(SourceError, match="the stream broke off"):
+            for _ in range(12):
+                assert source.read(None) is not None
+        source.open()
+        assert source.read(None) is not None
+
+
+@pytest.mark.parametrize("ffmpeg", [False, True])
+def test_a_stream_that_stalls_is_noticed_in_time(camera: str, monkeypatch: pytest.MonkeyPatch, ffmpeg: bool) -> None:
+    if ffmpeg:
+        monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp")
+    monkeypatch.setattr(stream, "READ_TIMEOUT_MS", 500)
+    with opened(f"http://{camera}/stalls") as source:
+        for _ in range(10):
+            source.read(None)
+        began = time.monotonic()
+        with pytest.raises(SourceError, match="or gave nothing for"):
+            for _ in range(3):
+                source.read(None)
+        assert 0.4 < time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "http", "https"])
+def test_a_camera_that_takes_the_connection_and_says_nothing_is_noticed_in_time(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "OPEN_TIMEOUT_MS", 600)
+    with closing(socket.socket()) as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        port = mute.getsockname()[1]
+        began = time.monotonic()
+        said = why_not(f"{scheme}://admin:hunter2@127.0.0.1:{port}/live")
+        assert 0.5 < time.monotonic() - began < 2
+    assert f"127.0.0.1:{port} takes connections, but sent no picture within" in said
+
+
+def test_nobody_there_is_told_at_once() -> None:
+    with closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        began = time.monotonic()
+        assert f"nothing answers at {address} (Connection refused)" in why_not(f"rtsp://{address}/live")
+        assert time.monotonic() - began < 2
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key and self-signed certificate in one file, as cameras have them."""
+    path = tmp_path_factory.mktemp("tls") / "camera.pem"
+    made = subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            "-",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=camera",
+        ],
+        capture_output=True,
+    )
+    if made.returncode:
+        pytest.fail(f"a certificate needs openssl: {made.stderr.decode()[-200:]}")
+    path.write_bytes(made.stdout)
+    return path
+
+
+def test_a_self_signed_certificate_is_taken(certificate: Path) -> None:
+    """FFmpeg checks none unless it is told to: a camera's is its own. docs/sources.md says so."""
+    with http_camera(certificate) as address, opened(f"https://{address}/live") as source:
+        assert source.read(None) is not None
+
+
+def test_a_certificate_is_checked_where_ffmpeg_is_told_to(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with http_camera(certificate) as address:
+        monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "tls_verify;1")
+        assert "is its certificate the one" in why_not(f"https://{address}/live")
+        monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", f"tls_verify;1|ca_file;{certificate}")
+        with opened(f"https://{address}/live") as source:
+            assert source.read(None) is not None
+
+
+def test_tls_on_one_side_only_is_told(certificate: Path, camera: str) -> None:
+    assert "does not speak TLS" in why_not(f"https://{camera}/live")
+    with http_camera(certificate) as address:
+        assert "answers, but gives no stream" in why_not(f"http://{address}/live")
+
+
+def test_a_camera_that_changes_its_size_is_seen_in_its_new_one(camera: str) -> None:
+    with opened(f"http://{camera}/grows") as source:
+        shapes = [source.read(None).shape for _ in range(20)]  # type: ignore[union-attr]
+    assert shapes == [(240, 320, 3)] * 10 + [(240, 640, 3)] * 10
+
+
+def test_through_ffmpeg_it_is_squeezed(camera: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why MJPEG is read without it. It is what happens with RTSP, where no other reader is: docs/sources.md says so."""
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp")
+    with opened(f"http://{camera}/grows") as source:
+        frames = [source.read(None) for _ in range(20)]
+    assert {f.shape for f in frames if f is not None} == {(240, 320, 3)}
+    assert frames[19] is not None and np.abs(frames[19][120, 150] - (250.0, 0, 0)).max() < 9, "all of it, not a part"
+
+
+def test_damaged_pictures_are_told_of_and_the_next_one_comes(camera: str) -> None:
+    good = bad = 0
+    with opened(f"http://{camera}/damaged") as source:
+        for _ in range(20):
+            try:
+                source.read(None)
+                good += 1
+            except DataError as e:
+                assert str(e).startswith(f"http://{camera}/damaged: ")
+                bad += 1
+    assert (good, bad) == (10, 10), "the first one was damaged as well: opening waits for a good one"
+
+
+@pytest.mark.parametrize("how", ["bare", "dashes", "chunked", "noise"])
+def test_cameras_of_all_manners_are_understood(camera: str, how: str) -> None:
+    with opened(f"http://{camera}/live?{how}") as source:
+        assert source.format == "MJPG 320x240"
+        levels = [float(source.read(None)[:, 200:].mean()) for _ in range(6)]  # type: ignore[index]
+    assert np.allclose(levels, [0, 5, 10, 15, 20, 25], atol=2), "each picture once"
+
+
+def test_a_digest_password_is_left_to_ffmpeg(camera: str) -> None:
+    with opened(expand(f"http://${{U}}:${{P}}@{camera}/digest", LOGIN)) as source:
+        assert source.read(None) is not None
+
+
+def test_a_video_file_over_http_is_left_to_ffmpeg(camera: str) -> None:
+    with opened(f"http://{camera}/clip.avi") as source:
+        frame = source.read(None)
+        assert frame is not None and frame.shape == (48, 64, 3)
+        assert source.format == "MJPG 64x48@30"
+
+
+@pytest.mark.parametrize("announces", [1 << 40, 33 << 20])
+def test_a_picture_larger_than_any_is_refused(camera: str, announces: int) -> None:
+    assert f"announces a picture of {announces} bytes" in why_not(f"http://{camera}/huge?{announces}")
+
+
+@pytest.mark.parametrize("sent", [b"\0" * 70_000, b"--x\r\n" + b"A: 1\r\n" * 9000, b"--x\r\n\r\n" + b"\n" * 70_000])
+def test_an_answer_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(mjpeg, "LARGEST", 50_000)
+    head = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=x\r\n\r\n"
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def endless() -> None:
+            with suppress(OSError), listener.accept()[0] as viewer:
+                viewer.sendall(head + sent)
+                while True:
+                    viewer.sendall(sent[10:])
+
+        thread = threading.Thread(target=endless, daemon=True)
+        thread.start()
+        assert "a picture without an end" in why_not(f"http://127.0.0.1:{listener.getsockname()[1]}/live")
+        thread.join(5)
