@@ -20,6 +20,7 @@ from edge import agent
 from edge.capture import Capture
 from edge.config import AgentConfig, CameraConfig, read_agent_config
 from edge.credentials import expand, hide_arguments, read_env_file, seen_by_all, shows_credentials
+from edge.log import Events, Log
 from edge.mailbox import Inbox
 from edge.model import Model, open_model
 from edge.results import Results
@@ -120,7 +121,7 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
     sinks: list[Sink] = []
     page: Page | None = None
     swap: Swap | None = None
-    tally = Tally()
+    tally, log = Tally(), Log()
     try:
         opened = open_model(bundle, config, scheme)
         lossless = not sources[0].live
@@ -146,7 +147,7 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
             top=o["top"],
             threshold=o["threshold"],
             frames=o["frames"],
-            observers=[page.observe] if page else [],
+            observers=[*([page.observe] if page else []), *([] if lossless else [Events(log)])],
         )
 
         def replaced(by: Model) -> None:
@@ -155,11 +156,15 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
 
         swap = Swap(
             model, device or bundle.manifest.device, scheme, opened, stamp,
-            say=lambda line: click.echo(line, err=True), replaced=replaced,
+            say=lambda line: log.tell("model", line), replaced=replaced,
         )  # fmt: skip
         signal.signal(signal.SIGHUP, lambda *_: swap.again.set())
         if not lossless:  # a replay is of one model
             swap.start()
+        if page:
+            from edge.monitor import Monitor
+
+            page.monitor = Monitor(results, cameras, sinks, tally, swap, device_name)
         watchdog.ready(opened.inference_s)
         agent.run(
             opened,

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from edge.mailbox import Slot
+from edge.monitor import Monitor, Problems
 from sightline.errors import ConfigError
 from sightline.predictions import Result
 from sightline.preprocess import Frame, InputSpec, Preprocessor
@@ -42,6 +43,7 @@ class Page:
         self.jpeg: tuple[int, bytes] = (0, b"")
         self.changed = threading.Condition()
         self.closed = False
+        self.monitor: Monitor | None = None  # once there is a loop to look at
         self._interval_ns, self._width = 1_000_000_000 // fps, width
         self._offered_ns = 0
         self._frame: Frame | None = None
@@ -131,6 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
             "/stream.mjpg": partial(self._as_viewer, self._stream),
             "/snapshot.jpg": partial(self._as_viewer, self._snapshot),
             "/api/info": self._info,
+            "/metrics": self._metrics,
+            "/healthz": partial(self._problems, lambda monitor: monitor.dead()),
+            "/readyz": partial(self._problems, lambda monitor: monitor.unready()),
         }
         # a page elsewhere that points its own name at 127.0.0.1 must not read this camera
         host = (self.headers.get("Host") or "").rpartition(":")[0]
@@ -148,6 +153,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self) -> None:
         self._send(200, "application/json", json.dumps(self.server.page.info).encode())
+
+    def _metrics(self) -> None:
+        monitor = self.server.page.monitor
+        text = monitor.metrics() if monitor else ""
+        self._send(200, "text/plain; version=0.0.4; charset=utf-8", text.encode("utf-8", "replace"))
+
+    def _problems(self, ask: Callable[[Monitor], Problems]) -> None:
+        monitor = self.server.page.monitor
+        problems = ask(monitor) if monitor else {"loop": {"code": "opening", "text": "the agent starts"}}
+        self._send(503 if problems else 200, "application/json", json.dumps(problems).encode())
 
     def _snapshot(self) -> None:
         page = self.server.page

@@ -42,6 +42,7 @@ class Results:
 
     done: set when there is nothing more to say: `frames` results are out, or stdout's reader is gone. observers: called
     with each result and its slot, whose frame is valid during the call only. threshold: may be changed at any time.
+    looked_s: monotonic, when the model last looked at each camera; 0 = never yet.
     inferring_since_ns: the loop writes it, 0 = it is not inferring: a stuck interpreter is told while it is stuck.
     """
 
@@ -71,6 +72,7 @@ class Results:
         self._queue: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._heard = [time.monotonic()] * len(cameras)
         self._next_id = [0] * len(cameras)
+        self.looked_s = [0.0] * len(cameras)
         self._thread = threading.Thread(target=self._run, name="results", daemon=True)
 
     def start(self) -> None:
@@ -116,6 +118,7 @@ class Results:
         latency: dict[str, float] = {}
         size = None
         if slot.cause is None:
+            self.looked_s[slot.camera] = self._heard[slot.camera]
             outputs = model.interpreter.dequantize(answer.outputs)
             began = time.monotonic_ns()
             predictions = decode(outputs, model.manifest.output, self._top, self.threshold)

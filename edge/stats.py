@@ -14,11 +14,17 @@ class Histogram:
     def __init__(self) -> None:
         self._counts = [0] * _BUCKETS
         self.count = 0
+        self.sum_ms = 0.0
 
     def add(self, ms: float) -> None:
         index = int(math.log(max(ms, _LOWEST_MS) / _LOWEST_MS) / math.log(_GROWTH))
         self._counts[min(index, _BUCKETS - 1)] += 1
         self.count += 1
+        self.sum_ms += ms
+
+    def below(self, ms: float) -> int:
+        """How many lie in the buckets up to `ms`, to 1 %."""
+        return sum(self._counts[: int(math.log(ms / _LOWEST_MS) / math.log(_GROWTH)) + 1])
 
     def percentile(self, p: float) -> float:
         """Milliseconds under which `p` percent lie; 0 when nothing was added."""

@@ -74,11 +74,11 @@ class Interpreter:
             with _stderr_kept(said):
                 self._litert = litert.Interpreter(**options)
                 self._litert.allocate_tensors()
-        except (ValueError, RuntimeError) as e:
+            inputs = [_tensor(d) for d in self._litert.get_input_details()]
+            self.outputs = [_tensor(d) for d in self._litert.get_output_details()]
+        except (ValueError, RuntimeError) as e:  # a name that is not UTF-8 is a ValueError too
             reason = " ".join([*str(e).split(), *said])
             raise ModelError(f"{name}: LiteRT cannot load it: {reason}") from None
-        inputs = [_tensor(d) for d in self._litert.get_input_details()]
-        self.outputs = [_tensor(d) for d in self._litert.get_output_details()]
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[0] != 1 or inputs[0].shape[3] != 3:
             shapes = ", ".join(f"{t.name} {list(t.shape)}" for t in inputs)
             raise ModelError(f"{name}: one input [1, height, width, 3] is needed, it has: {shapes}")

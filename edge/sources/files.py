@@ -21,7 +21,7 @@ class Clip(Video):
 
     def __init__(self, path: Path, *, realtime: bool, loop: bool) -> None:
         self.path, self.live, self.loop = path, realtime, loop
-        self.name = path.name
+        self.where = self.name = path.name
 
     def open(self) -> None:
         self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
@@ -64,7 +64,7 @@ class Pictures:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.name or str(path)
+        self.where = self.name = path.name or str(path)
 
     def open(self) -> None:
         if self.path.is_file():

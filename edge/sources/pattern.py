@@ -26,7 +26,7 @@ class TestPattern:
         if not (16 <= width <= 4096 and 16 <= height <= 4096 and 1 <= self.fps <= 240):
             raise InputError(f"test:{what}: 16 to 4096 pixels a side, at 1 to 240 frames a second")
         self.format = f"{width}x{height}@{self.fps}"
-        self.name = f"test:{self.format}"
+        self.where = self.name = f"test:{self.format}"
         x, y = np.meshgrid(np.arange(2 * width), np.arange(height))
         wave = 127.5 * (1 + np.sin(2 * np.pi * x / width))
         self._wide = np.stack([wave, wave[:, ::-1], y * (255 / height)], axis=2).astype(np.uint8)

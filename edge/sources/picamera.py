@@ -38,14 +38,14 @@ class PiCamera:
         if not match:
             raise InputError(f"{what}: write picamera, or picamera:1 for the second one")
         self.number, self.config = int(match[1] or 0), config
-        self.name = f"picamera:{self.number}"
+        self.where = self.name = f"picamera:{self.number}"
 
     def open(self) -> None:
-        picamera2 = _library(self.name)
+        picamera2 = _library(self.where)
         found = picamera2.Picamera2.global_camera_info()
         if self.number >= len(found):
             known = ", ".join(f"picamera:{i} ({c.get('Model', '?')})" for i, c in enumerate(found)) or "none"
-            raise SourceError(f"{self.name}: no such camera; those that libcamera finds: {known}")
+            raise SourceError(f"{self.where}: no such camera; those that libcamera finds: {known}")
         c = self.config
         try:
             self._camera = picamera2.Picamera2(self.number)
@@ -61,11 +61,11 @@ class PiCamera:
             self._camera.start()
             main = self._camera.camera_configuration()["main"]
         except (RuntimeError, OSError, IndexError, ValueError) as e:
-            raise SourceError(f"{self.name}: cannot be opened: {reason(e)}; in use by another program?") from None
+            raise SourceError(f"{self.where}: cannot be opened: {reason(e)}; in use by another program?") from None
         width, height = main["size"]
         self.format = f"{main['format']} {width}x{height}@{c.camera_fps}"
         if main["format"] != "RGB888":
-            raise SourceError(f"{self.name}: gives {main['format']} instead of RGB888")
+            raise SourceError(f"{self.where}: gives {main['format']} instead of RGB888")
 
     def read(self, buffer: Frame | None) -> Frame | None:
         assert self._camera is not None, "read before open"
@@ -73,10 +73,11 @@ class PiCamera:
         try:
             frame = job.get_result(timeout=READ_TIMEOUT_S)
         except FutureTimeoutError:
-            raise SourceError(f"{self.name}: no frame for {READ_TIMEOUT_S:.0f} s; is the ribbon cable loose?") from None
+            text = f"no frame for {READ_TIMEOUT_S:.0f} s; is the ribbon cable loose?"
+            raise SourceError(f"{self.where}: {text}") from None
         except (RuntimeError, OSError) as e:
-            raise SourceError(f"{self.name}: {reason(e)}") from None
-        return checked(np.asarray(frame), self.name)
+            raise SourceError(f"{self.where}: {reason(e)}") from None
+        return checked(np.asarray(frame), self.where)
 
     def close(self) -> None:
         """The job that never ended is taken back first: `close` would wait behind it, for ever."""

@@ -18,10 +18,12 @@ ENOUGH_DAMAGED = 30  # pictures in a row: not a bad moment any more, but a bad c
 
 
 class Source(Protocol):
-    """name: for people, without credentials. live: it waits for nobody (see the package). kind: what it is, however
-    fast it plays. format: what it gives, for people, such as `MJPG 1280x720@30`; empty until it is open."""
+    """name: for people, without credentials; it may be replaced. where: what it is, for errors. live: it waits for
+    nobody (see the package). kind: what it is, however fast it plays. format: what it gives, for people, such as
+    `MJPG 1280x720@30`; empty until it is open."""
 
     name: str
+    where: str
     live: bool
     kind: Kind
     format: str

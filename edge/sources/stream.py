@@ -43,17 +43,17 @@ class Stream(Video):
     def __init__(self, url: str) -> None:
         """Raises InputError for an address that cannot be one."""
         self.url = url
-        self.name = without_credentials(url)
+        self.where = self.name = without_credentials(url)
         try:
             parts = urlsplit(url)
             self._host, port = parts.hostname or "", parts.port
         except ValueError as e:
             reason = "" if "'" in str(e) else f": {e}"  # it may quote a part of the password
             raise InputError(
-                f"{self.name}: not an address{reason}; escape /, ?, # and @ in a password as %2F .."
+                f"{self.where}: not an address{reason}; escape /, ?, # and @ in a password as %2F .."
             ) from None
         if parts.scheme not in _PORTS or not self._host:
-            raise InputError(f"{self.name}: rtsp://HOST/.., rtsps://, http:// or https:// is needed")
+            raise InputError(f"{self.where}: rtsp://HOST/.., rtsps://, http:// or https:// is needed")
         self._scheme, self._port = parts.scheme, port or _PORTS[parts.scheme]
         self._path = parts.path or "/"
         self._target = quote(self._path + (f"?{parts.query}" if parts.query else ""), safe="/?&=%:;,@+$!*'()~[]")
@@ -70,7 +70,7 @@ class Stream(Video):
             [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS],
         )
         if not self._capture.isOpened():
-            raise SourceError(f"{self.name}: {self._why_not(time.monotonic() - began)}")
+            raise SourceError(f"{self.where}: {self._why_not(time.monotonic() - began)}")
         self.format = self._negotiated()
 
     def _open_mjpeg(self, began: float) -> bool:
@@ -79,21 +79,21 @@ class Stream(Video):
 
         address = mjpeg.Address(self._scheme in _TLS, self._host, self._port, self._target, self._login)
         try:
-            self._pictures = mjpeg.ask(address, self.name, OPEN_TIMEOUT_MS / 1000, READ_TIMEOUT_MS / 1000)
+            self._pictures = mjpeg.ask(address, self.where, OPEN_TIMEOUT_MS / 1000, READ_TIMEOUT_MS / 1000)
             if self._pictures is None:
                 return False
-            self._decode = JpegDecoder(self.name)
+            self._decode = JpegDecoder(self.where)
             self._first: Frame | None = None
             while self._first is None:
                 with contextlib.suppress(DataError):
                     self._first = self._decode(self._pictures.next())
         except OSError:
-            raise SourceError(f"{self.name}: {self._why_not(time.monotonic() - began)}") from None
+            raise SourceError(f"{self.where}: {self._why_not(time.monotonic() - began)}") from None
         self.format = f"MJPG {self._first.shape[1]}x{self._first.shape[0]}"
         return True
 
     def read(self, buffer: Frame | None) -> Frame | None:
-        broken = f"{self.name}: the stream broke off, or gave nothing for {READ_TIMEOUT_MS / 1000:.0f} s"
+        broken = f"{self.where}: the stream broke off, or gave nothing for {READ_TIMEOUT_MS / 1000:.0f} s"
         if self._pictures is None:
             frame = self._next(buffer)
             if frame is None:

@@ -75,14 +75,14 @@ class Camera(Video):
     def __init__(self, device: str, config: DeviceConfig) -> None:
         self.config = config
         self.path = Path(f"/dev/video{device}" if device.isdecimal() else device)
-        self.name = str(self.path)
+        self.where = self.name = str(self.path)
 
     def open(self) -> None:
         if not self.path.exists():
-            raise SourceError(f"{self.name}: no such camera; those that this machine has: {cameras()}")
+            raise SourceError(f"{self.where}: no such camera; those that this machine has: {cameras()}")
         self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_V4L2)
         if not self._capture.isOpened():
-            raise SourceError(f"{self.name}: {self._why_not()}")
+            raise SourceError(f"{self.where}: {self._why_not()}")
         c = self.config
         # a camera that refuses one of these gives what it has: `format` says what that is. OpenCV starts anew with
         # each but the rate, and forgets then that a rate can be a fraction: it comes last
@@ -95,20 +95,20 @@ class Camera(Video):
         ):
             self._capture.set(wish, value)
         if not self._capture.isOpened():
-            raise SourceError(f"{self.name}: {self._why_not()}")
+            raise SourceError(f"{self.where}: {self._why_not()}")
         self.format = self._negotiated()
         # of a picture that is damaged OpenCV gives the one before, or grey where it is cut off, and says nothing
         jpeg = self.format.startswith("MJPG") and self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
-        self._decode = JpegDecoder(self.name) if jpeg else None
+        self._decode = JpegDecoder(self.where) if jpeg else None
 
     def read(self, buffer: Frame | None) -> Frame | None:
         if not self._opened.grab():
-            raise SourceError(f"{self.name}: gives no frame; unplugged, or not enough power or room on its USB?")
+            raise SourceError(f"{self.where}: gives no frame; unplugged, or not enough power or room on its USB?")
         if self._decode is not None:
             ok, data = self._opened.retrieve()
             return self._decode(data.tobytes() if ok else b"")
         ok, frame = self._opened.retrieve(buffer)
-        return checked(np.asarray(frame), self.name)
+        return checked(np.asarray(frame), self.where)
 
     def _why_not(self) -> str:
         """OpenCV says only that it could not: ask the kernel."""

@@ -18,9 +18,9 @@ os.environ.setdefault("OPENCV_FFMPEG_THREADS", "1")
 
 
 class Video:
-    """name: of the source, for errors. format: set by `_negotiated`, once it is open."""
+    """where: of the source, for errors. format: set by `_negotiated`, once it is open."""
 
-    name: str
+    where: str
     format = ""
     _capture: cv2.VideoCapture | None = None
 
@@ -40,7 +40,7 @@ class Video:
 
     def _next(self, buffer: Frame | None) -> Frame | None:
         ok, frame = self._opened.read(buffer)
-        return checked(np.asarray(frame), self.name) if ok else None
+        return checked(np.asarray(frame), self.where) if ok else None
 
     def close(self) -> None:
         if self._capture is not None:
