@@ -23,15 +23,16 @@ from edge.credentials import expand, hide_arguments, read_env_file, seen_by_all,
 from edge.log import Events, Log
 from edge.mailbox import Inbox
 from edge.model import Model, open_model
-from edge.results import Results
+from edge.record import Recorder
+from edge.results import Observer, Results
 from edge.sinks import JsonLines, Sink, Text
-from edge.sources import Source, find_source, tell_apart
+from edge.sources import Recording, Source, find_source, tell_apart
 from edge.swap import Swap, stamp_of
 from edge.tally import Tally
 from edge.watchdog import Watchdog
 from sightline.bundle import read_bundle
 from sightline.device import DeviceConfig, load_device
-from sightline.errors import ConfigError
+from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_file
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 @click.option("--page-port", type=click.IntRange(0, 65535), help="Of the page; 0 = any.  [default: 8480, or any]")
 @click.option("--realtime", is_flag=True, help="Play a clip at its own speed, as a camera would; may drop frames.")
 @click.option("--loop", is_flag=True, help="Begin a clip again at its end.")
+@click.option("--record", type=click.Path(path_type=Path), help="Folder for frames and results; --source replays it.")
 @click.option("--supervise", is_flag=True, help="Start it anew when it is stuck or has died; systemd does it better.")
 @click.option("--summary", type=click.Path(path_type=Path), help="File for the closing figures, as JSON.")
 def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | None, as_json: bool, **o: Any) -> None:
@@ -108,6 +110,15 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
         raise ConfigError(
             "--max-fps and --motion are for cameras: a replay looks at every frame; --realtime makes a camera of a clip"
         )
+    recording = next((s for s in sources if isinstance(s, Recording)), None)
+    if recording:
+        if len(sources) > 1:
+            raise ConfigError(f"{recording.where}: a recording is replayed alone")
+        o |= recording.options
+    lossless = not sources[0].live
+    recorder = None
+    if o["record"]:
+        recorder = Recorder(o["record"], lossless=lossless, options={k: o[k] for k in ("top", "threshold")})
     inbox = Inbox([not s.live for s in sources])
     cameras = [
         Capture(s, mailbox, c.watch)
@@ -124,7 +135,6 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
     tally, log = Tally(), Log()
     try:
         opened = open_model(bundle, config, scheme)
-        lossless = not sources[0].live
         if as_json:
             sinks.append(JsonLines(None, lossless=lossless, stopping=stopping))
         else:
@@ -137,6 +147,10 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
             click.echo(f"live page: {page.url}", err=True)
         for sink in sinks:
             sink.start()
+        observers: list[Observer] = [] if lossless else [Events(log)]
+        observers += [page.observe] if page else []
+        observers += [recorder.observe] if recorder else []
+        observers += [recording.compare] if recording else []
         results = Results(
             opened,
             cameras,
@@ -147,7 +161,7 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
             top=o["top"],
             threshold=o["threshold"],
             frames=o["frames"],
-            observers=[*([page.observe] if page else []), *([] if lossless else [Events(log)])],
+            observers=observers,
         )
 
         def replaced(by: Model) -> None:
@@ -186,12 +200,19 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
             sink.close()
         if page:
             page.close()
+        if recorder:
+            recorder.close()
+            click.echo(_recorded(recorder), err=True)
         if tally.frames or tally.not_inferred:
             click.echo(_summary(tally, cameras, sinks, config.latency_budget_ms), err=True)
     if o["summary"]:
         reconnects = sum(sum(camera.reconnects.values()) for camera in cameras)
         figures = {**tally.to_json(), "reconnects": reconnects, "scheme": opened.scheme, "device": device_name}
         write_file(o["summary"], (json.dumps(figures, indent=2) + "\n").encode())
+    if recording:
+        click.echo(recording.verdict, err=True)
+        if recording.different:
+            raise DeviceError(f"{recording.where}: this run is not what was recorded")
     if any(sink.stuck for sink in sinks):
         sys.stderr.flush()
         os._exit(0)  # a thread that waits for stdout's reader holds its lock: an ordinary exit would wait as well
@@ -273,6 +294,12 @@ def _page(port: int | None, config: DeviceConfig, info: dict[str, Any], tally: T
         return make(8480)
     except ConfigError:  # another agent has it
         return make(0)
+
+
+def _recorded(recorder: Recorder) -> str:
+    left_out = f"; {recorder.dropped} left out, for writing did not keep up" if recorder.dropped else ""
+    ended = f"; stopped: {recorder.failed}" if recorder.failed else ""
+    return f"recorded {recorder.frames} frames in {recorder.folder}, {recorder.bytes / 1e6:.1f} MB{left_out}{ended}"
 
 
 def _summary(tally: Tally, cameras: list[Capture], sinks: list[Sink], budget_ms: float) -> str:

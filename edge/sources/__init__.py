@@ -15,6 +15,7 @@ from edge.credentials import without_credentials
 from edge.sources.files import Clip, Pictures
 from edge.sources.pattern import TestPattern
 from edge.sources.picamera import PiCamera
+from edge.sources.recording import DOCUMENT, Recording
 from edge.sources.source import Kind, Source
 from edge.sources.stream import Stream
 from edge.sources.v4l2 import Camera
@@ -28,6 +29,7 @@ __all__ = [
     "Kind",
     "PiCamera",
     "Pictures",
+    "Recording",
     "Source",
     "Stream",
     "TestPattern",
@@ -52,6 +54,8 @@ def find_source(what: str, config: DeviceConfig, *, realtime: bool = False, loop
     if "://" in what:
         return Stream(what)
     path = Path(what)
+    if (path / DOCUMENT).is_file():
+        return Recording(path)
     if (what and path.is_dir()) or (path.is_file() and path.suffix.lower() in SUFFIXES):
         return Pictures(path)
     if path.is_file():
