@@ -52,7 +52,7 @@ def main() -> None:
             if done < number:
                 outcomes["hung" if hung else f"crashed_{-code}" if code < 0 else f"ended_{code}"] += 1
                 done += 1
-    show("corrupted_models", number=number, **outcomes)
+    show("corrupted_models", number=number, outcomes=dict(outcomes))
 
 
 class Hang:

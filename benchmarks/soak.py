@@ -1,4 +1,5 @@
-"""Does it grow? `python -m benchmarks.soak [MINUTES]`: two RTSP cameras at full speed, and a viewer on the page.
+"""Does it grow? `python -m benchmarks.soak [MINUTES]`: two RTSP cameras of 640x480 at 30 frames a second, and
+a viewer on the page.
 
 Resident memory, threads and file descriptors of the agent, each second; the first minute is warm-up. Drops and results
 without a look, by cause. One JSON line. Needs the programs of tests/rtsp_camera.py.
@@ -30,7 +31,8 @@ def main() -> None:
         bundle, summary = make_bundle(folder), folder / "summary.json"
         addresses = []
         for _ in range(2):
-            command = ["/usr/bin/python3", str(CAMERA), "--codec", "h264", "--seconds", str(int(seconds) + 60)]
+            command = ["/usr/bin/python3", str(CAMERA), "--codec", "h264", "--size", "640x480", "--fps", "30"]
+            command += ["--seconds", str(int(seconds) + 60)]
             camera = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             stack.callback(camera.kill)
             assert camera.stdout is not None

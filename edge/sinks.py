@@ -106,6 +106,7 @@ class JsonLines(Sink):
             sys.stdout.buffer.flush()
             return True
         if self._file is None:
+            self._torn = self._torn or _torn(self._path)
             self._file = io.FileIO(self._path, "a")
         if self._torn:
             line = b"\n" + line
@@ -123,6 +124,17 @@ class JsonLines(Sink):
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _torn(path: Path) -> bool:
+    """Whether a file ends within a line: after a power cut, say. What comes next must not become a part of it."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 class Text(Sink):

@@ -1,6 +1,7 @@
 """An RTSP camera for tests, on 127.0.0.1: a moving test picture from GStreamer's RTSP server.
 
-    /usr/bin/python3 tests/rtsp_camera.py [--port 0] [--codec jpeg|h264] [--user U --password P] [--seconds 120]
+    /usr/bin/python3 tests/rtsp_camera.py [--port 0] [--codec jpeg|h264] [--size 320x240] [--fps 15]
+        [--seconds 120] [--user U --password P]
 
 Run it with Debian's own Python, which has `gi`: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0
 gstreamer1.0-plugins-good gstreamer1.0-plugins-bad. The first line of stdout is its address, without user and password;
@@ -19,7 +20,7 @@ gi.require_version("GstRtsp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
 
-PICTURE = "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=320,height=240,framerate=15/1"
+PICTURE = "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width={},height={},framerate={}/1"
 ENCODERS = {
     "jpeg": "jpegenc ! rtpjpegpay name=pay0 pt=26",
     "h264": "openh264enc gop-size=15 ! h264parse ! rtph264pay name=pay0 pt=96 config-interval=1",
@@ -31,6 +32,8 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0, help="0 = any that is free")
     parser.add_argument("--codec", choices=ENCODERS, default="jpeg")
+    parser.add_argument("--size", default="320x240")
+    parser.add_argument("--fps", type=int, default=15)
     parser.add_argument("--user")
     parser.add_argument("--password", default="")
     parser.add_argument("--seconds", type=int, default=120, help="how long it lives")
@@ -47,7 +50,8 @@ def main() -> int:
         return 0
 
     server = GstRtspServer.RTSPServer(address="127.0.0.1", service=str(options.port))
-    factory = GstRtspServer.RTSPMediaFactory(launch=f"( {PICTURE} ! {ENCODERS[options.codec]} )", shared=True)
+    picture = PICTURE.format(*options.size.split("x"), options.fps)
+    factory = GstRtspServer.RTSPMediaFactory(launch=f"( {picture} ! {ENCODERS[options.codec]} )", shared=True)
     if options.user:
         protect(server, factory, options.user, options.password)
     server.get_mount_points().add_factory(PATH, factory)

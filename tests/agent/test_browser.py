@@ -21,7 +21,7 @@ import pytest
 from edge.mailbox import Slot
 from edge.page import Page
 from sightline.bundle import read_bundle
-from sightline.predictions import Cause, Classification, ModelId, Result
+from sightline.predictions import Cause, Classification, Code, ModelId, Result
 from tests.conftest import BGR, LABELS, need
 
 SHA = "0123456789abcdef" * 4
@@ -155,14 +155,14 @@ def page_of(source: str = "a.mp4", model: str = "colours") -> Iterator[tuple[Pag
         page.close()
 
 
-def saw(frame_id: int, *labels: str, cause: str | None = None) -> Result:
+def saw(frame_id: int, *labels: str, cause: str | None = None, code: Code = "camera") -> Result:
     """A result that names the labels; none: the model looked and saw nothing; with a cause: nobody looked."""
     model = ModelId("colours", "1.0", SHA)
     predictions = tuple(Classification(label, i, 0.9 / (i + 1)) for i, label in enumerate(labels))
     size = (None, None) if cause else (320, 240)
     return Result(
         "desktop", "a.mp4", frame_id, "2026-01-01T00:00:00.000Z", 1, model, *size, {"total": 1.5, "inference": 1.0},
-        predictions, {}, Cause("camera", cause) if cause else None,
+        predictions, {}, Cause(code, cause) if cause else None,
     )  # fmt: skip
 
 
@@ -194,6 +194,20 @@ def test_a_person_sees_what_the_model_sees_and_when_it_sees_no_more(fresh: Any, 
         assert "grayscale" in fresh.execute_script(
             "return getComputedStyle(document.getElementById('picture')).filter"
         ), "the last picture must not look like the present one"
+
+
+def test_where_nothing_moves_what_was_seen_last_still_holds(fresh: Any) -> None:
+    with page_of() as (page, show):
+        fresh.get(page.url)
+        show(saw(1, "red"))
+        wait_until(lambda: text(fresh, "best") == "red", 5)
+        show(saw(2, cause="nothing moves", code="no_motion"))
+        wait_until(lambda: text(fresh, "state") == "nothing moves", 5)
+        assert text(fresh, "best") == "red"
+        hidden = "return [document.getElementById('verdict').hidden, document.getElementById('banner').hidden]"
+        assert fresh.execute_script(hidden) == [False, True]
+        show(saw(3, cause="gone"))
+        wait_until(lambda: text(fresh, "state") == "not looking", 5)
 
 
 @pytest.mark.parametrize("pixels", [360, 768, 1280])

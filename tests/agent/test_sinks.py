@@ -178,6 +178,18 @@ def test_json_lines_are_appended_to_the_file(tmp_path: Path) -> None:
     assert lines == [result(i, label="Grün <b>").to_json() for i in range(20)]
 
 
+def test_a_line_that_a_power_cut_tore_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text('{"whole": 1}\n{"to')
+    sink = JsonLines(path, lossless=True)
+    sink.start()
+    sink.put(result(0))
+    sink.close()
+    whole, torn, new = path.read_text().splitlines()
+    assert (whole, torn) == ('{"whole": 1}', '{"to')
+    assert json.loads(new)["status"] == "ok"
+
+
 def test_each_line_is_in_the_file_as_soon_as_it_is_said(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     sink = JsonLines(path, lossless=False)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +60,12 @@ def rtsp_camera(port: int = 0, *options: str) -> Iterator[tuple[subprocess.Popen
 
 @contextmanager
 def watching(
-    address: str, bundle: Path, *options: object
+    address: str, bundle: Path, *options: object, env: dict[str, str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], list[dict[str, Any]]]]:
     """`sightline run` on the address, and its results as they come."""
     command = [sys.executable, "-m", "sightline", "run", str(bundle), "--source", address, "--json", "--no-page"]
     with subprocess.Popen(
-        [*command, *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
     ) as process:
         results: list[dict[str, Any]] = []
 
@@ -161,6 +165,51 @@ def test_a_camera_that_hangs_is_noticed_and_opened_again(bundle: Path) -> None:
         end(process)
 
 
+def test_a_camera_that_comes_back_with_another_size_is_seen_in_it(bundle: Path, tmp_path: Path) -> None:
+    summary = tmp_path / "summary.json"
+    with rtsp_camera() as (camera, address), watching(address, bundle, "--summary", summary) as (process, results):
+        wait_until(lambda: len(ok(results)) > 5, process, 15)
+        camera.send_signal(signal.SIGKILL)
+        camera.wait(5)
+        with rtsp_camera(int(address.split(":")[2].split("/")[0]), "--size", "640x480"):
+            wait_until(lambda: ok(results)[-1]["image"] == {"width": 640, "height": 480}, process, 25)
+            stderr = end(process)
+    assert f"{address} changed its size 1 times" in stderr
+    assert {(r["image"]["width"], r["image"]["height"]) for r in ok(results)} == {(320, 240), (640, 480)}
+
+
+def test_a_clock_that_jumps_by_hours_moves_nothing_but_the_dates(bundle: Path, tmp_path: Path) -> None:
+    """The system's clock as the agent's process sees it, for Python and for FFmpeg alike: NTP after a start without a
+    network, and a person who sets it back."""
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    need(bool(libraries), "a clock that jumps needs libfaketime: apt-get install faketime")
+    clock = tmp_path / "clock"
+    clock.write_text("+0h")
+    env = {
+        **os.environ,
+        "LD_PRELOAD": str(libraries[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    with rtsp_camera() as (_, address), watching(address, bundle, env=env) as (process, results):
+        wait_until(lambda: len(ok(results)) > 10, process, 15)
+        for jump in ("+5h", "-7h"):
+            seen = len(ok(results))
+            clock.write_text(jump)
+            wait_until(lambda seen=seen: len(ok(results)) > seen + 30, process, 10)  # type: ignore[misc]
+        stderr = end(process)
+    dates = [datetime.fromisoformat(r["captured_at"]) for r in results]
+    steps = [(b - a).total_seconds() / 3600 for a, b in itertools.pairwise(dates)]
+    assert [round(step) for step in steps if abs(step) > 1] == [5, -12], "or the clock did not jump"
+    first = next(i for i, r in enumerate(results) if r["status"] == "ok")
+    assert {r["status"] for r in results[first:]} == {"ok"}
+    moments = [r["captured_monotonic_ns"] / 1e9 for r in results[first:]]
+    assert all(0 < b - a < 1 for a, b in itertools.pairwise(moments)), "no pause, and no step back"
+    assert all(0 <= value < 1000 for r in ok(results) for value in r["latency_ms"].values())
+    assert "was opened again" not in stderr
+
+
 def test_a_password_that_is_right_appears_nowhere(bundle: Path, sightline: Sightline, tmp_path: Path) -> None:
     output, summary = tmp_path / "out.jsonl", tmp_path / "summary.json"
     options = ("--json", "--no-page", "--frames", 5, "--output", output, "--summary", summary)
@@ -170,6 +219,60 @@ def test_a_password_that_is_right_appears_nowhere(bundle: Path, sightline: Sight
     assert json.loads(done.stdout.splitlines()[0])["source"] == address
     everything = done.stdout + done.stderr + output.read_text() + summary.read_text()
     assert PASSWORD not in everything and "admin" not in everything
+
+
+def shown_to_anybody(process: subprocess.Popen[str], page: str) -> Iterator[tuple[str, str]]:
+    """What other users of the machine, and readers of the page, can see: (where, text)."""
+    for path in ("", "api/info", "metrics", "healthz", "readyz"):
+        try:
+            with urllib.request.urlopen(page + path, timeout=5) as response:
+                yield "/" + path, response.read().decode()
+        except urllib.error.HTTPError as e:
+            with e:
+                yield "/" + path, e.read().decode()
+    with urllib.request.urlopen(page + "events", timeout=5) as response:
+        yield "/events", response.readline().decode() + response.readline().decode()
+    ps = subprocess.run(["ps", "auxeww"], capture_output=True, text=True, errors="replace").stdout
+    yield "ps", "\n".join(line for line in ps.splitlines() if CAMERA.name not in line)  # the camera knows it
+    for name in ("cmdline", "environ"):
+        yield name, Path(f"/proc/{process.pid}/{name}").read_text()
+
+
+@pytest.mark.parametrize("way", ["env-file", "command line"])
+def test_a_password_is_nowhere_that_anybody_can_look(way: str, bundle: Path, tmp_path: Path) -> None:
+    """While the camera is seen, and while it is away and everybody complains, FFmpeg and OpenCV included."""
+    output, env_file = tmp_path / "out.jsonl", tmp_path / "cameras.env"
+    env_file.write_text(f"WHO=admin\nPASS={PASSWORD}\n")
+    env_file.chmod(0o600)
+    env = {**os.environ, "OPENCV_FFMPEG_DEBUG": "1", "OPENCV_FFMPEG_LOGLEVEL": "32", "OPENCV_LOG_LEVEL": "INFO"}
+    command = [sys.executable, "-m", "sightline", "run", str(bundle), "--json", "--page-port=0", f"--output={output}"]
+    with (
+        rtsp_camera(0, "--user", "admin", "--password", PASSWORD) as (camera, address),
+        (tmp_path / "stdout").open("w") as stdout,
+        (tmp_path / "stderr").open("w") as stderr,
+    ):
+        if way == "env-file":
+            command += ["--source", address.replace("://", "://${WHO}:${PASS}@"), "--env-file", str(env_file)]
+        else:
+            command += ["--source", with_password(address)]
+        with subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True, env=env) as process:
+            try:
+                wait_until(lambda: output.exists() and '"ok"' in output.read_text(), process, 20)
+                wait_until(lambda: "live page: " in (tmp_path / "stderr").read_text(), process, 5)
+                page = (tmp_path / "stderr").read_text().split("live page: ")[1].split()[0]
+                shown = list(shown_to_anybody(process, page))
+                camera.send_signal(signal.SIGKILL)
+                camera.wait(5)
+                wait_until(lambda: "nothing answers" in output.read_text(), process, 20)
+                shown += list(shown_to_anybody(process, page))
+                process.terminate()
+                assert process.wait(10) == 0
+            finally:
+                process.kill()
+    shown += [(name, (tmp_path / name).read_text()) for name in ("stdout", "stderr", "out.jsonl")]
+    assert {name for name, text in shown if PASSWORD in text} == set()
+    assert address.split("//")[1] in dict(shown)["/api/info"], "or it was looked for in the wrong places"
+    assert address.split("//")[1] in dict(shown)["ps"]
 
 
 def test_a_password_that_is_wrong_appears_nowhere(bundle: Path) -> None:
