@@ -77,10 +77,10 @@ def main() -> None:
         show("cold_start_over_bare_script", ratio=ours / script, agent_s=ours, bare_script_s=script)
 
 
-def show(benchmark: str, **figures: float) -> None:
+def show(benchmark: str, **figures: Any) -> None:
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    rounded: dict[str, Any] = {k: round(v, 3) for k, v in figures.items()}
+    rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}
     print(json.dumps({"benchmark": benchmark, **rounded, **machine, "commit": commit}), flush=True)
 
 
