@@ -1,0 +1,142 @@
+"""How long it takes until a fault is told, and until the model sees again: `python -m benchmarks.recovery`.
+
+The agent runs as a user runs it, with `--supervise`, on a test pattern or on the RTSP camera of tests/rtsp_camera.py
+(15 frames a second); each fault is injected from outside. One JSON line a fault, in seconds: `told`, from the fault to
+the first result that says so; `again`, from the end of the fault (or from the fault itself, where the remedy is the
+agent's) to the next result with a look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.agent import SIGHTLINE, make_bundle, show
+from benchmarks.soak import CAMERA
+
+Results = list[tuple[float, dict[str, Any]]]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="sightline-recovery-") as name:
+        bundle = make_bundle(Path(name))
+        for fault in (signal.SIGSTOP, signal.SIGSEGV, signal.SIGKILL):
+            with agent(bundle, "test:") as (process, results):
+                (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                began = time.monotonic()
+                os.kill(int(child), fault)
+                time.sleep(0.05)  # what was on its way
+                show(f"recovery/agent {fault.name}", again=after(results, began + 0.05, looked) - began)
+        with camera() as (server, address), agent(bundle, address) as (_, results):
+            began = time.monotonic()
+            server.kill()
+            server.wait(5)
+            told = after(results, began, silent)
+            time.sleep(5)
+            with camera(address):
+                back = time.monotonic()
+                show("recovery/RTSP gone", told=told - began, again=after(results, back, looked) - back)
+        with camera() as (server, address), agent(bundle, address) as (_, results):
+            began = time.monotonic()
+            server.send_signal(signal.SIGSTOP)
+            told = after(results, began, silent)
+            time.sleep(5)
+            server.send_signal(signal.SIGCONT)
+            back = time.monotonic()
+            show("recovery/RTSP silent", told=told - began, again=after(results, back, looked) - back)
+        absent = "rtsp://127.0.0.1:8561/live"
+        with agent(bundle, absent, wait=silent) as (_, results):
+            time.sleep(3)
+            with camera(absent):
+                back = time.monotonic()
+                show("recovery/RTSP absent at start", again=after(results, back, looked) - back)
+        swap(bundle)
+
+
+def swap(bundle: Path) -> None:
+    """From a new bundle in place to its first result."""
+    other = Path(shutil.copytree(bundle, bundle.with_name("other.bundle")))
+    manifest = json.loads((other / "manifest.json").read_text())
+    from sightline.files import seal
+
+    (other / "manifest.json").write_bytes(seal({**manifest, "version": "new"}))
+    with agent(bundle, "test:") as (_, results):
+        began = time.monotonic()
+        old = bundle.with_name("old.bundle")
+        bundle.rename(old)
+        other.rename(bundle)
+        taken = after(results, began, lambda r: r["model"]["version"] == "new") - began
+        gaps = [b["captured_monotonic_ns"] - a["captured_monotonic_ns"] for (_, a), (_, b) in
+                zip(results[-60:], results[-59:], strict=False)]  # fmt: skip
+        show("recovery/new model", again=taken, longest_pause=max(gaps) / 1e9)
+
+
+def looked(result: dict[str, Any]) -> bool:
+    return bool(result["status"] == "ok")
+
+
+def silent(result: dict[str, Any]) -> bool:
+    return not looked(result) and result["cause_code"] != "opening"
+
+
+def after(results: Results, began: float, wanted: Callable[[dict[str, Any]], bool]) -> float:
+    """When the first wanted result came after `began`."""
+    until, i = time.monotonic() + 60, 0
+    while time.monotonic() < until:
+        while i < len(results):
+            at, result = results[i]
+            if at >= began and wanted(result):
+                return at
+            i += 1
+        time.sleep(0.005)
+    raise SystemExit("it did not recover within a minute")
+
+
+@contextlib.contextmanager
+def agent(
+    bundle: Path, source: str, wait: Callable[[dict[str, Any]], bool] = looked
+) -> Iterator[tuple[subprocess.Popen[str], Results]]:
+    """The supervised agent, once it says what is waited for, and its results with the time at which they came."""
+    command = [*SIGHTLINE, "run", str(bundle), "--source", source, "--json", "--no-page", "--supervise"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        results: Results = []
+
+        def read() -> None:
+            assert process.stdout is not None
+            for line in process.stdout:
+                results.append((time.monotonic(), json.loads(line)))
+
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            after(results, 0, wait)
+            time.sleep(1)
+            yield process, results
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@contextlib.contextmanager
+def camera(address: str = "rtsp://127.0.0.1:0/live") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    port = address.rpartition(":")[2].split("/")[0]
+    command = ["/usr/bin/python3", str(CAMERA), "--codec", "h264", "--port", port]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+if __name__ == "__main__":
+    main()
