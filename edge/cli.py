@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,14 @@ import click
 import cv2
 
 from edge import agent
-from edge.capture import Capture
+from edge.capture import Capture, utc_now
 from edge.config import AgentConfig, CameraConfig, read_agent_config
 from edge.credentials import expand, hide_arguments, read_env_file, seen_by_all, shows_credentials
 from edge.log import Events, Log
+from edge.machine import look_at
 from edge.mailbox import Inbox
 from edge.model import Model, open_model
+from edge.options import output_options
 from edge.record import Recorder
 from edge.results import Observer, Results
 from edge.sinks import JsonLines, Sink, Text
@@ -36,6 +39,7 @@ from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_file
 
 if TYPE_CHECKING:
+    from edge.outputs import Outputs
     from edge.page import Page
 
 _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
@@ -63,7 +67,7 @@ _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 @click.option("--motion", type=click.FloatRange(0, 100), default=0, show_default=True,
               help="Look only when so many percent of a camera's pixels changed; 0 = always.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Results on stdout as JSON lines, instead of text.")
-@click.option("--output", type=click.Path(path_type=Path), help="File to append JSON lines to.")
+@output_options
 @click.option("--page/--no-page", default=True, show_default=True, help="The live page on 127.0.0.1.")
 @click.option("--page-port", type=click.IntRange(0, 65535), help="Of the page; 0 = any.  [default: 8480, or any]")
 @click.option("--realtime", is_flag=True, help="Play a clip at its own speed, as a camera would; may drop frames.")
@@ -78,13 +82,14 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
     newest frame wins, and what is dropped is counted. Ctrl-C ends it; the figures go to stderr.
     """
     if o["supervise"]:
-        if any(map(shows_credentials, source)):
+        if any(map(shows_credentials, [*source, o["mqtt"] or "", o["webhook"] or ""])):
             raise ConfigError("--supervise: a password on the command line cannot be hidden; put it into --env-file")
         if os.environ.get("NOTIFY_SOCKET"):
             raise ConfigError("--supervise: somebody watches this process already (systemd, or another --supervise)")
         arguments = [a for a in sys.argv[1:] if a != "--supervise"]
         os.execv(sys.executable, [sys.executable, "-m", "edge.supervise", *arguments])  # a small process of its own
-    source = tuple(hide_arguments(source))  # may start this process again
+    *given, mqtt, webhook = hide_arguments([*source, o["mqtt"] or "", o["webhook"] or ""])  # may start it again
+    source, o = tuple(given), {**o, "mqtt": mqtt, "webhook": webhook}
     faulthandler.enable()  # a crash, or whoever ends a process that is stuck, shows where it was
     watchdog = Watchdog()
     stamp = stamp_of(model)
@@ -130,6 +135,7 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
     for camera in cameras:
         camera.start()  # it takes seconds to open: meanwhile the model loads
     sinks: list[Sink] = []
+    outputs: Outputs | None = None
     page: Page | None = None
     swap: Swap | None = None
     tally, log = Tally(), Log()
@@ -139,16 +145,29 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
             sinks.append(JsonLines(None, lossless=lossless, stopping=stopping))
         else:
             sinks.append(Text(lossless=lossless, stopping=stopping))
-        if o["output"]:
-            sinks.append(JsonLines(o["output"], lossless=lossless, stopping=stopping))
         if o["page"]:
             page = _page(o["page_port"], config, _info(device_name, opened, names), tally)
             page.start()
             click.echo(f"live page: {page.url}", err=True)
-        for sink in sinks:
-            sink.start()
+        if o["output"] or o["mqtt"] or o["webhook"] or o["rules"]:
+            from edge.outputs import Agent, Outputs, default_name  # SQLite and paho-mqtt cost 80 ms
+
+            def facts() -> dict[str, Any]:
+                celsius = look_at().celsius
+                return {"fps": round(tally.recent_fps, 1), "temperature": celsius, "threshold": results.threshold,
+                        "model": f"{results.model.identity.name} {results.model.identity.version}",
+                        "dropped": sum(tally.dropped.values())}  # fmt: skip
+
+            about = Agent(
+                o["name"] or default_name(), names, opened.manifest.output.labels,
+                lambda: results.model.identity, facts, lambda value: setattr(results, "threshold", value),
+                page.url if page else "",
+            )  # fmt: skip
+            outputs = Outputs(o, about, log, environment, lossless=lossless, stopping=stopping)
+            sinks += outputs.sinks
         observers: list[Observer] = [] if lossless else [Events(log)]
         observers += [page.observe] if page else []
+        observers += outputs.observers if outputs else []
         observers += [recorder.observe] if recorder else []
         observers += [recording.compare] if recording else []
         results = Results(
@@ -163,6 +182,8 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
             frames=o["frames"],
             observers=observers,
         )
+        for sink in sinks:
+            sink.start()
 
         def replaced(by: Model) -> None:
             if page:
@@ -196,8 +217,12 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
             swap.stop()
         for camera in cameras:
             camera.stop()
+        if outputs:
+            outputs.stop(utc_now(), time.monotonic_ns())
         for sink in sinks:
             sink.close()
+        if outputs:
+            outputs.close()
         if page:
             page.close()
         if recorder:
@@ -325,4 +350,6 @@ def _summary(tally: Tally, cameras: list[Capture], sinks: list[Sink], budget_ms:
     for sink in sinks:
         if sink.dropped or sink.failed:
             lines.append(f"{sink.name}: {sink.dropped} results lost{f' ({sink.failed})' if sink.failed else ''}")
+        if sink.note:
+            lines.append(f"{sink.name}: {sink.note}")
     return "\n".join(lines)

@@ -60,7 +60,7 @@ def shows_credentials(address: str) -> bool:
     return bool(password if colon else user) or any(key.lower() not in _HARMLESS for key, _ in parse_qsl(query))
 
 
-def expand(address: str, environment: Mapping[str, str]) -> str:
+def expand(address: str, environment: Mapping[str, str], option: str = "--source") -> str:
     """The address with each `${NAME}` replaced from the environment; what is no address (`://`) stays as it is.
 
     In the user and the password, and as a value in the query, what is put in is percent-encoded: a password with @, /
@@ -79,11 +79,11 @@ def expand(address: str, environment: Mapping[str, str]) -> str:
         name = match[1]
         if name not in environment:
             raise InputError(
-                f"--source: ${{{name}}} is not set; `export {name}=...`, or a line {name}=... in --env-file"
+                f"{option}: ${{{name}}} is not set; `export {name}=...`, or a line {name}=... in --env-file"
             )
         text = environment[name]
         if _CONTROL.search(text):
-            raise InputError(f"--source: ${{{name}}} has a line break or another control character in it")
+            raise InputError(f"{option}: ${{{name}}} has a line break or another control character in it")
         if match.start() < end:
             return ":".join(quote(part, safe="") for part in (text.split(":", 1) if both else [text]))
         if 0 <= query < match.start() and address[match.start() - 1] == "=":
@@ -91,7 +91,7 @@ def expand(address: str, environment: Mapping[str, str]) -> str:
         return text
 
     if "${" in _REFERENCE.sub("", address):
-        raise InputError("--source: write ${NAME}, with letters, digits and _, and ' around it for the shell")
+        raise InputError(f"{option}: write ${{NAME}}, with letters, digits and _, and ' around it for the shell")
     return _REFERENCE.sub(value, address)
 
 

@@ -8,11 +8,15 @@ import io
 import json
 import os
 import queue
+import stat
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+from edge.rules import Event
+from edge.wanted import Wanted, What
 from sightline.predictions import Result
 
 QUEUE_LENGTH = 256
@@ -31,17 +35,17 @@ class Sink:
         self.dropped = 0
         self.failed: str | None = None
         self._stopping = stopping or threading.Event()
-        self._queue: queue.Queue[Result | None] = queue.Queue(QUEUE_LENGTH)
+        self._queue: queue.Queue[Result | Event | None] = queue.Queue(QUEUE_LENGTH)
         self._taken = self._done = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, result: Result) -> None:
+    def put(self, item: Result | Event) -> None:
         while True:
             try:
-                self._queue.put(result, block=self.lossless, timeout=0.2)
+                self._queue.put(item, block=self.lossless, timeout=0.2)
                 return
             except queue.Full:
                 if not self.lossless or self._stopping.is_set():
@@ -70,18 +74,23 @@ class Sink:
         """Whether the thread is still in a write, after `close`."""
         return self._thread.is_alive()
 
+    @property
+    def note(self) -> str:
+        """What the closing figures say beside the losses; empty = nothing."""
+        return ""
+
     def _run(self) -> None:
-        while (result := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
             self._taken += 1
             try:
-                if self.write(result):
+                if self.write(item):
                     self.failed = None
             except Exception as e:  # a dead thread would say nothing: count it, and show why in the summary
                 self.failed = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}"
                 self.dropped += 1
             self._done += 1
 
-    def write(self, result: Result) -> bool:
+    def write(self, item: Result | Event) -> bool:
         """Write it; False where it was not worth writing, which says nothing about whether writing still works."""
         raise NotImplementedError
 
@@ -89,25 +98,48 @@ class Sink:
         """After the last write."""
 
 
-class JsonLines(Sink):
-    """One JSON object a line: on stdout, or appended to a file (opened again after a fault, such as a full disk)."""
+@dataclass(frozen=True)
+class Rotation:
+    """A file that would be larger than `size` bytes, or holds more than `days` days (UTC), becomes FILE.1, that one
+    FILE.2, and so on; `keep` of them stay. 0 = no limit."""
 
-    def __init__(self, path: Path | None, *, lossless: bool, stopping: threading.Event | None = None) -> None:
+    size: int = 0
+    days: int = 0
+    keep: int = 5
+
+
+class JsonLines(Sink):
+    """One JSON object a line: on stdout, or appended to a file (opened again after a fault, such as a full disk, and
+    when somebody has moved it away)."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        lossless: bool,
+        stopping: threading.Event | None = None,
+        what: What = "results",
+        rotation: Rotation = Rotation(),
+    ) -> None:
         super().__init__(f"output {path or 'stdout'}", lossless=lossless, stopping=stopping)
-        self._path = path
+        self._path, self._wanted, self._rotation = path, Wanted(what), rotation
         self._file: io.FileIO | None = None
+        self._day = 0
         self._torn = False  # a part of a line still fitted on a disk that is full
 
-    def write(self, result: Result) -> bool:
+    def write(self, item: Result | Event) -> bool:
+        if not self._wanted(item):
+            return False
         # "replace": a file name that is not UTF-8 may be in a cause
-        line = (json.dumps(result.to_json(), ensure_ascii=False) + "\n").encode("utf-8", "replace")
+        line = (json.dumps(item.to_json(), ensure_ascii=False) + "\n").encode("utf-8", "replace")
         if self._path is None:
             sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()
             return True
+        if self._file is not None and not self._in_place(self._file, len(line)):
+            self.finish()
         if self._file is None:
-            self._torn = self._torn or _torn(self._path)
-            self._file = io.FileIO(self._path, "a")
+            self._file = self._opened(self._path)
         if self._torn:
             line = b"\n" + line
         try:
@@ -120,10 +152,38 @@ class JsonLines(Sink):
             raise
         return True
 
+    def _opened(self, path: Path) -> io.FileIO:
+        self._torn = self._torn or _torn(path)
+        file = io.FileIO(path, "a")
+        # of a file that was there before: the day of its last line
+        self._day = int((path.stat().st_mtime if path.stat().st_size else time.time()) // 86400)
+        return file
+
+    def _in_place(self, file: io.FileIO, more: int) -> bool:
+        """Whether the next line belongs into this file: it is still at its path, and there is room in it."""
+        assert self._path is not None
+        there, here = None, os.fstat(file.fileno())
+        with contextlib.suppress(OSError):
+            there = self._path.stat()
+        if there is None or (there.st_ino, there.st_dev) != (here.st_ino, here.st_dev):
+            return False
+        limit, days = self._rotation.size, self._rotation.days
+        old = days and int(time.time() // 86400) - self._day >= days
+        if not stat.S_ISREG(here.st_mode) or not here.st_size or not ((limit and here.st_size + more > limit) or old):
+            return True
+        for i in range(self._rotation.keep, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                _numbered(self._path, i - 1).replace(_numbered(self._path, i))
+        return False
+
     def finish(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _numbered(path: Path, i: int) -> Path:
+    return path.with_name(f"{path.name}.{i}") if i else path
 
 
 def _torn(path: Path) -> bool:
@@ -145,7 +205,9 @@ class Text(Sink):
         self._before: str | None = None
         self._printed_s = -1.0
 
-    def write(self, result: Result) -> bool:
+    def write(self, result: Result | Event) -> bool:
+        if isinstance(result, Event):
+            return False
         best = result.predictions[0].label if result.predictions else ""
         now = f"ok {best}" if result.cause is None else f"not inferred: {result.cause.code}"
         moment = time.monotonic()

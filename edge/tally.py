@@ -10,6 +10,7 @@ from typing import Any
 from edge.stats import Histogram
 from sightline.predictions import Result
 
+WINDOW_S = 3.0
 STAGES = ("capture", "preprocess", "wait", "inference", "decode", "total")
 
 
@@ -18,11 +19,12 @@ class Tally:
     """began: with the first frame that was inferred. latency: milliseconds a stage; `wait` is in the mailbox, `total`
     from the end of capture to the result. late: frames over the device's latency budget. not_inferred: results without
     a look, by the cause's code. dropped: frames by cause. cameras: of each one, frames that were inferred, by its name.
-    said: the newest text of each cause's code.
+    said: the newest text of each cause's code. recent_fps: over the last seconds.
     """
 
     began: float = field(default_factory=time.monotonic)
     frames: int = 0
+    recent_fps: float = 0.0
     seconds: float = 0.0
     late: int = 0
     not_inferred: Counter[str] = field(default_factory=Counter)
@@ -30,6 +32,7 @@ class Tally:
     cameras: Counter[str] = field(default_factory=Counter)
     said: dict[str, str] = field(default_factory=dict)
     latency: dict[str, Histogram] = field(default_factory=lambda: {stage: Histogram() for stage in STAGES})
+    _window: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
 
     def add(self, result: Result, latency_budget_ms: float) -> None:
         self.dropped.update(result.dropped)
@@ -44,7 +47,13 @@ class Tally:
             self.late += result.latency_ms["total"] > latency_budget_ms
             for stage, ms in result.latency_ms.items():
                 self.latency[stage].add(ms)
-        self.seconds = time.monotonic() - self.began
+        now = time.monotonic()
+        self.seconds = now - self.began
+        since, frames = self._window
+        if now - since >= WINDOW_S:
+            self.recent_fps, self._window = (self.frames - frames) / (now - since), (now, self.frames)
+        elif self.seconds < WINDOW_S:
+            self.recent_fps = self.fps
 
     @property
     def fps(self) -> float:

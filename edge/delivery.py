@@ -1,0 +1,94 @@
+"""What a promising output shares: what goes out of it, and the way through the outbox.
+
+A message is `{"schema": 1, "key": .., "result": {..}}`, or has an `event`, or a `gap` in the place of the result. The
+key is the same each time that the same message arrives.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from typing import Any
+
+from edge.outbox import Message, Outbox
+from edge.rules import Event
+from edge.sinks import Sink
+from edge.wanted import Wanted, What
+from sightline.predictions import Result
+
+RUN = secrets.token_hex(4)  # frame ids and monotonic clocks begin anew with each start
+FLUSH_S = 2.0
+BATCH = 64
+
+
+class Promised(Sink):
+    """An output that keeps what it could not send yet. Subclasses say how to send, in `_send_all`, a thread of its own.
+
+    sent: messages that arrived since the start. refused: that the receiver does not want.
+    """
+
+    def __init__(self, name: str, outbox: Outbox, what: What, **options: Any) -> None:
+        super().__init__(name, **options)
+        self.outbox = outbox
+        self.wanted = Wanted(what)
+        self.sent = self.refused = self._told = 0
+        self._closing = threading.Event()
+        self._batch: list[tuple[str, str, bytes]] = []
+        self._sender = threading.Thread(target=self._send_all, name=f"{name} sender", daemon=True)
+
+    def start(self) -> None:
+        super().start()
+        self._sender.start()
+
+    @property
+    def note(self) -> str:
+        waiting = self.outbox.waiting(self.name)
+        return f"{waiting} messages wait for the next start" if waiting else ""
+
+    def write(self, item: Result | Event) -> bool:
+        if self.wanted(item):
+            self._batch.append((key_of(item), topic_of(item), body_of(item)))
+        if self.dropped > self._told:  # they did not fit into the queue
+            self.outbox.lose(self.name, self.dropped - self._told)
+            self._told = self.dropped
+        # one commit, which waits for the disk, for all that came in the meantime
+        if self._batch and (self._queue.empty() or len(self._batch) >= BATCH):
+            self.outbox.put(self.name, self._batch)
+            self._batch = []
+        return False  # whether it arrives is the sender's to say
+
+    def finish(self) -> None:
+        """What is left in the outbox goes at the next start; what is quick goes now."""
+        if self._batch:
+            self.outbox.put(self.name, self._batch)
+        self._closing.set()
+        with self.outbox.changed:
+            self.outbox.changed.notify_all()
+        self._sender.join(FLUSH_S + 1)
+
+    def _send_all(self) -> None:
+        raise NotImplementedError
+
+
+def key_of(item: Result | Event) -> str:
+    if isinstance(item, Event):
+        return f"{item.id}-{item.state}" + (f"-{item.seconds:.0f}" if item.state == "update" else "")
+    return f"{RUN}-{item.captured_ns}-{item.source}"
+
+
+def topic_of(item: Result | Event) -> str:
+    return f"{'event' if isinstance(item, Event) else 'result'}/{item.source}"
+
+
+def body_of(item: Result | Event) -> bytes:
+    kind = "event" if isinstance(item, Event) else "result"
+    message = {"schema": 1, "key": key_of(item), kind: item.to_json()}
+    return json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def payload(message: Message) -> bytes:
+    """What is sent for a stored message."""
+    if not message.gap:
+        return message.body
+    return json.dumps({"schema": 1, "key": message.key, "gap": message.gap}).encode()

@@ -1,0 +1,336 @@
+"""MQTT: promised messages through the outbox, the state of now, and Home Assistant. paho-mqtt is known here only.
+
+Topics, below PREFIX/NAME: `available` (online or offline, the broker's last will), `state` (of the agent),
+`CAMERA/state`, `CAMERA/picture` (JPEG), `CAMERA/result`, `CAMERA/event` and `gap` (promised, QoS 1), and
+`threshold/set` (a number from 0 to 1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import cv2
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge.delivery import FLUSH_S, Promised, payload
+from edge.homeassistant import STATUS, discovery, discovery_topic
+from edge.mailbox import Slot
+from edge.outbox import Message, Outbox
+from edge.rules import Event
+from edge.snapshots import slug, slugs
+from edge.wanted import What
+from sightline.errors import ConfigError
+from sightline.predictions import ModelId, Result
+from sightline.preprocess import Frame
+
+KEEPALIVE_S = 15
+CONNECT_S = 5.0
+BACKOFF_S, BACKOFF_MAX_S = 0.5, 30.0
+WINDOW = 64  # messages on their way
+DELETE_S = 0.5  # what has arrived is deleted together: each commit is a write to the disk
+STATE_S = 1.0  # between two states of one camera, at least
+AGENT_S = 10.0  # between two states of the agent
+PICTURE_WIDTH = 640
+FLAPS = 5  # connections in a row that did not last
+
+
+@dataclass(frozen=True)
+class Broker:
+    """host, port: where. user: '' = none. ca, certificate, key: files of TLS. tls: whether it is spoken."""
+
+    host: str
+    port: int
+    tls: bool = False
+    user: str = ""
+    password: str = ""
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @property
+    def where(self) -> str:
+        """For people, without the password."""
+        return f"mqtt{'s' if self.tls else ''}://{self.host}:{self.port}"
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """Raises ConfigError for files that are none."""
+        try:
+            context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
+            if self.certificate:
+                context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as e:
+            raise ConfigError(f"--mqtt-ca, --mqtt-cert, --mqtt-key: {e.strerror or e}") from None
+        return context
+
+
+def parse_broker(address: str, **files: Path | None) -> Broker:
+    """`mqtt://user:password@host:1883`, `mqtts://host`. Raises ConfigError, without the password."""
+    parts = urlsplit(address if "://" in address else f"mqtt://{address}")
+    shape = "mqtt://host, mqtts://host:8883 or mqtt://${USER}:${PASSWORD}@host"
+    try:
+        port = parts.port
+    except ValueError:
+        raise ConfigError(f"--mqtt: the port is not a number; it is as {shape}") from None
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise ConfigError(f"--mqtt: not a broker's address; it is as {shape}")
+    tls = parts.scheme == "mqtts"
+    if any(files.values()) and not tls:
+        raise ConfigError("--mqtt-ca, --mqtt-cert and --mqtt-key are for TLS: mqtts://")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    broker = Broker(parts.hostname, port or (8883 if tls else 1883), tls, user, password, **files)
+    if tls:
+        _ = broker.context
+    return broker
+
+
+class Mqtt(Promised):
+    """An output, and an observer of results for the pictures. Everything goes out in its sender's thread.
+
+    facts: of the agent, for its state: asked every ten seconds, and must have `threshold`.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        outbox: Outbox,
+        what: What,
+        *,
+        name: str,
+        prefix: str,
+        cameras: Sequence[str],
+        model: Callable[[], ModelId],
+        facts: Callable[[], Mapping[str, Any]],
+        set_threshold: Callable[[float], None],
+        picture_s: float,
+        page: str = "",
+        **options: Any,
+    ) -> None:
+        """name: of this agent, the same for ever. picture_s: seconds between two pictures of one camera; 0 = none."""
+        super().__init__("mqtt", outbox, what, **options)
+        self.where = broker.where
+        self._broker, self._device, self._base = broker, slug(name), f"{prefix}/{slug(name)}"
+        self._parts, self._model, self._facts, self._page = slugs(cameras), model, facts, page
+        self._set_threshold = set_threshold
+        self._connected = self._broke_off = False
+        self._on_their_way: dict[int, Message] = {}  # by paho's numbers
+        self._acknowledged: set[int] = set()  # the same numbers
+        self._states: dict[str, dict[str, Any]] = {}
+        self._pictures: dict[str, Frame] = {}
+        self._picture_ns = int(picture_s * 1e9)
+        self._picture_due: dict[str, int] = {}
+        self._say_all = False
+        self._changed = outbox.changed  # one condition for all that the sender waits for
+
+    def write(self, item: Result | Event) -> bool:
+        # where nothing moves, what held when it last moved still holds
+        if isinstance(item, Result) and not (item.cause and item.cause.code == "no_motion"):
+            self._states[item.source] = state_of(item)
+        return super().write(item)
+
+    def observe(self, result: Result, slot: Slot | None) -> None:
+        """Called with each result while its frame is valid: now and then one is copied for a picture."""
+        if not self._picture_ns or slot is None or slot.frame is None or not self._connected:
+            return
+        if result.captured_ns >= self._picture_due.get(result.source, 0):
+            self._picture_due[result.source] = result.captured_ns + self._picture_ns
+            self._pictures[result.source] = slot.frame.copy()
+
+    def _send_all(self) -> None:
+        failures = flaps = 0
+        while not self._closing.is_set():
+            client = self._client()
+            try:
+                client.connect(self._broker.host, self._broker.port, KEEPALIVE_S)
+            except (OSError, ValueError) as e:
+                self.failed = f"{self.where}: {_why(e)}"
+            else:
+                began = time.monotonic()
+                client.loop_start()
+                self._talk(client)
+                client.loop_stop()
+                self.outbox.again(self.name)
+                flaps = flaps + 1 if time.monotonic() - began < 2 * STATE_S else 0
+                if not self._closing.is_set():
+                    hint = f"; is another agent called --name {self._device}?" if flaps >= FLAPS else ""
+                    self.failed = f"{self.where}: {self._reason or 'the connection broke off'}{hint}"
+                    failures = failures if flaps else 0
+            self._closing.wait(min(BACKOFF_MAX_S, BACKOFF_S * 2**failures) * random.uniform(0.7, 1.3))
+            failures = min(failures + 1, 16)
+
+    def _talk(self, client: paho.Client) -> None:
+        """One connection, from its opening to its end."""
+        on_their_way = self._on_their_way
+        last = 0
+        deleted = 0.0
+        states: dict[str, tuple[dict[str, Any], float]] = {}
+        agent_due = 0.0
+        until: float | None = None
+        opened = time.monotonic()
+        while not self._broke_off:
+            now = time.monotonic()
+            if self._closing.is_set():
+                until = until or now + FLUSH_S
+                if now >= until or not self._connected or not (on_their_way or self.outbox.waiting(self.name)):
+                    break
+            if not self._connected:
+                if now - opened > CONNECT_S:
+                    self._reason = "it takes the connection and says nothing"
+                    break
+                self._wait(0.2)
+                continue
+            if self._say_all:
+                self._say_all, agent_due = False, 0.0
+                states.clear()
+                self._introduce(client)
+            arrived = [mid for mid in list(self._acknowledged) if mid in on_their_way]
+            if arrived and (now - deleted >= DELETE_S or len(arrived) >= WINDOW // 2 or self._closing.is_set()):
+                deleted = now
+                self.outbox.delete(self.name, [on_their_way.pop(mid).id for mid in arrived])
+                self._acknowledged.difference_update(arrived)
+                self.sent += len(arrived)
+            for message in self.outbox.take(self.name, last, WINDOW - len(on_their_way)):
+                sent = client.publish(self._topic(message), payload(message), qos=1)
+                on_their_way[sent.mid] = message
+                last = message.id
+            for camera, state in list(self._states.items()):
+                before, at = states.get(camera, ({}, 0.0))
+                if (state != before and now - at >= STATE_S) or now - at >= AGENT_S:
+                    states[camera] = state, now
+                    self._publish(client, f"{self._parts[camera]}/state", state)
+            for camera in list(self._pictures):
+                client.publish(
+                    f"{self._base}/{self._parts[camera]}/picture", _jpeg(self._pictures.pop(camera)), retain=True
+                )
+            if now >= agent_due:
+                agent_due = now + AGENT_S
+                self._publish(client, "state", {**self._facts(), "waiting": self.outbox.waiting(self.name)})
+            self._wait(0.2)
+        if self._connected:
+            client.publish(f"{self._base}/available", "offline", qos=1, retain=True).wait_for_publish(1.0)
+        with contextlib.suppress(OSError):
+            client.disconnect()
+
+    def _wait(self, seconds: float) -> None:
+        """For something to do: the connection changes, much has arrived, or something is stored that could go."""
+        there, much = len(self._on_their_way), len(self._acknowledged) >= WINDOW // 2
+        with self._changed:
+            more = self._connected and there < WINDOW and self.outbox.waiting(self.name) > there
+            if not (self._broke_off or self._say_all or more or much):
+                self._changed.wait(seconds)
+
+    def _client(self) -> paho.Client:
+        """A new one for each connection: an old one would send again what it thinks was lost, out of order."""
+        self._connected = self._broke_off = False
+        self._reason = ""
+        self._acknowledged.clear()
+        self._on_their_way.clear()
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id=f"sightline-{self._device}", reconnect_on_failure=False
+        )
+        client.connect_timeout = CONNECT_S
+        client.max_inflight_messages_set(WINDOW)
+        client.will_set(f"{self._base}/available", "offline", qos=1, retain=True)
+        if self._broker.user:
+            client.username_pw_set(self._broker.user, self._broker.password)
+        if self._broker.tls:
+            client.tls_set_context(self._broker.context)
+
+        def on_connect(client: paho.Client, _: object, __: object, code: Any, ___: object) -> None:
+            if code.is_failure:
+                self._end(f"refused: {str(code).lower()}")
+                return
+            client.subscribe([(f"{self._base}/threshold/set", 1), (STATUS, 1)])
+            self.failed = None
+            with self._changed:
+                self._connected = self._say_all = True
+                self._changed.notify_all()
+
+        def on_publish(_: object, __: object, mid: int, ___: object, ____: object) -> None:
+            with self._changed:
+                self._acknowledged.add(mid)
+                self._changed.notify_all()
+
+        client.on_connect, client.on_publish = on_connect, on_publish
+        client.on_disconnect = lambda _, __, ___, code, ____: self._end("" if code.value < 128 else str(code).lower())
+        client.on_message = lambda _, __, message: self._command(message.topic, bytes(message.payload), message.retain)
+        return client
+
+    def _end(self, reason: str) -> None:
+        with self._changed:
+            self._reason = self._reason or reason
+            self._connected, self._broke_off = False, True
+            self._changed.notify_all()
+
+    def _command(self, topic: str, data: bytes, retained: bool) -> None:
+        """From the closed list, of somebody who is there now: a retained command is of a time long ago."""
+        if topic == STATUS and data == b"online" and not retained:
+            with self._changed:
+                self._say_all = True
+                self._changed.notify_all()
+        if topic == f"{self._base}/threshold/set" and not retained:
+            with contextlib.suppress(ValueError):
+                value = float(data[:20])
+                if 0 <= value <= 1:
+                    self._set_threshold(value)
+            with self._changed:  # the state says what holds now, also after a wrong one
+                self._say_all = True
+                self._changed.notify_all()
+
+    def _introduce(self, client: paho.Client) -> None:
+        document = discovery(self._device, self._base, self._parts, self._model(), page=self._page)
+        client.publish(discovery_topic(self._device), json.dumps(document), qos=1, retain=True)
+        client.publish(f"{self._base}/available", "online", qos=1, retain=True)
+
+    def _publish(self, client: paho.Client, topic: str, value: Mapping[str, Any]) -> None:
+        client.publish(f"{self._base}/{topic}", json.dumps(value), retain=True)
+
+    def _topic(self, message: Message) -> str:
+        if message.gap:
+            return f"{self._base}/gap"
+        kind, _, camera = message.topic.partition("/")
+        return f"{self._base}/{self._parts.get(camera) or slug(camera)}/{kind}"
+
+
+def state_of(result: Result) -> dict[str, Any]:
+    """What is true of a camera now. seen: whether the model looks. count, counts: of what it sees, in all and by label.
+    score: of the best, in percent."""
+    best = result.predictions[0] if result.predictions else None
+    counts: dict[str, int] = {}
+    for prediction in result.predictions[:1]:  # of a classification the best is what is there
+        counts[prediction.label] = counts.get(prediction.label, 0) + 1
+    return {
+        "seen": result.cause is None,
+        "cause": result.cause.text if result.cause else None,
+        "label": best.label if best else None,
+        "score": round(100 * best.score, 1) if best else None,
+        "count": sum(counts.values()),
+        "counts": counts,
+    }
+
+
+def _jpeg(frame: Frame) -> bytes:
+    height, width = frame.shape[:2]
+    if width > PICTURE_WIDTH:
+        frame = cv2.resize(frame, (PICTURE_WIDTH, height * PICTURE_WIDTH // width), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not one that is trusted ({error.verify_message}); --mqtt-ca names the one that is"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({error.reason or error}); does this port speak it?"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {CONNECT_S:g} s"
+    return getattr(error, "strerror", None) or str(error)

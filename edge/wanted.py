@@ -1,0 +1,32 @@
+"""Frames, changes or events: what goes out of an output."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edge.rules import Event
+from sightline.predictions import Result
+
+What = Literal["results", "changes", "events"]
+CHANGES_S = 1.0  # between two changes of one camera, at least
+
+
+class Wanted:
+    """Which items go out: every result, each event, or the results whose answer is another than before; of those one a
+    second and camera, the newest."""
+
+    def __init__(self, what: What) -> None:
+        self.what = what
+        self._before: dict[str, tuple[object, int]] = {}
+
+    def __call__(self, item: Result | Event) -> bool:
+        if isinstance(item, Event):
+            return self.what == "events"
+        if self.what != "changes":
+            return self.what == "results"
+        answer = (item.cause.code if item.cause else "", item.predictions[0].label if item.predictions else "")
+        before, at = self._before.get(item.source, (None, 0))
+        if answer == before or (before is not None and item.captured_ns - at < CHANGES_S * 1e9):
+            return False
+        self._before[item.source] = answer, item.captured_ns
+        return True

@@ -1,0 +1,180 @@
+"""Webhook: each promised message is POSTed as JSON, in order, until the receiver has said 2xx.
+
+`Idempotency-Key` is the message's key. What the receiver refuses (4xx) is not sent again, and counted; what it cannot
+take now (5xx, 408, 425, 429, no answer) stays in the outbox and is tried for ever, with growing pauses.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import random
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from edge.delivery import FLUSH_S, Promised, payload
+from edge.outbox import Message, Outbox
+from edge.wanted import What
+from sightline import __version__
+from sightline.errors import ConfigError
+
+TIMEOUT_S = 10.0
+BACKOFF_S, BACKOFF_MAX_S = 0.5, 60.0
+ANSWER = 64 << 10  # bytes of an answer that are read, at most
+LATER = (408, 425, 429)
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """tls: https. path: with its query. headers: sent with each message, passwords among them."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """For people: without the query, which often is a password."""
+        return f"http{'s' if self.tls else ''}://{self.host}:{self.port}{self.path.partition('?')[0]}"
+
+
+def parse_receiver(address: str, headers: Mapping[str, str]) -> Receiver:
+    """Raises ConfigError, without what may be a password."""
+    shape = "--webhook: not an address; it is as https://host/path"
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError:
+        raise ConfigError(shape) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not address.isprintable() or " " in address:
+        raise ConfigError(shape)
+    tls = parts.scheme == "https"
+    more = dict(headers)
+    if parts.username:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        more["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not path.isascii():
+        raise ConfigError(f"{shape}, percent-encoded")
+    return Receiver(parts.hostname, port or (443 if tls else 80), tls, path, more)
+
+
+def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
+    """`Name: value` each. Raises ConfigError, which names the header and not its value."""
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip().replace("-", "").isalnum() or not value.strip().isprintable():
+            raise ConfigError(f"--webhook-header {name.strip()!r}: not as 'Name: value'")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+class Webhook(Promised):
+    def __init__(self, receiver: Receiver, outbox: Outbox, what: What, **options: Any) -> None:
+        super().__init__("webhook", outbox, what, **options)
+        self._receiver = receiver
+        self._connection: http.client.HTTPConnection | None = None
+        self._used = False
+
+    def _send_all(self) -> None:
+        failures, until = 0, 0.0
+        while True:
+            if self._closing.is_set():
+                until = until or time.monotonic() + FLUSH_S
+                if failures or time.monotonic() >= until:
+                    break
+            messages = self.outbox.take(self.name, 0, 1)
+            if not messages:
+                if self._closing.is_set():
+                    break
+                with self.outbox.changed:
+                    if not self.outbox.waiting(self.name) and not self._closing.is_set():
+                        self.outbox.changed.wait(1.0)
+                continue
+            pause = self._deliver(messages[0])
+            if pause is None:
+                failures = 0
+                continue
+            self._hang_up()
+            self.outbox.again(self.name)
+            wait = max(pause, min(BACKOFF_MAX_S, BACKOFF_S * 2**failures) * random.uniform(0.7, 1.3))
+            failures = min(failures + 1, 16)
+            self._closing.wait(wait)
+        self._hang_up()
+
+    def _deliver(self, message: Message) -> float | None:
+        """None when it is done with; else seconds that the receiver wants to be left alone, at least."""
+        where = self._receiver.where
+        try:
+            try:
+                status, reason, retry_after = self._post(message)
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                if not self._used:
+                    raise
+                self._hang_up()  # a connection that was kept may be closed by now: that is no fault
+                status, reason, retry_after = self._post(message)
+        except (OSError, http.client.HTTPException) as e:
+            self.failed = f"{where}: {_why(e)}"
+            return 0.0
+        if status >= 500 or status in LATER:
+            self.failed = f"{where}: answers {status} {reason}"
+            return retry_after
+        if status >= 300:
+            # it will never be wanted; to keep it would keep all others
+            self.refused += 1
+            self.failed = f"{where}: refuses with {status} {reason}; {self.refused} messages were not taken"
+        else:
+            self.sent += 1
+            self.failed = None
+        self.outbox.delete(self.name, [message.id])
+        return None
+
+    def _post(self, message: Message) -> tuple[int, str, float]:
+        r = self._receiver
+        if self._connection is None:
+            if r.tls:
+                context = ssl.create_default_context()
+                self._connection = http.client.HTTPSConnection(r.host, r.port, timeout=TIMEOUT_S, context=context)
+            else:
+                self._connection = http.client.HTTPConnection(r.host, r.port, timeout=TIMEOUT_S)
+        headers = {"Content-Type": "application/json", "User-Agent": f"sightline/{__version__}",
+                   "Idempotency-Key": _header(message.key), **r.headers}  # fmt: skip
+        self._connection.request("POST", r.path, payload(message), headers)
+        with self._connection.getresponse() as answer:
+            self._used = True
+            if len(answer.read(ANSWER)) == ANSWER:
+                self._hang_up()
+            after = answer.getheader("Retry-After") or ""
+            return answer.status, answer.reason[:80], min(float(after), 3600.0) if after.isdecimal() else 0.0
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.close()
+            self._connection, self._used = None, False
+
+
+def _header(key: str) -> str:
+    """A camera's name is any text, a header is not."""
+    return key if key.isascii() and key.isprintable() else key.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not one that is trusted ({error.verify_message})"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {TIMEOUT_S:g} s"
+    if isinstance(error, socket.gaierror):
+        return "no such host"
+    if isinstance(error, http.client.HTTPException):
+        return f"does not answer as a web server ({type(error).__name__})"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
