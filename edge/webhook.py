@@ -175,6 +175,8 @@ def _why(error: Exception) -> str:
         return f"no answer within {TIMEOUT_S:g} s"
     if isinstance(error, socket.gaierror):
         return "no such host"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "takes the message and hangs up"
     if isinstance(error, http.client.HTTPException):
         return f"does not answer as a web server ({type(error).__name__})"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
