@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import random
 import threading
 import time
 from collections import Counter
@@ -125,6 +124,8 @@ class Capture:
                 if not self._left_behind:
                     self._reading_since_ns = 0
                     self.source.close()
+            import random  # 1 ms, which a camera that works need not pay
+
             self._stopping.wait(min(BACKOFF_MAX_S, BACKOFF_S * 2**failures) * random.uniform(0.7, 1.3))
             failures = min(failures + 1, 16)
 

@@ -18,9 +18,9 @@ def discovery_topic(device: str) -> str:
     return f"homeassistant/device/sightline_{device}/config"
 
 
-def discovery(device: str, base: str, cameras: Mapping[str, str], model: ModelId, *, page: str = "") -> dict[str, Any]:
+def discovery(device: str, base: str, cameras: Mapping[str, str], model: ModelId) -> dict[str, Any]:
     """device: a slug, the same for ever. base: the topics' beginning. cameras: names, and what stands for them in
-    topics. page: address of the live page, for a link; '' = none."""
+    topics."""
     components: dict[str, Any] = {}
 
     def add(key: str, platform: str, name: str, **more: Any) -> None:
@@ -69,8 +69,6 @@ def discovery(device: str, base: str, cameras: Mapping[str, str], model: ModelId
         entity_category="config")  # fmt: skip
     about = {"ids": [f"sightline_{device}"], "name": f"Sightline {device}", "mf": "Sightline", "mdl": model.name,
              "sw": f"{model.version} ({model.sha256[:12]})"}  # fmt: skip
-    if page:
-        about["cu"] = page
     return {
         "dev": about,
         "o": {"name": "sightline", "sw": __version__},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from sightline.predictions import ModelId
 GOLDEN_STEPS = 4
 GOLDEN_FRAMES = 2  # at every start; `convert` has proven them all
 
+Stamp = tuple[int, int, int]
+
 
 @dataclass(frozen=True)
 class Model:
@@ -28,6 +31,15 @@ class Model:
     identity: ModelId
     interpreter: Interpreter
     inference_s: float
+
+
+def stamp_of(bundle: Path) -> Stamp | None:
+    """Changes with the bundle; None while there is none."""
+    try:
+        info = (bundle / "manifest.json").stat()
+    except OSError:
+        return None
+    return info.st_ino, info.st_mtime_ns, info.st_size
 
 
 def open_model(bundle: Bundle, config: DeviceConfig, scheme: str | None = None) -> Model:

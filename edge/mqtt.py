@@ -113,14 +113,13 @@ class Mqtt(Promised):
         facts: Callable[[], Mapping[str, Any]],
         set_threshold: Callable[[float], None],
         picture_s: float,
-        page: str = "",
         **options: Any,
     ) -> None:
         """name: of this agent, the same for ever. picture_s: seconds between two pictures of one camera; 0 = none."""
         super().__init__("mqtt", outbox, what, **options)
         self.where = broker.where
         self._broker, self._device, self._base = broker, slug(name), f"{prefix}/{slug(name)}"
-        self._parts, self._model, self._facts, self._page = slugs(cameras), model, facts, page
+        self._parts, self._model, self._facts = slugs(cameras), model, facts
         self._set_threshold = set_threshold
         self._connected = self._broke_off = False
         self._on_their_way: dict[int, Message] = {}  # by paho's numbers
@@ -288,7 +287,7 @@ class Mqtt(Promised):
                 self._changed.notify_all()
 
     def _introduce(self, client: paho.Client) -> None:
-        document = discovery(self._device, self._base, self._parts, self._model(), page=self._page)
+        document = discovery(self._device, self._base, self._parts, self._model())
         client.publish(discovery_topic(self._device), json.dumps(document), qos=1, retain=True)
         client.publish(f"{self._base}/available", "online", qos=1, retain=True)
 

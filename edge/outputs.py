@@ -38,7 +38,6 @@ class Agent:
     model: Callable[[], ModelId]
     facts: Callable[[], Mapping[str, Any]]
     set_threshold: Callable[[float], None]
-    page: str = ""
 
 
 class Outputs:
@@ -91,7 +90,6 @@ class Outputs:
                 facts=agent.facts,
                 set_threshold=agent.set_threshold,
                 picture_s=o["mqtt_pictures"],
-                page=agent.page,
                 **shared,
             )
             self.sinks.append(mqtt)

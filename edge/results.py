@@ -40,8 +40,9 @@ class Answer:
 class Results:
     """Takes answers from the loop, in order; gives the slots back.
 
-    done: set when there is nothing more to say: `frames` results are out, or stdout's reader is gone. observers: called
-    with each result and its slot, whose frame is valid during the call only. threshold: may be changed at any time.
+    said: set with the first result. done: set when there is nothing more to say: `frames` results are out, or stdout's
+    reader is gone. observers: called with each result and its slot, whose frame is valid during the call only; more may
+    be added at any time. threshold: may be changed at any time.
     looked_s: monotonic, when the model last looked at each camera; 0 = never yet.
     inferring_since_ns: the loop writes it, 0 = it is not inferring: a stuck interpreter is told while it is stuck.
     """
@@ -64,7 +65,7 @@ class Results:
         self.model, self.threshold = model, threshold
         self.inferring_since_ns = 0
         self.alive_ns = time.monotonic_ns()
-        self.done = threading.Event()
+        self.done, self.said = threading.Event(), threading.Event()
         self.error: BaseException | None = None
         self._cameras, self._sinks, self._tally = cameras, sinks, tally
         self._device, self._budget_ms, self._top, self._frames = device, latency_budget_ms, top, frames
@@ -160,6 +161,8 @@ class Results:
             self._say(result, None)
 
     def _say(self, result: Result, slot: Slot | None) -> None:
+        if not self.said.is_set():
+            self.said.set()
         self._tally.add(result, self._budget_ms)
         for sink in self._sinks:
             sink.put(result)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.model import Model, open_model
+from edge.model import Model, Stamp, open_model, stamp_of
 from sightline.bundle import read_bundle
 from sightline.device import load_device
 from sightline.errors import InputError, SightlineError
@@ -14,8 +14,6 @@ from sightline.errors import InputError, SightlineError
 LOOK_S = 1.0
 AGAIN_S = 5.0  # a bundle that is being copied is whole some seconds later
 NICE = 10
-
-Stamp = tuple[int, int, int]
 
 
 class Swap:
@@ -112,12 +110,3 @@ class Swap:
             f"({tried.p50_ms:.1f} ms an inference here){labels}"
         )
         return None
-
-
-def stamp_of(bundle: Path) -> Stamp | None:
-    """Changes with the bundle; None while there is none."""
-    try:
-        info = (bundle / "manifest.json").stat()
-    except OSError:
-        return None
-    return info.st_ino, info.st_mtime_ns, info.st_size

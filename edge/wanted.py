@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from edge.rules import Event
 from sightline.predictions import Result
+
+if TYPE_CHECKING:
+    from edge.rules import Event
 
 What = Literal["results", "changes", "events"]
 CHANGES_S = 1.0  # between two changes of one camera, at least
@@ -20,7 +22,7 @@ class Wanted:
         self._before: dict[str, tuple[object, int]] = {}
 
     def __call__(self, item: Result | Event) -> bool:
-        if isinstance(item, Event):
+        if not isinstance(item, Result):
             return self.what == "events"
         if self.what != "changes":
             return self.what == "results"

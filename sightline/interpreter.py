@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,7 +173,8 @@ def is_compiled(content: bytes) -> bool:
 @contextmanager
 def _stderr_kept(said: list[str]) -> Iterator[None]:
     """LiteRT writes to the process's stderr: a greeting that nobody needs, and the real reason of a failure."""
-    with tempfile.TemporaryFile() as kept:
+    # in memory: a device whose disk is read-only or full loads its model all the same
+    with open(os.memfd_create("stderr"), "w+b") if hasattr(os, "memfd_create") else _temporary() as kept:  # noqa: PTH123
         saved = os.dup(2)
         os.dup2(kept.fileno(), 2)
         try:
@@ -185,6 +185,12 @@ def _stderr_kept(said: list[str]) -> Iterator[None]:
             kept.seek(0)
             lines = kept.read().decode(errors="replace").splitlines()
             said += [line.removeprefix("ERROR: ") for line in lines if not line.startswith(("INFO:", "W0000"))]
+
+
+def _temporary() -> IO[bytes]:
+    import tempfile  # where there is no memfd, that is anywhere but on Linux
+
+    return tempfile.TemporaryFile()
 
 
 def _load_edgetpu(litert: Any) -> Any:

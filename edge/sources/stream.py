@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
@@ -18,6 +17,8 @@ from sightline.errors import DataError, InputError, SourceError
 from sightline.preprocess import Frame
 
 if TYPE_CHECKING:
+    import socket
+
     from edge.sources.mjpeg import Pictures
 
 OPEN_TIMEOUT_MS = 5000
@@ -116,6 +117,8 @@ class Stream(Video):
 
     def _why_not(self, seconds: float) -> str:
         """OpenCV says only that it could not: find out whether it was the network, the camera or the password."""
+        import socket
+
         where = f"{self._host}:{self._port}"
         try:
             connection = socket.create_connection((self._host, self._port), timeout=_ASK_TIMEOUT_S)

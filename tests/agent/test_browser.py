@@ -121,8 +121,7 @@ def agent(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            line = process.stderr.readline()
-            assert line.startswith("live page: "), line
+            line = next(line for line in process.stderr if line.startswith("live page: "))
             yield process, line.split()[-1]
         finally:
             process.kill()

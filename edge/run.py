@@ -1,0 +1,324 @@
+"""One run of the agent, from its options to its closing figures."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import cv2
+
+from edge import agent
+from edge.capture import Capture, utc_now
+from edge.config import AgentConfig, CameraConfig, read_agent_config
+from edge.credentials import expand, read_env_file, seen_by_all
+from edge.log import Events, Log
+from edge.mailbox import Inbox
+from edge.model import Model, open_model, stamp_of
+from edge.record import Recorder
+from edge.results import Observer, Results
+from edge.sinks import JsonLines, Sink, Text
+from edge.sources import Recording, Source, find_source, tell_apart
+from edge.swap import Swap
+from edge.tally import Tally
+from edge.watchdog import Watchdog
+from sightline.bundle import read_bundle
+from sightline.device import DeviceConfig, load_device
+from sightline.errors import ConfigError, DeviceError
+from sightline.files import write_file
+
+if TYPE_CHECKING:
+    from edge.outputs import Outputs
+    from edge.page import Page
+
+_NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
+
+
+def run_agent(
+    model: Path, source: tuple[str, ...], device: str | None, scheme: str | None, as_json: bool, o: dict[str, Any]
+) -> None:
+    """o: the other options of `sightline run`. Raises what ends it before its time."""
+    faulthandler.enable()  # a crash, or whoever ends a process that is stuck, shows where it was
+    watchdog = Watchdog()
+    stamp = stamp_of(model)
+    bundle = read_bundle(model)
+    device_name, config = load_device(device or bundle.manifest.device)
+    if config.runner != "agent":
+        raise ConfigError(
+            f"{device_name} is not run by `sightline run` but by its {config.runner}; to try the bundle here: "
+            "--device desktop"
+        )
+    for option in ("output", "summary"):
+        if o[option]:
+            _check_place(o[option], f"--{option}")
+    cv2.setNumThreads(1)  # the cores are the interpreter's
+    agent_config = _cameras(source, o)
+    environment = _environment(o["env_file"])
+    sources = [_source(name, c, config, environment, o) for name, c in agent_config.cameras.items()]
+    tell_apart(sources)
+    names = [s.name for s in sources]
+    if len({s.live for s in sources}) > 1:
+        raise ConfigError("cameras and replays cannot run together; with --realtime a clip is a camera")
+    if not sources[0].live and (o["max_fps"] or o["motion"]):
+        raise ConfigError(
+            "--max-fps and --motion are for cameras: a replay looks at every frame; --realtime makes a camera of a clip"
+        )
+    recording = next((s for s in sources if isinstance(s, Recording)), None)
+    if recording:
+        if len(sources) > 1:
+            raise ConfigError(f"{recording.where}: a recording is replayed alone")
+        o |= recording.options
+    lossless = not sources[0].live
+    recorder = None
+    if o["record"]:
+        recorder = Recorder(o["record"], lossless=lossless, options={k: o[k] for k in ("top", "threshold")})
+    inbox = Inbox([not s.live for s in sources])
+    cameras = [
+        Capture(s, mailbox, c.watch)
+        for s, mailbox, c in zip(sources, inbox.mailboxes, agent_config.cameras.values(), strict=True)
+    ]
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    for camera in cameras:
+        camera.start()  # it takes seconds to open: meanwhile the model loads
+    sinks: list[Sink] = []
+    outputs: Outputs | None = None
+    page: Page | None = None
+    showing: threading.Thread | None = None
+    swap: Swap | None = None
+    tally, log = Tally(), Log()
+    try:
+        opened = open_model(bundle, config, scheme)
+        if as_json:
+            sinks.append(JsonLines(None, lossless=lossless, stopping=stopping))
+        else:
+            sinks.append(Text(lossless=lossless, stopping=stopping))
+        if o["output"] or o["mqtt"] or o["webhook"] or o["rules"]:
+            from edge.outputs import Agent, Outputs, default_name  # SQLite and paho-mqtt cost 80 ms
+
+            def facts() -> dict[str, Any]:
+                from edge.machine import look_at
+
+                celsius = look_at().celsius
+                return {"fps": round(tally.recent_fps, 1), "temperature": celsius, "threshold": results.threshold,
+                        "model": f"{results.model.identity.name} {results.model.identity.version}",
+                        "dropped": sum(tally.dropped.values())}  # fmt: skip
+
+            about = Agent(
+                o["name"] or default_name(), names, opened.manifest.output.labels,
+                lambda: results.model.identity, facts, lambda value: setattr(results, "threshold", value),
+            )  # fmt: skip
+            outputs = Outputs(o, about, log, environment, lossless=lossless, stopping=stopping)
+            sinks += outputs.sinks
+        observers: list[Observer] = [] if lossless else [Events(log)]
+        observers += outputs.observers if outputs else []
+        observers += [recorder.observe] if recorder else []
+        observers += [recording.compare] if recording else []
+        results = Results(
+            opened,
+            cameras,
+            sinks,
+            tally,
+            device=device_name,
+            latency_budget_ms=config.latency_budget_ms,
+            top=o["top"],
+            threshold=o["threshold"],
+            frames=o["frames"],
+            observers=observers,
+        )
+        for sink in sinks:
+            sink.start()
+
+        def replaced(by: Model) -> None:
+            if page:
+                page.info = _info(device_name, by, names)
+
+        swap = Swap(
+            model, device or bundle.manifest.device, scheme, opened, stamp,
+            say=lambda line: log.tell("model", line), replaced=replaced,
+        )  # fmt: skip
+        signal.signal(signal.SIGHUP, lambda *_: swap.again.set())
+        if not lossless:  # a replay is of one model
+            swap.start()
+
+        def show_page(after_s: float) -> None:
+            nonlocal page
+            results.said.wait(after_s)
+            from edge.monitor import Monitor
+
+            page = _page(o["page_port"], config, _info(device_name, results.model, names), tally)
+            page.monitor = Monitor(results, cameras, sinks, tally, swap, device_name)
+            page.start()
+            observers.append(page.observe)
+            click.echo(f"live page: {page.url}", err=True)
+
+        if o["page"] and o["page_port"] is None:  # it costs 20 ms, which the first prediction need not wait for
+            showing = threading.Thread(target=show_page, args=(0.5,), name="page opener", daemon=True)
+            showing.start()
+        elif o["page"]:
+            show_page(0)
+        watchdog.ready(opened.inference_s)
+        agent.run(
+            opened,
+            cameras,
+            inbox,
+            results,
+            stopping,
+            max_age_ms=agent_config.max_age_ms,
+            progress=watchdog.progress,
+            replacement=swap.take,
+        )
+    finally:
+        watchdog.stopping()
+        if swap:
+            swap.stop()
+        for camera in cameras:
+            camera.stop()
+        if outputs:
+            outputs.stop(utc_now(), time.monotonic_ns())
+        for sink in sinks:
+            sink.close()
+        if outputs:
+            outputs.close()
+        if showing:
+            showing.join(5)
+        if page:
+            page.close()
+        if recorder:
+            recorder.close()
+            click.echo(_recorded(recorder), err=True)
+        if tally.frames or tally.not_inferred:
+            click.echo(_summary(tally, cameras, sinks, config.latency_budget_ms), err=True)
+    if o["summary"]:
+        reconnects = sum(sum(camera.reconnects.values()) for camera in cameras)
+        figures = {**tally.to_json(), "reconnects": reconnects, "scheme": opened.scheme, "device": device_name}
+        write_file(o["summary"], (json.dumps(figures, indent=2) + "\n").encode())
+    if recording:
+        click.echo(recording.verdict, err=True)
+        if recording.different:
+            raise DeviceError(f"{recording.where}: this run is not what was recorded")
+    if any(sink.stuck for sink in sinks):
+        sys.stderr.flush()
+        os._exit(0)  # a thread that waits for stdout's reader holds its lock: an ordinary exit would wait as well
+
+
+def _cameras(sources: tuple[str, ...], o: dict[str, Any]) -> AgentConfig:
+    """What --config says, or the same of each --source. A source without a name gets none: it keeps its own."""
+    if bool(sources) == bool(o["config"]):
+        raise ConfigError("either --source (once or more) or --config agent.yaml is needed")
+    if o["config"]:
+        if o["max_fps"] or o["motion"]:
+            raise ConfigError("--max-fps and --motion go with --source; with --config they are keys of each camera")
+        return read_agent_config(o["config"])
+    cameras: dict[str, CameraConfig] = {}
+    for i, text in enumerate(sources):
+        named = None if Path(text).exists() else _NAMED.fullmatch(text)
+        name, source = named.groups() if named else (f"#{i}", text)
+        if name in cameras:
+            raise ConfigError(f"--source: two cameras are called {name!r}")
+        cameras[name] = CameraConfig(source, max_fps=o["max_fps"], motion=o["motion"])
+    return AgentConfig(cameras)
+
+
+def _environment(env_file: Path | None) -> Mapping[str, str]:
+    """What `${NAME}` in an address may stand for."""
+    if env_file is None:
+        return os.environ
+    values = read_env_file(env_file)
+    if warning := seen_by_all(env_file):
+        click.echo(f"warning: {warning}", err=True)
+    return {**os.environ, **values}
+
+
+def _source(
+    name: str, camera: CameraConfig, config: DeviceConfig, environment: Mapping[str, str], o: dict[str, Any]
+) -> Source:
+    source = find_source(expand(camera.source, environment), config, realtime=o["realtime"], loop=o["loop"])
+    if not name.startswith("#"):
+        source.name = name
+    return source
+
+
+def _check_place(path: Path, option: str) -> None:
+    """Refuse now what would be lost later. The file itself is not opened: it may be a pipe, or its disk full today."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"{option} {path}: its folder cannot be made: {e.strerror}") from None
+    if path.is_dir():
+        raise ConfigError(f"{option} {path}: is a folder; a file is needed")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"{option} {path}: this user may not write there")
+
+
+def _info(device: str, model: Model, sources: list[str]) -> dict[str, Any]:
+    """What the page says of the model that runs."""
+    metrics = model.manifest.metrics.get(model.scheme) or {}
+    return {
+        "device": device,
+        "source": ", ".join(sources),
+        "scheme": model.scheme,
+        "accuracy": metrics.get("accuracy"),
+        "model": {"name": model.identity.name, "version": model.identity.version, "sha256": model.identity.sha256},
+    }
+
+
+def _page(port: int | None, config: DeviceConfig, info: dict[str, Any], tally: Tally) -> Page:
+    from edge.page import Page  # http.server costs 30 ms, which `--no-page` need not pay
+
+    def status() -> dict[str, Any]:
+        return {"fps": round(tally.fps, 2), "frames": tally.frames, "dropped": dict(tally.dropped)}
+
+    def make(number: int) -> Page:
+        return Page(number, fps=config.page_fps, width=config.page_width, info=info, status=status)
+
+    if port is not None:
+        return make(port)
+    try:
+        return make(8480)
+    except ConfigError:  # another agent has it
+        return make(0)
+
+
+def _recorded(recorder: Recorder) -> str:
+    left_out = f"; {recorder.dropped} left out, for writing did not keep up" if recorder.dropped else ""
+    ended = f"; stopped: {recorder.failed}" if recorder.failed else ""
+    return f"recorded {recorder.frames} frames in {recorder.folder}, {recorder.bytes / 1e6:.1f} MB{left_out}{ended}"
+
+
+def _summary(tally: Tally, cameras: list[Capture], sinks: list[Sink], budget_ms: float) -> str:
+    lines = [
+        f"{tally.frames} frames in {tally.seconds:.1f} s: {tally.fps:.1f} a second; "
+        f"{tally.late} later than {budget_ms:g} ms after capture",
+        f"{'ms':12}{'p50':>9}{'p95':>9}{'p99':>9}",
+    ]
+    for stage, h in tally.latency.items():
+        lines.append(f"{stage:12}" + "".join(f"{h.percentile(p):>9.2f}" for p in (50, 95, 99)))
+    dropped = ", ".join(f"{n} {cause}" for cause, n in tally.dropped.items()) or "none"
+    lines.append(f"dropped: {dropped}")
+    if len(cameras) > 1:
+        lines.append("by camera: " + ", ".join(f"{c.source.name} {tally.cameras[c.source.name]}" for c in cameras))
+    for code, n in tally.not_inferred.items():
+        lines.append(f"not inferred ({n}): {code}, such as: {tally.said[code]}")
+    for camera in cameras:
+        if camera.reconnects:
+            causes = ", ".join(f"{n} {code}" for code, n in camera.reconnects.items())
+            lines.append(f"{camera.source.name} was opened again {sum(camera.reconnects.values())} times ({causes})")
+        if camera.resized:
+            lines.append(f"{camera.source.name} changed its size {camera.resized} times")
+    for sink in sinks:
+        if sink.dropped or sink.failed:
+            lines.append(f"{sink.name}: {sink.dropped} results lost{f' ({sink.failed})' if sink.failed else ''}")
+        if sink.note:
+            lines.append(f"{sink.name}: {sink.note}")
+    return "\n".join(lines)
