@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edge.credentials import hide_arguments, shows_credentials
-from edge.options import output_options
+from edge.options import output_options, page_options
 from sightline.errors import ConfigError
 
 
@@ -37,8 +37,7 @@ from sightline.errors import ConfigError
               help="Look only when so many percent of a camera's pixels changed; 0 = always.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Results on stdout as JSON lines, instead of text.")
 @output_options
-@click.option("--page/--no-page", default=True, show_default=True, help="The live page on 127.0.0.1.")
-@click.option("--page-port", type=click.IntRange(0, 65535), help="Of the page; 0 = any.  [default: 8480, or any]")
+@page_options
 @click.option("--realtime", is_flag=True, help="Play a clip at its own speed, as a camera would; may drop frames.")
 @click.option("--loop", is_flag=True, help="Begin a clip again at its end.")
 @click.option("--record", type=click.Path(path_type=Path), help="Folder for frames and results; --source replays it.")

@@ -77,3 +77,28 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
+
+
+def page_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Those that say who may see the live page."""
+    file = click.Path(path_type=Path, exists=True, dir_okay=False)
+    port = click.IntRange(0, 65535)
+    for option in reversed(
+        (
+            click.option("--page/--no-page", default=True, show_default=True, help="The live page."),
+            click.option("--page-port", type=port, help="Of the page; 0 = any.  [default: 8480, or any]"),
+            click.option(
+                "--page-address",
+                default="127.0.0.1",
+                show_default=True,
+                help="Where it answers; any other, such as 0.0.0.0, demands a token.",
+            ),
+            click.option("--page-host", multiple=True, help="A name that it may be called by; repeatable."),
+            click.option("--page-cert", type=file, help="Certificate, for https."),
+            click.option("--page-key", type=file, help="Key of it."),
+            click.option("--page-token-file", type=click.Path(path_type=Path), help="Where the token's hash is kept."),
+            click.option("--new-page-token", is_flag=True, help="Make a new token, and show it."),
+        )
+    ):
+        command = option(command)
+    return command

@@ -18,7 +18,7 @@ import click
 import cv2
 
 from edge import agent
-from edge.capture import Capture, utc_now
+from edge.capture import LIVE, STILL, Capture, utc_now
 from edge.config import AgentConfig, CameraConfig, read_agent_config
 from edge.credentials import expand, read_env_file, seen_by_all
 from edge.log import Events, Log
@@ -39,6 +39,7 @@ from sightline.files import write_file
 if TYPE_CHECKING:
     from edge.outputs import Outputs
     from edge.page import Page
+    from edge.web import Web
 
 _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 
@@ -94,6 +95,7 @@ def run_agent(
     sinks: list[Sink] = []
     outputs: Outputs | None = None
     page: Page | None = None
+    web: Web | None = None
     showing: threading.Thread | None = None
     swap: Swap | None = None
     tally, log = Tally(), Log()
@@ -152,17 +154,33 @@ def run_agent(
             swap.start()
 
         def show_page(after_s: float) -> None:
-            nonlocal page
+            nonlocal page, web
             results.said.wait(after_s)
             from edge.monitor import Monitor
+            from edge.page import Page
 
-            page = _page(o["page_port"], config, _info(device_name, results.model, names), tally)
+            def status() -> dict[str, Any]:
+                return {
+                    "fps": round(tally.recent_fps, 1),
+                    "frames": tally.frames,
+                    "dropped": dict(tally.dropped),
+                    "threshold": results.threshold,
+                    "cameras": {c.source.name: None if c.state in (LIVE, STILL) else c.state.text for c in cameras},
+                    "outputs": {sink.name: sink.failed for sink in sinks},
+                }
+
+            page = Page(
+                names, fps=config.page_fps, width=config.page_width, info=_info(device_name, results.model, names),
+                status=status, set_threshold=lambda value: setattr(results, "threshold", value),
+            )  # fmt: skip
             page.monitor = Monitor(results, cameras, sinks, tally, swap, device_name)
-            page.start()
+            web = _served(page, o)
+            web.start()
             observers.append(page.observe)
-            click.echo(f"live page: {page.url}", err=True)
+            click.echo(f"live page: {web.url}", err=True)
 
-        if o["page"] and o["page_port"] is None:  # it costs 20 ms, which the first prediction need not wait for
+        # it costs 20 ms, which the first prediction need not wait for
+        if o["page"] and o["page_port"] is None and o["page_address"] == "127.0.0.1":
             showing = threading.Thread(target=show_page, args=(0.5,), name="page opener", daemon=True)
             showing.start()
         elif o["page"]:
@@ -192,8 +210,8 @@ def run_agent(
             outputs.close()
         if showing:
             showing.join(5)
-        if page:
-            page.close()
+        if web:
+            web.close()
         if recorder:
             recorder.close()
             click.echo(_recorded(recorder), err=True)
@@ -273,21 +291,34 @@ def _info(device: str, model: Model, sources: list[str]) -> dict[str, Any]:
     }
 
 
-def _page(port: int | None, config: DeviceConfig, info: dict[str, Any], tally: Tally) -> Page:
-    from edge.page import Page  # http.server costs 30 ms, which `--no-page` need not pay
+def _served(page: Page, o: Mapping[str, Any]) -> Web:
+    from edge.access import access_for
+    from edge.web import Web  # http.server costs 20 ms, which `--no-page` need not pay
 
-    def status() -> dict[str, Any]:
-        return {"fps": round(tally.fps, 2), "frames": tally.frames, "dropped": dict(tally.dropped)}
+    address = o["page_address"]
+    access, token = access_for(
+        address, o["page_host"], tls=bool(o["page_cert"]), token_file=o["page_token_file"], new=o["new_page_token"]
+    )
+    tls = None
+    if o["page_cert"]:
+        import ssl
 
-    def make(number: int) -> Page:
-        return Page(number, fps=config.page_fps, width=config.page_width, info=info, status=status)
-
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            tls.load_cert_chain(o["page_cert"], o["page_key"])
+        except (OSError, ssl.SSLError) as e:
+            raise ConfigError(f"--page-cert, --page-key: {e.strerror or e}") from None
+    elif not access.local:
+        click.echo("warning: without --page-cert others on the network can read the page and its token", err=True)
+    if token:
+        click.echo(f"the page's token, shown this once: {token}", err=True)
+    port = o["page_port"]
     if port is not None:
-        return make(port)
+        return Web(page, port, address=address, access=access, tls=tls)
     try:
-        return make(8480)
+        return Web(page, 8480, address=address, access=access, tls=tls)
     except ConfigError:  # another agent has it
-        return make(0)
+        return Web(page, 0, address=address, access=access, tls=tls)
 
 
 def _recorded(recorder: Recorder) -> str:

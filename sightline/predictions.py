@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 SCHEMA = 1
+SCHEMA_FILE = Path(__file__).with_name("prediction.schema.json")  # what `Result.to_json` gives
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ import pytest
 
 from edge.mailbox import Slot
 from edge.page import Page
+from edge.web import Web
 from sightline.bundle import read_bundle
 from sightline.predictions import Cause, Classification, Code, ModelId, Result
 from tests.conftest import BGR, LABELS, need
@@ -128,12 +130,13 @@ def agent(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @contextmanager
-def page_of(source: str = "a.mp4", model: str = "colours") -> Iterator[tuple[Page, Callable[[Result], None]]]:
+def page_of(source: str = "a.mp4", model: str = "colours") -> Iterator[tuple[Web, Callable[[Result], None]]]:
     """A page without an agent, and what shows it a result: the same one is shown until another is given."""
     identity = {"name": model, "version": "1.0", "sha256": SHA}
     info = {"device": "desktop", "source": source, "scheme": "static_int8", "accuracy": 0.9876, "model": identity}
-    page = Page(0, fps=10, width=320, info=info, status=lambda: {"fps": 30.0, "frames": 12, "dropped": {}})
-    page.start()
+    page = Page([source], fps=10, width=320, info=info, status=lambda: {"fps": 30.0, "frames": 12, "dropped": {}})
+    web = Web(page, 0)
+    web.start()
     shown: list[Result] = []
     over = threading.Event()
 
@@ -142,16 +145,16 @@ def page_of(source: str = "a.mp4", model: str = "colours") -> Iterator[tuple[Pag
         slot = Slot(frame=frame)
         while not over.wait(0.05):
             if shown:
-                page.observe(shown[-1], slot if shown[-1].status == "ok" else None)
+                page.observe(replace(shown[-1], source=source), slot if shown[-1].status == "ok" else None)
 
     thread = threading.Thread(target=loop, daemon=True)
     thread.start()
     try:
-        yield page, shown.append
+        yield web, shown.append
     finally:
         over.set()
         thread.join(2)
-        page.close()
+        web.close()
 
 
 def saw(frame_id: int, *labels: str, cause: str | None = None, code: Code = "camera") -> Result:

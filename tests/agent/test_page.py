@@ -17,9 +17,11 @@ import jsonschema
 import numpy as np
 import pytest
 
+import edge.web
 import sightline.predictions
 from edge.mailbox import Slot
-from edge.page import CLIENTS, Page
+from edge.page import Channel, Page
+from edge.web import VIEWERS, Web
 from sightline.errors import ConfigError
 from sightline.predictions import Cause, Classification, ModelId, Result
 from tests.conftest import BGR
@@ -44,16 +46,40 @@ def slot(label: str = "red", width: int = 640, height: int = 480) -> Slot:
     return Slot(frame=frame)
 
 
+class Shown:
+    """A page and its server, without an agent."""
+
+    def __init__(self, port: int = 0, *, fps: int = 20, cameras: tuple[str, ...] = ("a.mp4",), **options: Any) -> None:
+        self.thresholds: list[float] = []
+        self.page = Page(
+            cameras, fps=fps, width=320, info=INFO, status=lambda: STATUS, set_threshold=self.thresholds.append
+        )
+        try:
+            self.web = Web(self.page, port, **options)
+        except ConfigError:
+            self.page.close()
+            raise
+        self.web.start()
+        self.url, self.observe, self.close = self.web.url, self.page.observe, self.web.close
+
+    @property
+    def viewers(self) -> int:
+        return self.web.viewers
+
+    @property
+    def channel(self) -> Channel:
+        return next(iter(self.page.channels.values()))
+
+
 @pytest.fixture
-def page() -> Iterator[Page]:
-    page = Page(0, fps=20, width=320, info=INFO, status=lambda: STATUS)
-    page.start()
+def page() -> Iterator[Shown]:
+    page = Shown()
     yield page
     page.close()
 
 
 @contextmanager
-def camera(page: Page, label: str = "red", *, name: str | None = None, per_second: int = 60) -> Iterator[None]:
+def camera(page: Shown, label: str = "red", *, name: str | None = None, per_second: int = 60) -> Iterator[None]:
     """Shows the page a result and its frame, again and again, as the agent's loop does."""
     over = threading.Event()
 
@@ -73,7 +99,7 @@ def camera(page: Page, label: str = "red", *, name: str | None = None, per_secon
 
 
 @contextmanager
-def get(page: Page, path: str, host: str | None = None, method: str = "GET") -> Iterator[http.client.HTTPResponse]:
+def get(page: Shown, path: str, host: str | None = None, method: str = "GET") -> Iterator[http.client.HTTPResponse]:
     port = int(page.url.rsplit(":", 1)[1].strip("/"))
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=8)) as connection:
         connection.putrequest(method, path, skip_host=True)
@@ -132,48 +158,49 @@ def wait_until(condition: Callable[[], bool], within_s: float = 3.0) -> None:
         ("/events", "text/event-stream"),
     ],
 )
-def test_every_route_answers_with_its_type(page: Page, path: str, kind: str) -> None:
+def test_every_route_answers_with_its_type(page: Shown, path: str, kind: str) -> None:
     with camera(page), get(page, path) as response:
         assert (response.status, response.headers["Content-Type"]) == (200, kind)
 
 
-def test_any_other_path_is_not_found(page: Page) -> None:
+def test_any_other_path_is_not_found(page: Shown) -> None:
     for path in ("/index.html", "/../pyproject.toml", "/api", "/events/", "/%2e%2e/x", "/page.html"):
         with get(page, path) as response:
             assert response.status == 404, path
 
 
-def test_nothing_can_be_sent_to_it(page: Page) -> None:
-    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+def test_nothing_can_be_sent_to_it(page: Shown) -> None:
+    for method, code in (("POST", 405), ("PUT", 501), ("DELETE", 501), ("OPTIONS", 501)):
         with get(page, "/api/info", method=method) as response:
-            assert response.status == 501, method
+            assert response.status == code, method
             assert "Access-Control-Allow-Origin" not in response.headers
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:PORT", "localhost:PORT"])
-def test_it_answers_to_its_own_names(page: Page, host: str) -> None:
+def test_it_answers_to_its_own_names(page: Shown, host: str) -> None:
     with get(page, "/api/info", host) as response:
-        assert json.loads(response.read()) == INFO
+        assert json.loads(response.read()) == {**INFO, "cameras": ["a.mp4"]}
 
 
 @pytest.mark.parametrize("host", ["evil.example:PORT", "127.0.0.1.evil.example:PORT", "evil.example", ""])
-def test_a_site_that_calls_itself_by_this_address_reads_nothing(page: Page, host: str) -> None:
+def test_a_site_that_calls_itself_by_this_address_reads_nothing(page: Shown, host: str) -> None:
     with camera(page):
         for path in (*ROUTES, "/absent"):
             with get(page, path, host) as response:
                 body = response.read()
                 assert response.status == 403, path
             assert b"colours" not in body and len(body) < 200
-    assert page.clients == 0
+    assert page.viewers == 0
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/absent"])
-def test_every_answer_has_the_headers_that_keep_others_out(page: Page, path: str) -> None:
+def test_every_answer_has_the_headers_that_keep_others_out(page: Shown, path: str) -> None:
     with camera(page), get(page, path) as response:
         headers = response.headers
         policy = dict(rule.strip().split(" ", 1) for rule in headers["Content-Security-Policy"].split(";"))
         assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
-        assert policy["connect-src"] == "'self'"
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert policy["connect-src"] == policy["script-src"] == policy["style-src"] == "'self'"
         assert "http" not in headers["Content-Security-Policy"] and "*" not in headers["Content-Security-Policy"]
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Referrer-Policy"] == "no-referrer"
@@ -182,56 +209,55 @@ def test_every_answer_has_the_headers_that_keep_others_out(page: Page, path: str
         assert "Python" not in headers["Server"]
 
 
-def test_it_listens_on_this_machine_only(page: Page) -> None:
-    assert page._server.socket.getsockname()[0] == "127.0.0.1"
+def test_it_listens_on_this_machine_only(page: Shown) -> None:
+    assert page.web._server.socket.getsockname()[0] == "127.0.0.1"
 
 
 def test_the_page_names_no_other_host() -> None:
-    html = (Path(sightline.predictions.__file__).parent.parent / "edge" / "page.html").read_text()
-    assert "//" in html
-    for address in ("https:", "http:", "ws:", "wss:"):
-        assert html.replace("http://www.w3.org/2000/svg", "").count(address) == 0
+    site = Path(edge.web.__file__).with_name("site")
+    for name in ("index.html", "page.js", "page.css"):
+        text = (site / name).read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not [a for a in ("https:", "http:", "ws:", "wss:", "url(", "innerHTML", "insertAdjacent") if a in text]
 
 
 @pytest.mark.parametrize("label", ["blue", "red"])
-def test_a_snapshot_is_what_the_camera_sees_now(page: Page, label: str) -> None:
+def test_a_snapshot_is_what_the_camera_sees_now(page: Shown, label: str) -> None:
     with camera(page, label), get(page, "/snapshot.jpg") as response:
         assert response.status == 200
         picture = decoded(response.read())
-    assert picture.shape == (240, 320, 3)
+    assert picture.shape == (480, 640, 3), "as large as it is, not as the stream"
     assert is_coloured(picture, label)
-    wait_until(lambda: page.clients == 0)
 
 
-def test_a_snapshot_without_a_camera_says_so(page: Page) -> None:
+def test_a_snapshot_without_a_camera_says_so(page: Shown) -> None:
     began = time.monotonic()
     with get(page, "/snapshot.jpg") as response:
         assert response.status == 503
         assert b"no picture" in response.read()
     assert time.monotonic() - began < 5
-    wait_until(lambda: page.clients == 0)
+    assert not page.channel.whole_wanted
 
 
-def test_a_small_picture_is_not_enlarged(page: Page) -> None:
+def test_a_small_picture_is_not_enlarged(page: Shown) -> None:
     with get(page, "/stream.mjpg") as response:
-        wait_until(lambda: page.clients == 1)
+        wait_until(lambda: page.viewers == 1)
         page.observe(result(0), slot("green", 100, 60))
         picture = read_part(response)
     assert picture.shape == (60, 100, 3) and is_coloured(picture, "green")
 
 
-def test_the_stream_shows_each_picture_as_it_comes(page: Page) -> None:
+def test_the_stream_shows_each_picture_as_it_comes(page: Shown) -> None:
     with get(page, "/stream.mjpg") as response:
-        wait_until(lambda: page.clients == 1)
+        wait_until(lambda: page.channel.viewers == 1)
         for i, label in enumerate(("blue", "green", "red", "blue")):
             time.sleep(0.06)  # more than 1/20 s
             page.observe(result(i, label), slot(label))
             assert is_coloured(read_part(response), label)
 
 
-def test_the_frame_may_change_as_soon_as_the_page_has_seen_it(page: Page) -> None:
+def test_the_frame_may_change_as_soon_as_the_page_has_seen_it(page: Shown) -> None:
     with get(page, "/stream.mjpg") as response:
-        wait_until(lambda: page.clients == 1)
+        wait_until(lambda: page.viewers == 1)
         one = slot("red")
         page.observe(result(0), one)
         assert one.frame is not None
@@ -239,10 +265,10 @@ def test_the_frame_may_change_as_soon_as_the_page_has_seen_it(page: Page) -> Non
         assert is_coloured(read_part(response), "red")
 
 
-def test_an_event_is_a_prediction_by_the_schema(page: Page) -> None:
+def test_an_event_is_a_prediction_by_the_schema(page: Shown) -> None:
     validator = jsonschema.Draft202012Validator(SCHEMA)
     with camera(page), get(page, "/events") as response:
-        wait_until(lambda: page.event is not None)
+        wait_until(lambda: page.channel.result is not None)
         messages = [read_event(response) for _ in range(6)]
     for message in messages:
         assert message["status"] == STATUS
@@ -255,9 +281,9 @@ def test_an_event_is_a_prediction_by_the_schema(page: Page) -> None:
     assert ids == sorted(ids) and ids[0] < ids[-1]
 
 
-def test_a_frame_that_nobody_looked_at_is_an_event_too(page: Page) -> None:
+def test_a_frame_that_nobody_looked_at_is_an_event_too(page: Shown) -> None:
     with get(page, "/events") as response:
-        wait_until(lambda: page.clients == 1)
+        wait_until(lambda: page.viewers == 1)
         model = ModelId("colours", "1", "0" * 64)
         moment = "2026-01-01T00:00:00.000Z"
         page.observe(
@@ -267,34 +293,33 @@ def test_a_frame_that_nobody_looked_at_is_an_event_too(page: Page) -> None:
     assert (message["result"]["status"], message["result"]["cause"]) == ("not_inferred", "unplugged")
 
 
-def test_a_label_stays_a_text(page: Page) -> None:
+def test_a_label_stays_a_text(page: Shown) -> None:
     label = "<img src=x onerror=alert(1)></script>"
     with camera(page, name=label):
         with get(page, "/events") as response:
-            wait_until(lambda: page.event is not None)
+            wait_until(lambda: page.channel.result is not None)
             labels = [(read_event(response)["result"] or {"predictions": []})["predictions"] for _ in range(3)]
             assert response.headers["Content-Type"] == "text/event-stream"
         with get(page, "/") as response:
             html = response.read().decode()
     assert labels[-1][0]["label"] == label
     assert "onerror=alert" not in html
-    assert "innerHTML" not in html and "insertAdjacentHTML" not in html and "document.write" not in html
 
 
-def test_nothing_is_kept_or_encoded_while_nobody_looks(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_or_encoded_while_nobody_looks(page: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = []
     real = cv2.imencode
     monkeypatch.setattr(cv2, "imencode", lambda *a: (encoded.append(1), real(*a))[1])
     for i in range(50):
         page.observe(result(i), slot())
         time.sleep(0.002)
-    assert (encoded, page.event, page.jpeg) == ([], None, (0, b""))
+    assert (encoded, page.channel.frame, page.channel.jpeg) == ([], None, (0, b""))
     with camera(page):
         with get(page, "/stream.mjpg") as response:
             read_part(response)
             read_part(response)
         assert len(encoded) >= 2
-        wait_until(lambda: page.clients == 0)
+        wait_until(lambda: page.viewers == 0)
         time.sleep(0.1)  # for one that was under way
         before = len(encoded)
         time.sleep(0.3)
@@ -305,18 +330,17 @@ def test_no_more_pictures_are_encoded_than_the_device_can_afford(monkeypatch: py
     encoded = []
     real = cv2.imencode
     monkeypatch.setattr(cv2, "imencode", lambda *a: (encoded.append(1), real(*a))[1])
-    page = Page(0, fps=5, width=320, info=INFO, status=lambda: STATUS)
-    page.start()
+    page = Shown(fps=5)
     with closing(page), camera(page, per_second=100), get(page, "/stream.mjpg"), get(page, "/events"):
-        wait_until(lambda: page.clients == 2)
+        wait_until(lambda: page.viewers == 2)
         encoded.clear()
         time.sleep(1)
         assert 3 <= len(encoded) <= 6
 
 
-def test_one_viewer_too_many_is_told_to_wait(page: Page) -> None:
+def test_one_viewer_too_many_is_told_to_wait(page: Shown) -> None:
     with camera(page), ExitStack() as stack:
-        for i in range(CLIENTS):
+        for i in range(VIEWERS):
             response = stack.enter_context(get(page, ("/events", "/stream.mjpg")[i % 2]))
             assert response.status == 200
         with get(page, "/events") as response:
@@ -325,31 +349,31 @@ def test_one_viewer_too_many_is_told_to_wait(page: Page) -> None:
         with get(page, "/") as response:
             assert response.status == 200
         stack.close()
-        wait_until(lambda: page.clients == 0)
+        wait_until(lambda: page.viewers == 0)
         with get(page, "/events") as response:
             assert response.status == 200
 
 
-def test_viewers_that_left_while_no_picture_came_make_room(page: Page) -> None:
+def test_viewers_that_left_while_no_picture_came_make_room(page: Shown) -> None:
     with ExitStack() as stack:
-        for _ in range(CLIENTS):
+        for _ in range(VIEWERS):
             stack.enter_context(get(page, "/stream.mjpg"))
-        wait_until(lambda: page.clients == CLIENTS)
-    wait_until(lambda: page.clients == 0, within_s=8)
+        wait_until(lambda: page.viewers == VIEWERS)
+    wait_until(lambda: page.viewers == 0, within_s=8)
 
 
-def test_a_new_viewer_is_not_shown_the_picture_of_an_earlier_visit(page: Page) -> None:
+def test_a_new_viewer_is_not_shown_the_picture_of_an_earlier_visit(page: Shown) -> None:
     with camera(page, "blue"):
         with get(page, "/stream.mjpg") as response:
             read_part(response)
-        wait_until(lambda: page.clients == 0)
+        wait_until(lambda: page.viewers == 0)
     with get(page, "/stream.mjpg") as response, get(page, "/events") as events:
-        assert read_event(events)["result"] is None
+        assert read_event(events)["result"] is not None
         with camera(page, "red"):
             assert is_coloured(read_part(response), "red")
 
 
-def test_a_viewer_that_takes_nothing_holds_up_nobody(page: Page) -> None:
+def test_a_viewer_that_takes_nothing_holds_up_nobody(page: Shown) -> None:
     port = int(page.url.rsplit(":", 1)[1].strip("/"))
     with closing(socket.socket()) as stuck:
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -371,20 +395,19 @@ def test_a_viewer_that_takes_nothing_holds_up_nobody(page: Page) -> None:
 @pytest.mark.parametrize("path", ["/events", "/stream.mjpg"])
 @pytest.mark.parametrize("feeding", [True, False])
 def test_closing_ends_every_stream(path: str, feeding: bool) -> None:
-    page = Page(0, fps=20, width=320, info=INFO, status=lambda: STATUS)
-    page.start()
+    page = Shown()
     with ExitStack() as stack:
         if feeding:
             stack.enter_context(camera(page))
         response = stack.enter_context(get(page, path))
-        wait_until(lambda: page.clients == 1)
+        wait_until(lambda: page.viewers == 1)
         began = time.monotonic()
         page.close()
         while response.read(65536):
             assert time.monotonic() - began < 3, "the stream goes on"
         assert time.monotonic() - began < 3
-        wait_until(lambda: page.clients == 0)
-        wait_until(lambda: not any(thread.is_alive() for thread in page._threads))
+        wait_until(lambda: page.viewers == 0)
+        wait_until(lambda: not page.page._thread.is_alive() and not page.web._thread.is_alive())
     with closing(socket.socket()) as again, pytest.raises(ConnectionRefusedError):
         again.connect(("127.0.0.1", int(page.url.rsplit(":", 1)[1].strip("/"))))
 
@@ -395,4 +418,4 @@ def test_a_port_that_is_taken_is_named() -> None:
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"--page-port {port}: .*in use"):
-            Page(port, fps=20, width=320, info=INFO, status=lambda: STATUS)
+            Shown(port)

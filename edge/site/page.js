@@ -1,0 +1,188 @@
+"use strict";
+const $ = id => document.getElementById(id);
+let history = [], heard = 0, last = null, camera = "", events = null, dragging = false;
+let causes = "", still = false, newAt = 0, lastFrame = -1;
+
+// textContent everywhere: a label is somebody's text, and may look like HTML
+function text(id, value) { if ($(id).textContent !== value) $(id).textContent = value; }
+function percent(value, digits = 0) { return (100 * value).toFixed(digits) + " %"; }
+
+async function open() {
+  const answer = await fetch("/api/info");
+  $("door").hidden = answer.status !== 401; $("page").hidden = answer.status === 401;
+  if (answer.status === 401) { text("state", "locked"); return; }
+  const info = await answer.json();
+  document.title = `${info.model.name} - Sightline`;
+  text("name", info.model.name); text("about", `${info.source} on ${info.device}`);
+  model(info.model);
+  text("scheme", info.scheme);
+  text("accuracy", info.accuracy === null ? "unknown" : percent(info.accuracy, 2));
+  const names = info.cameras;
+  $("cameras").hidden = names.length < 2;
+  $("cameras").replaceChildren(...names.map(name => {
+    const button = document.createElement("button");
+    button.textContent = name; button.onclick = () => look(name);
+    return button;
+  }));
+  look(names.includes(decodeURIComponent(location.hash.slice(1))) ? decodeURIComponent(location.hash.slice(1)) : names[0]);
+}
+
+function look(name) {
+  camera = name; history = []; last = null; lastFrame = -1; causes = ""; still = false;
+  for (const button of $("cameras").children) button.setAttribute("aria-pressed", String(button.textContent === name));
+  if ($("cameras").children.length > 1) window.history.replaceState(null, "", "#" + encodeURIComponent(name));
+  $("verdict").hidden = true; $("bars").textContent = "";
+  const query = "?camera=" + encodeURIComponent(name);
+  if (events) events.close();
+  events = new EventSource("/events" + query);
+  events.onmessage = e => show(JSON.parse(e.data));
+  // the browser tries again by itself; health() says so meanwhile
+  $("picture").src = "/stream.mjpg" + query + "&t=" + Date.now();
+}
+$("picture").onerror = () => setTimeout(() => {
+  $("picture").src = "/stream.mjpg?camera=" + encodeURIComponent(camera) + "&t=" + Date.now();
+}, 2000);
+
+function bars(predictions, ok) {
+  const box = $("bars");
+  if (!predictions.length) { box.textContent = ok ? "Nothing above the threshold." : ""; return; }
+  if (!box.children.length) box.textContent = "";
+  while (box.children.length > predictions.length) box.lastChild.remove();
+  predictions.forEach((p, i) => {
+    let bar = box.children[i];
+    if (!bar) {
+      bar = document.createElement("div"); bar.className = "bar";
+      bar.append(document.createElement("span"), document.createElement("output"), document.createElement("meter"));
+      box.append(bar);
+    }
+    bar.children[0].textContent = p.label;
+    bar.children[1].textContent = percent(p.score, 1);
+    bar.children[2].value = p.score;
+    bar.children[2].setAttribute("aria-label", p.label);
+  });
+}
+
+// boxes are drawn here: the stream stays the camera's picture, and costs one encoding for all who look
+function overlay(result) {
+  const canvas = $("overlay"), picture = $("picture"), boxes = (result.predictions || []).filter(p => p.box);
+  const w = picture.clientWidth, h = picture.clientHeight;
+  if (!boxes.length || !result.image || !w) { canvas.width = 0; return; }
+  const k = Math.min(w / result.image.width, h / result.image.height), scale = devicePixelRatio || 1;
+  const width = k * result.image.width, height = k * result.image.height;
+  Object.assign(canvas.style, {left: `${picture.offsetLeft + (w - width) / 2}px`, top: `${picture.offsetTop + (h - height) / 2}px`, width: `${width}px`, height: `${height}px`});
+  canvas.width = width * scale; canvas.height = height * scale;
+  const g = canvas.getContext("2d"); g.scale(scale, scale);
+  g.lineWidth = 3; g.font = "600 15px system-ui"; g.textBaseline = "top";
+  for (const p of boxes) {
+    const [x, y, bw, bh] = [p.box.x, p.box.y, p.box.width, p.box.height].map(v => v * k);
+    g.strokeStyle = "#3cf0dc"; g.strokeRect(x, y, bw, bh);
+    const words = `${p.label} ${percent(p.score)}`, high = y > 22 ? y - 22 : y;
+    g.fillStyle = "rgba(5,8,11,.82)"; g.fillRect(x - 1, high, g.measureText(words).width + 10, 21);
+    g.fillStyle = "#fff"; g.fillText(words, x + 4, high + 3);
+  }
+}
+
+function chart() {
+  const canvas = $("history"), scale = devicePixelRatio || 1;
+  const w = canvas.width = canvas.clientWidth * scale, h = canvas.height = canvas.clientHeight * scale;
+  const g = canvas.getContext("2d"), style = getComputedStyle(document.documentElement), now = performance.now();
+  g.strokeStyle = style.getPropertyValue("--line"); g.lineWidth = scale;
+  g.fillStyle = style.getPropertyValue("--dim"); g.font = `${11 * scale}px system-ui`;
+  g.textBaseline = "top"; g.fillText("100 %", 0, 5 * scale); g.textBaseline = "bottom"; g.fillText("0 %", 0, h - 5 * scale);
+  for (const y of [0, .5, 1]) { g.beginPath(); g.moveTo(0, 2 + y * (h - 4)); g.lineTo(w, 2 + y * (h - 4)); g.stroke(); }
+  g.strokeStyle = style.getPropertyValue("--accent"); g.lineWidth = 2 * scale; g.beginPath();
+  let pen = false;
+  for (const [t, score] of history) {
+    if (score === null) { pen = false; continue; }
+    const x = w * (1 - (now - t) / 60000), y = h - 2 - score * (h - 4);
+    pen ? g.lineTo(x, y) : g.moveTo(x, y); pen = true;
+  }
+  g.stroke();
+}
+
+function model(m) {
+  const sha = m.sha256.slice(0, 16);
+  if ($("sha").textContent !== sha && $("sha").dataset.known) text("accuracy", "see its bundle"); // replaced while it runs
+  $("sha").dataset.known = 1;
+  text("model", m.name); text("version", m.version); text("sha", sha);
+}
+
+function agent(status) {
+  text("fps", status.fps.toFixed(1)); text("frames", String(status.frames));
+  text("dropped", Object.entries(status.dropped).map(([cause, n]) => `${n} ${cause}`).join(", ") || "none");
+  if (!dragging && status.threshold !== undefined) { $("threshold").value = status.threshold; text("limit", percent(status.threshold)); }
+  for (const button of $("cameras").children) button.className = (status.cameras || {})[button.textContent] ? "bad" : "";
+  const failing = Object.entries(status.outputs || {}).filter(([, why]) => why);
+  $("outputs").hidden = !failing.length;
+  while ($("outputs").children.length > failing.length + 1) $("outputs").lastChild.remove();
+  failing.forEach(([name, why], i) => {
+    const line = $("outputs").children[i + 1] || $("outputs").appendChild(document.createElement("p"));
+    line.textContent = `${name}: ${why}`;
+  });
+}
+
+function show({result, status}) {
+  heard = performance.now();
+  agent(status);
+  if (!result || result.source !== camera) { health(); return; }
+  last = result;
+  const ok = result.status === "ok";
+  model(result.model);
+  still = result.cause_code === "no_motion"; // nobody had to look: what was seen last still holds
+  causes = ok || still ? "" : result.cause;
+  if (ok && result.frame_id === lastFrame && performance.now() - newAt > 3000) causes = "no new frame for 3 s";
+  if (result.frame_id !== lastFrame || !newAt) { lastFrame = result.frame_id; newAt = performance.now(); }
+  history.push([heard, ok && result.predictions.length ? result.predictions[0].score : null]);
+  while (history.length && heard - history[0][0] > 60000) history.shift();
+  if (!still) { bars(result.predictions, ok); overlay(result); }
+  if (ok) {
+    text("total", result.latency_ms.total.toFixed(1) + " ms"); text("inference", result.latency_ms.inference.toFixed(1) + " ms");
+    const best = result.predictions[0];
+    $("verdict").hidden = !best;
+    if (best) { text("best", best.label); text("score", percent(best.score)); }
+  } else if (!still) $("verdict").hidden = true;
+  health();
+}
+
+function health() {
+  if ($("page").hidden) return;
+  const silent = performance.now() - heard > 3000;
+  const problem = silent ? "the agent does not answer" : causes;
+  $("state").className = problem ? "bad" : "";
+  text("state", problem ? "not looking" : still ? "nothing moves" : "live");
+  $("view").className = problem ? "stale" : "";
+  $("banner").hidden = !problem; text("banner", problem);
+  if (problem) $("verdict").hidden = true;
+  chart();
+}
+
+async function post(path, body) {
+  return fetch(path, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)});
+}
+
+$("threshold").addEventListener("input", () => { dragging = true; text("limit", percent(+$("threshold").value)); });
+$("threshold").addEventListener("change", async () => {
+  await post("/api/threshold", {threshold: +$("threshold").value});
+  dragging = false;
+});
+$("snapshot").addEventListener("click", async () => {
+  $("snapshot").disabled = true;
+  try {
+    const answer = await fetch("/snapshot.jpg?camera=" + encodeURIComponent(camera));
+    if (!answer.ok) { $("banner").hidden = false; text("banner", (await answer.json()).error); return; }
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await answer.blob());
+    link.download = `${camera.replace(/[^\w-]+/g, "_")}-${new Date().toISOString().replace(/[:.]/g, "")}.jpg`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  } finally { $("snapshot").disabled = false; }
+});
+$("login").addEventListener("submit", async e => {
+  e.preventDefault();
+  const answer = await post("/api/login", {token: $("token").value.trim()});
+  text("refused", answer.ok ? "" : "That is not the token.");
+  if (answer.ok) { $("token").value = ""; open(); }
+});
+addEventListener("resize", () => { if (last) overlay(last); });
+setInterval(health, 250);
+open();
