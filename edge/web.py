@@ -55,7 +55,11 @@ _HEADERS = {
 def _description() -> dict[str, Any]:
     """Of this server, in OpenAPI; with the form of a prediction as `sightline` has it."""
     document: dict[str, Any] = json.loads((_SITE / "openapi.json").read_text())
-    document["components"]["schemas"]["Prediction"] = json.loads(SCHEMA_FILE.read_text())
+    # its own definitions are looked for at the document's root
+    schema = json.loads(SCHEMA_FILE.read_text().replace("#/$defs/", "#/components/schemas/"))
+    document["components"]["schemas"] |= {"Prediction": schema, **schema.pop("$defs")}
+    for key in ("$schema", "$id"):
+        del schema[key]
     return document
 
 
@@ -99,6 +103,7 @@ class Web:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = CONNECTIONS
 
     def __init__(self, address: str, port: int, page: Page, access: Access, tls: ssl.SSLContext | None) -> None:
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -250,6 +255,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._login()
         elif self._known():
             self._threshold()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Of http.server's own: a method that nobody knows is no fault of the server's."""
+        super().send_error(405 if code == 501 else code, message, explain)
 
     def _welcome(self) -> bool:
         """Whether the request names this page and no other."""
