@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import cv2
 import numpy as np
 import pytest
 
@@ -298,3 +299,142 @@ def test_a_loop_that_stands_still_is_not_live(fresh: Any) -> None:
         wait_until(lambda: text(fresh, "best") == "red", 5)
         assert wait_until(lambda: text(fresh, "state") == "not looking", 8) < 5
         assert text(fresh, "banner") == "no new frame for 3 s"
+
+
+@pytest.fixture
+def downloads(fresh: Any, tmp_path: Path) -> Path:
+    fresh.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    return tmp_path
+
+
+def test_the_slider_changes_what_the_model_says(fresh: Any, bundle: Path, clip: Path) -> None:
+    with agent(bundle, "--source", clip, "--realtime", "--loop") as (_, address):
+        fresh.get(address)
+        wait_until(lambda: text(fresh, "state") == "live" and "Nothing" not in text(fresh, "bars"), 10)
+        fresh.execute_script(
+            "const t = document.getElementById('threshold'); t.value = 1;"
+            "t.dispatchEvent(new Event('input')); t.dispatchEvent(new Event('change'));"
+        )
+        wait_until(lambda: text(fresh, "bars") == "Nothing above the threshold.", 5)
+        assert text(fresh, "limit") == "100 %"
+        fresh.refresh()
+        wait_until(lambda: text(fresh, "limit") == "100 %", 5)
+        assert complaints(fresh) == []
+
+
+def test_a_snapshot_is_downloaded_as_large_as_it_is(fresh: Any, bundle: Path, clip: Path, downloads: Path) -> None:
+    with agent(bundle, "--source", f"door={clip}", "--realtime", "--loop") as (_, address):
+        fresh.get(address)
+        wait_until(lambda: text(fresh, "state") == "live", 10)
+        fresh.execute_script("document.getElementById('snapshot').click()")
+        wait_until(lambda: bool(list(downloads.glob("door-*.jpg"))), 8)
+        (path,) = downloads.glob("door-*.jpg")
+        picture = cv2.imread(str(path))
+        assert picture is not None and picture.shape == (120, 160, 3)
+        assert complaints(fresh) == []
+
+
+def test_each_camera_is_looked_at_by_itself(fresh: Any, bundle: Path, tmp_path: Path) -> None:
+    sources = []
+    for label in ("blue", "red"):
+        path = tmp_path / f"{label}.mp4"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 30, (160, 120))
+        for _ in range(30):
+            writer.write(np.full((120, 160, 3), BGR[label], np.uint8))
+        writer.release()
+        sources += ["--source", f"{label}-line={path}"]
+    mean = (
+        "const p = document.getElementById('picture'), c = document.createElement('canvas'); c.width = c.height = 1;"
+        "const g = c.getContext('2d'); g.drawImage(p, 0, 0, 1, 1); return [...g.getImageData(0, 0, 1, 1).data];"
+    )
+    with agent(bundle, *sources, "--realtime", "--loop") as (_, address):
+        fresh.get(address)
+        for label, other in (("blue", "red"), ("red", "blue"), ("blue", "red")):
+            fresh.execute_script(
+                "[...document.getElementById('cameras').children].find(b => b.textContent === arguments[0]).click()",
+                f"{label}-line",
+            ) if text(fresh, "cameras") else wait_until(lambda: bool(text(fresh, "cameras")), 10)
+            wait_until(lambda: text(fresh, "best") == label, 8)  # noqa: B023
+            for _ in range(10):
+                assert text(fresh, "best") != other, "results of another camera are not mixed in"
+                time.sleep(0.03)
+            wait_until(lambda: abs(fresh.execute_script(mean)[2] - BGR[label][0]) < 25, 5)  # noqa: B023
+        assert complaints(fresh) == []
+
+
+def test_boxes_are_drawn_where_they_are(fresh: Any) -> None:
+    with page_of() as (page, show):
+        fresh.get(page.url)
+        show(saw(1, "red"))
+        wait_until(lambda: text(fresh, "best") == "red", 5)
+        wait_until(lambda: fresh.execute_script("return document.getElementById('picture').clientHeight > 50"), 5)
+        box = {"x": 160, "y": 120, "width": 80, "height": 60}
+        at = fresh.execute_script(
+            """
+            const seen = [{label: "<b>fox", score: 0.9, box: arguments[0]}];
+            overlay({image: {width: 320, height: 240}, predictions: seen});
+            const c = document.getElementById("overlay"), p = document.getElementById("picture");
+            const o = c.getBoundingClientRect(), i = p.getBoundingClientRect(), g = c.getContext("2d");
+            const on = (x, y) => g.getImageData(x * c.width, y * c.height, 1, 1).data[3] > 0;
+            const within = o.left >= i.left - 1 && o.right <= i.right + 1 && o.top >= i.top - 1;
+            return {left: on(0.5, 0.625), right: on(0.75, 0.625), top: on(0.625, 0.5), bottom: on(0.625, 0.75),
+                    inside: on(0.6, 0.6), outside: on(0.2, 0.6), ratio: o.width / o.height,
+                    inPicture: within && o.bottom <= i.bottom + 1};
+            """,
+            box,
+        )
+    assert [at[k] for k in ("left", "right", "top", "bottom")] == [True] * 4, at
+    assert (at["inside"], at["outside"], at["inPicture"]) == (False, False, True), at
+    assert at["ratio"] == pytest.approx(4 / 3, rel=0.02)
+
+
+def test_from_elsewhere_it_asks_for_the_token_and_then_shows_all(fresh: Any, bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sightline", "run", str(bundle), "--source", "test:64x48@30", "--page-port=0",
+               "--page-address=0.0.0.0", f"--page-token-file={tmp_path}/token"]  # fmt: skip
+    with subprocess.Popen(command, stdout=-3, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            token = next(line for line in process.stderr if "shown this once" in line).split()[-1]
+            address = next(line for line in process.stderr if "live page: " in line).split()[-1]
+            fresh.get(address)
+            wait_until(lambda: text(fresh, "state") == "locked", 5)
+            assert fresh.execute_script("return document.getElementById('page').hidden")
+            for given, state in (("wrong", "locked"), (token, "live")):
+                fresh.execute_script(
+                    "document.getElementById('token').value = arguments[0];"
+                    "document.getElementById('login').requestSubmit()",
+                    given,
+                )
+                wait_until(lambda: text(fresh, "refused") != "" or text(fresh, "state") == "live", 8)
+                wait_until(lambda: text(fresh, "state") == state, 8)  # noqa: B023
+            fresh.refresh()
+            wait_until(lambda: text(fresh, "state") == "live", 8)
+            assert token not in fresh.page_source
+            assert token not in fresh.execute_script("return document.cookie"), "no script can read it"
+        finally:
+            process.kill()
+        fresh.delete_all_cookies()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_read_by_day_and_by_night(fresh: Any, scheme: str) -> None:
+    """Contrast of each text against what is behind it, by WCAG's formula: at least 4.5."""
+    features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    fresh.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+    with page_of() as (page, show):
+        fresh.get(page.url)
+        show(saw(1, "red"))
+        wait_until(lambda: text(fresh, "best") == "red", 5)
+        poor = fresh.execute_script(
+            """
+            const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => { v /= 255;
+              return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
+              return .2126 * r + .7152 * g + .0722 * b; };
+            const behind = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+              if (!/, 0\\)|transparent/.test(c)) return c; } return "rgb(255,255,255)"; };
+            return [...document.querySelectorAll("h2,dt,dd,strong,span,button,label,output")].filter(e => e.innerText)
+              .map(e => { const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x);
+                return [e.innerText.slice(0, 20), (a + .05) / (b + .05)]; }).filter(([, ratio]) => ratio < 4.5);
+            """
+        )
+    assert poor == []

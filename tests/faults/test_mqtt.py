@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from sightline.bundle import read_bundle
+from sightline.bundle import read_bundle, write_bundle
 from tests.broker import Received, broker, free_port, subscriber, wait_until
 from tests.conftest import LABELS, Sightline
 
@@ -309,3 +310,28 @@ def test_two_starts_tell_home_assistant_the_same(bundle: Path, tmp_path: Path) -
     model = read_bundle(bundle).manifest
     assert documents[0].json["dev"]["mdl"] == model.name
     assert all(a.at_ns < b.at_ns for a, b in itertools.pairwise(documents))
+
+
+def test_labels_of_any_kind_stay_out_of_topics_and_files(bundle: Path, tmp_path: Path) -> None:
+    read, port = read_bundle(bundle), free_port()
+    labels = ("../../etc/x#+", "<img src=x onerror=alert(1)>", "\u202etxt.exe \U0001f98a")
+    files = {name: data for name, data in read.contents.items() if name != "labels.txt"}
+    manifest = dataclasses.replace(read.manifest, output=dataclasses.replace(read.manifest.output, labels=labels))
+    strange = tmp_path / "strange.bundle"
+    write_bundle(strange, manifest, files)
+    rules = [f"--on='{label}'>=0.01" for label in labels]
+    shots = tmp_path / "deep" / "shots"
+    with (
+        broker(tmp_path, port),
+        subscriber(port) as (_, received),
+        agent(strange, port, tmp_path, *rules, f"--snapshots={shots}", "--top=3") as process,
+    ):
+        wait_until(lambda: {r.json["event"]["label"] for r in of(received, "event")} == set(labels), 20)
+        process.terminate()
+        assert process.wait(10) == 0
+    topics = {r.topic for r in received if r.topic.startswith("sightline/")}
+    assert topics <= {f"sightline/pi/{t}" for t in ("available", "state", "door/state", "door/picture", "door/event")}
+    names = {r.json["event"]["snapshot"] for r in of(received, "event")}
+    assert names == {p.name for p in shots.iterdir()} and len(names) >= 3
+    outside = {p.name for p in tmp_path.rglob("*.jpg")} - names
+    assert outside == set()
