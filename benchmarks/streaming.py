@@ -61,11 +61,14 @@ def mqtt(agent: list[str], clip: Path, folder: Path) -> None:
     command = [*agent, f"door={clip}", "--realtime", "--loop", "--no-page", "--name", "pi", "--send", "results",
                "--mqtt", f"mqtt://127.0.0.1:{port}", "--mqtt-pictures", "0",
                "--outbox", str(folder / "outbox.sqlite")]  # fmt: skip
-    with broker(folder, port), subscriber(port, "sightline/pi/door/result") as (_, received):
-        with subprocess.Popen(command, stdout=-3, stderr=-3) as process:
-            wait_until(lambda: len(received) > 30 * FPS, 60)
-            process.terminate()
-            process.wait(20)
+    with (
+        broker(folder, port),
+        subscriber(port, "sightline/pi/door/result") as (_, received),
+        subprocess.Popen(command, stdout=-3, stderr=-3) as process,
+    ):
+        wait_until(lambda: len(received) > 30 * FPS, 60)
+        process.terminate()
+        process.wait(20)
     late = sorted((r.at_ns - r.json["result"]["captured_monotonic_ns"]) / 1e6 for r in received[FPS:])
     p50, p99 = late[len(late) // 2], late[len(late) * 99 // 100]
     show("mqtt_capture_to_receipt", ratio=p99 / (1000 / FPS), p50_ms=p50, p99_ms=p99, results=len(late))
