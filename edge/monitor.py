@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.capture import LIVE, STILL, Capture
+from edge.delivery import Promised
 from edge.machine import look_at, this_process
 from edge.results import Results
 from edge.sinks import Sink
@@ -120,6 +121,37 @@ class Monitor:
             "gauge",
             "1 = the last write failed.",
             [({"output": s.name}, float(s.failed is not None)) for s in self.sinks],
+        )
+        promised = [s for s in self.sinks if isinstance(s, Promised)]
+        yield (
+            "sightline_outbox_messages",
+            "gauge",
+            "Messages that wait to be sent.",
+            [({"output": s.name}, s.outbox.waiting(s.name)) for s in promised],
+        )
+        yield (
+            "sightline_outbox_bytes",
+            "gauge",
+            "Of the messages that wait.",
+            [({"output": s.name}, s.outbox.size(s.name)) for s in promised],
+        )
+        yield (
+            "sightline_outbox_dropped_total",
+            "counter",
+            "Messages that were lost for want of room; a gap told of them.",
+            [({"output": s.name}, s.outbox.dropped[s.name]) for s in promised],
+        )
+        yield (
+            "sightline_output_sent_total",
+            "counter",
+            "Messages that arrived.",
+            [({"output": s.name}, s.sent) for s in promised],
+        )
+        yield (
+            "sightline_output_refused_total",
+            "counter",
+            "Messages that the receiver does not want.",
+            [({"output": s.name}, s.refused) for s in promised],
         )
         yield "sightline_model_swaps_total", "counter", "Models that took over.", [({}, self.swap.swaps)]
         yield "sightline_model_refused_total", "counter", "New models that were refused.", [({}, self.swap.refusals)]
