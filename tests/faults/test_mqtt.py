@@ -219,6 +219,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
     openssl("x509", "-req", "-in", "s.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
             "-extfile", "ext", "-out", "server.pem")  # fmt: skip
+    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=pi", "-keyout", "client.key", "-out", "c.csr")
+    openssl("x509", "-req", "-in", "c.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+            "-out", "client.pem")  # fmt: skip
     return folder
 
 
@@ -234,6 +237,34 @@ def test_tls_with_its_own_authority(bundle: Path, tmp_path: Path, certificates: 
                 assert process.wait(10) == 0
             assert ("is not one that is trusted" in (tmp_path / "stderr").read_text()) != fine
     assert "as sightline-pi (" in (tmp_path / "mosquitto.log").read_text()
+
+
+def test_a_client_certificate_opens_what_is_closed_without(bundle: Path, tmp_path: Path, certificates: Path) -> None:
+    port = free_port()
+    tls = [f"cafile {certificates}/ca.pem", f"certfile {certificates}/server.pem", f"keyfile {certificates}/server.key",
+           "require_certificate true", "use_identity_as_username true"]  # fmt: skip
+    with broker(tmp_path, port, *tls):
+        options = [f"--mqtt=mqtts://127.0.0.1:{port}", f"--mqtt-ca={certificates}/ca.pem"]
+        own = [f"--mqtt-cert={certificates}/client.pem", f"--mqtt-key={certificates}/client.key"]
+        for given, fine in (([], False), (own, True)):
+            with agent(bundle, port, tmp_path, *options, *given) as process:
+                time.sleep(3)
+                process.terminate()
+                assert process.wait(10) == 0
+            assert ("as sightline-pi (" in (tmp_path / "mosquitto.log").read_text()) == fine
+
+
+def test_a_password_on_the_command_line_leaves_it(bundle: Path, tmp_path: Path) -> None:
+    port = free_port()
+    hook = f"--webhook=http://u:{PASSWORD}@127.0.0.1:{port}/x?token={PASSWORD}"
+    with agent(bundle, port, tmp_path, f"--mqtt=mqtt://me:{PASSWORD}@127.0.0.1:{port}", hook) as process:
+        wait_until(lambda: len(said(tmp_path)) > 5, 15)
+        shown = Path(f"/proc/{process.pid}/cmdline").read_text()
+        assert f"--mqtt=mqtt://127.0.0.1:{port}" in shown and f"--webhook=http://127.0.0.1:{port}/x" in shown
+        time.sleep(1)
+        process.terminate()
+        assert process.wait(10) == 0
+    assert PASSWORD not in shown + (tmp_path / "stderr").read_text() + (tmp_path / "out.jsonl").read_text()
 
 
 def test_a_broker_that_says_nothing_costs_inference_nothing(bundle: Path, clip: Path, sightline: Sightline,
