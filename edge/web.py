@@ -1,4 +1,4 @@
-"""The page's server: threads of http.server, with limits that a bad client meets before the agent does.
+"""The page over HTTP: its routes, and who may ask for them.
 
 Routes and their answers are described by site/openapi.json; a test holds them to it.
 """
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from http.cookies import CookieError, SimpleCookie
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -24,14 +24,12 @@ from urllib.parse import parse_qs, urlsplit
 from edge.access import Access
 from edge.monitor import Monitor, Problems
 from edge.page import Channel, Listener, Page
+from edge.server import SEND_S, Server, Wire
 from sightline.errors import ConfigError
 from sightline.predictions import SCHEMA_FILE
 
 VIEWERS = 16  # open streams; one more is told to wait
-CONNECTIONS = 64
-HEAD_BYTES, BODY_BYTES = 16 << 10, 1 << 10
-HEAD_S = 10.0  # for a whole request, however slowly it is sent
-SEND_S = 10.0  # for a client to take what it asked for
+BODY_BYTES = 1 << 10
 EVENTS_PER_SECOND = 12
 SNAPSHOT_S = 3.0
 COOKIE = "sightline"
@@ -78,7 +76,7 @@ class Web:
         """port: 0 = any that is free. Raises ConfigError."""
         self.page = page
         try:
-            self._server = _Server(address, port, page, access or Access(), tls)
+            self._server = Server(address, port, _Handler, page, access or Access(), tls)
         except OSError as e:
             what = f"--page-port {port}: {e.strerror}; give another one, or 0 for any that is free"
             raise ConfigError(what if address == "127.0.0.1" else f"--page-address {address}, {what}") from None
@@ -101,92 +99,8 @@ class Web:
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = CONNECTIONS
-
-    def __init__(self, address: str, port: int, page: Page, access: Access, tls: ssl.SSLContext | None) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.page, self.access, self._tls = page, access, tls
-        self.viewers = 0
-        self._room = threading.BoundedSemaphore(CONNECTIONS)
-        super().__init__((address, port), _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._room.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        if self._tls is not None:  # here, in the connection's own thread: a slow handshake holds up nobody
-            request.settimeout(HEAD_S)
-            with self._tls.wrap_socket(request, server_side=True) as wrapped:
-                super().finish_request(wrapped, client_address)
-            return
-        super().finish_request(request, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away in the middle of a picture is no error."""
-
-
-class _Wire:
-    """What http.server reads from: a request's head has a limit in bytes and a time-out for all of it, where the
-    library has one for each line and each read."""
-
-    closed = False
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection, self._buffer = connection, bytearray()
-        self.begin()
-
-    def begin(self) -> None:
-        self._left, self._until = HEAD_BYTES, time.monotonic() + HEAD_S
-
-    def readline(self, limit: int = -1) -> bytes:
-        while b"\n" not in self._buffer:
-            if len(self._buffer) > self._left:
-                raise http.client.HTTPException("the head is too large")
-            if not self._more():
-                break
-        end = self._buffer.find(b"\n") + 1 or len(self._buffer)
-        self._left -= end
-        if self._left < 0:
-            raise http.client.HTTPException("the head is too large")
-        return self._take(end)
-
-    def read(self, size: int) -> bytes:
-        while len(self._buffer) < size and self._more():
-            pass
-        return self._take(min(size, len(self._buffer)))
-
-    def close(self) -> None:
-        self.closed = True
-
-    def _more(self) -> bool:
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._connection.settimeout(left)
-        data = self._connection.recv(4096)
-        self._connection.settimeout(SEND_S)
-        self._buffer += data
-        return bool(data)
-
-    def _take(self, end: int) -> bytes:
-        data = bytes(self._buffer[:end])
-        del self._buffer[:end]
-        return data
-
-
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+    server: Server
     protocol_version = "HTTP/1.1"
     timeout = SEND_S
     server_version, sys_version = "Sightline", ""
@@ -195,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.rfile.close()
-        self.rfile: Any = _Wire(self.connection)
+        self.rfile: Any = Wire(self.connection)
 
     def handle_one_request(self) -> None:
         self.rfile.begin()

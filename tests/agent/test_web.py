@@ -21,7 +21,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, RejectConnection, Request, TextMessage
 from wsproto.utilities import LocalProtocolError
 
-from edge import web
+from edge import server, web
 from edge.access import Access, access_for, host_of
 from edge.page import BACKLOG
 from sightline.errors import ConfigError
@@ -199,7 +199,7 @@ def test_an_endless_head_is_refused_before_it_is_read(page: Shown) -> None:
     "data", [b"\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\xff" * 100 + b"\n"]
 )
 def test_what_is_no_request_is_answered_or_dropped(page: Shown, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "HEAD_S", 0.5)
+    monkeypatch.setattr(server, "HEAD_S", 0.5)
     answer = send_raw(page, data)
     assert not answer.startswith(b"HTTP/1.1 5") or b" 505 " in answer[:20]
     assert ask(page, "GET", "/api/info")[0] == 200
@@ -207,7 +207,7 @@ def test_what_is_no_request_is_answered_or_dropped(page: Shown, data: bytes, mon
 
 def test_who_sends_slowly_is_hung_up_on(page: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     """One byte now and then: a time-out for each read would never come."""
-    monkeypatch.setattr(web, "HEAD_S", 1.0)
+    monkeypatch.setattr(server, "HEAD_S", 1.0)
     with contextlib.closing(socket.create_connection(("127.0.0.1", port_of(page)), timeout=5)) as slow:
         began = time.monotonic()
         with contextlib.suppress(OSError):
@@ -225,9 +225,9 @@ def test_many_at_once_are_bounded_and_the_loop_does_not_notice(page: Shown) -> N
             connection.settimeout(2)
             with contextlib.suppress(OSError):
                 connection.connect(("127.0.0.1", port_of(page)))
-        wait_until(lambda: sum("process_request" in t.name for t in threading.enumerate()) >= web.CONNECTIONS - 1)
+        wait_until(lambda: sum("process_request" in t.name for t in threading.enumerate()) >= server.CONNECTIONS - 1)
         time.sleep(0.3)
-        assert sum("process_request" in t.name for t in threading.enumerate()) <= web.CONNECTIONS
+        assert sum("process_request" in t.name for t in threading.enumerate()) <= server.CONNECTIONS
         one = slot()
         began = time.monotonic()
         for i in range(200):
