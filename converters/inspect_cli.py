@@ -11,11 +11,14 @@ from pathlib import Path
 
 import click
 
+from converters import data_sheet
 from converters.edgetpu import CONVERT, Mapping, Problem
 from converters.inspection import End, Inspection, OpRow, inspect_model
+from sightline.box_formats import Format, find_format
+from sightline.boxes import read_boxes
 from sightline.bundle import Bundle, read_bundle
 from sightline.device import DeviceConfig, load_device
-from sightline.errors import ConfigError, ModelError
+from sightline.errors import ConfigError, DataError, ModelError
 from sightline.files import sha256
 
 _NAME = 34  # characters of a tensor's name
@@ -27,13 +30,27 @@ _WIDTH = 120
 @click.option("--device", help="What of it matters for this one; see `sightline devices`.")
 @click.option("--scheme", help="One variant of a bundle.  [default: all]")
 @click.option("--ops/--no-ops", default=None, help="The table op by op.  [default: where one model is shown]")
+@click.option("--format", "kind", type=click.Choice(["coco", "voc", "yolo"]), help="Of boxes, where several lie there.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Picture to write: boxes drawn into some of DATA.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-def inspect(model: Path, device: str | None, scheme: str | None, ops: bool | None, as_json: bool) -> None:
-    """Show a model's tensors, ops and memory, and what each delegate takes.
+def inspect(
+    model: Path,
+    device: str | None,
+    scheme: str | None,
+    ops: bool | None,
+    kind: Format | None,
+    sheet: Path | None,
+    as_json: bool,
+) -> None:
+    """Show a model's tensors, ops and memory, and what each delegate takes; or what a folder of boxes holds.
 
     MODEL is any .tflite, or a bundle. It is opened in a process of its own, so a file that crashes LiteRT is told
-    and not suffered.
+    and not suffered. Or it is a folder of pictures with boxes (COCO, Pascal VOC, YOLO): counts, sizes, and what is
+    wrong with them.
     """
+    if kind or sheet or (model.is_dir() and not (model / "manifest.json").exists() and _has_boxes(model)):
+        _inspect_boxes(model, kind, sheet, as_json)
+        return
     named = load_device(device) if device else None
     bundle, models = _read(model, scheme)
     labels = bundle.manifest.output.labels if bundle else ()
@@ -58,6 +75,23 @@ def inspect(model: Path, device: str | None, scheme: str | None, ops: bool | Non
             raise ModelError(f"{name}: LiteRT cannot load it: {i.runtime.error}")
         if i.runtime.failure:
             raise ModelError(f"{name}: LiteRT opens it but cannot run it: {i.runtime.failure}")
+
+
+def _has_boxes(folder: Path) -> bool:
+    try:
+        find_format(folder)
+    except DataError as e:
+        return "more than one" in str(e)
+    return True
+
+
+def _inspect_boxes(root: Path, kind: Format | None, sheet: Path | None, as_json: bool) -> None:
+    data = read_boxes(root, kind=kind, wrong="skip")
+    summary = data_sheet.summarize(data)
+    click.echo(json.dumps(data_sheet.to_json(data, summary)) if as_json else data_sheet.render(data, summary))
+    if sheet:
+        data_sheet.write_sheet(sheet, data)
+        click.echo(f"wrote {sheet}", err=True)
 
 
 def _read(path: Path, scheme: str | None) -> tuple[Bundle | None, dict[str, bytes]]:

@@ -25,7 +25,9 @@ COMMANDS = {
     "train": Entry("trainer.cli:train", "train", "Train a model on labelled pictures; leaves a run folder."),
     "convert": Entry("converters.cli:convert", "convert", "Quantize a run for a device, verify it, leave a bundle."),
     "inspect": Entry(
-        "converters.inspect_cli:inspect", "", "Show a model's tensors, ops and memory, and what each delegate takes."
+        "converters.inspect_cli:inspect",
+        "",
+        "Show a model's tensors, ops and memory, and what each delegate takes; or what a folder of boxes holds.",
     ),
     "run": Entry("edge.cli:run", "", "Run a bundle on a camera, a clip or pictures, and stream what it sees."),
     "bench": Entry("edge.bench_cli:bench", "", "Try a bundle on this machine: hashes, golden samples, latency."),
