@@ -27,8 +27,8 @@ from sightline.errors import ConfigError
 @click.option("--env-file", type=click.Path(path_type=Path), help="NAME=value lines, for ${NAME} in addresses.")
 @click.option("--device", help="How to run; see `sightline devices`.  [default: the bundle's]")
 @click.option("--scheme", help="Variant of the bundle.  [default: the bundle's]")
-@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Classes a result, at most.")
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Lowest score; 0 = all.")
+@click.option("--top", type=click.IntRange(1), help="Of a result, at most.  [default: 3 classes, 100 boxes]")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Lowest score; 0 = all.  [default: the model's]")
 @click.option("--frames", type=click.IntRange(0), default=0, show_default=True, help="Stop after so many; 0 = never.")
 @click.option(
     "--max-fps", type=click.FloatRange(0), default=0, show_default=True, help="Of a camera; 0 = all it gives."

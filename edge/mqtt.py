@@ -30,7 +30,7 @@ from edge.rules import Event
 from edge.snapshots import slug, slugs
 from edge.wanted import What
 from sightline.errors import ConfigError
-from sightline.predictions import ModelId, Result
+from sightline.predictions import Detection, ModelId, Result
 from sightline.preprocess import Frame
 
 KEEPALIVE_S = 15
@@ -306,7 +306,8 @@ def state_of(result: Result) -> dict[str, Any]:
     score: of the best, in percent."""
     best = result.predictions[0] if result.predictions else None
     counts: dict[str, int] = {}
-    for prediction in result.predictions[:1]:  # of a classification the best is what is there
+    # of a classification the best is what is there; of a detection each box is
+    for prediction in result.predictions if isinstance(best, Detection) else result.predictions[:1]:
         counts[prediction.label] = counts.get(prediction.label, 0) + 1
     return {
         "seen": result.cause is None,

@@ -18,9 +18,12 @@ from edge.model import Model
 from edge.sinks import Sink
 from edge.tally import Tally
 from sightline.decode import decode
+from sightline.detect import detect
 from sightline.predictions import Cause, Prediction, Result
+from sightline.preprocess import place
 
 TICK_S = 0.1
+TOP, TOP_BOXES = 3, 100
 SILENCE_S = 1.0  # without a frame for so long, say so instead of nothing
 Observer = Callable[[Result, Slot | None], None]
 
@@ -56,13 +59,15 @@ class Results:
         *,
         device: str,
         latency_budget_ms: float,
-        top: int = 3,
-        threshold: float = 0.0,
+        top: int = 0,
+        threshold: float | None = None,
         frames: int = 0,
         observers: Sequence[Observer] = (),
     ) -> None:
-        """frames: results with a look, to end after; 0 = no end."""
-        self.model, self.threshold = model, threshold
+        """top: predictions of a result, at most; 0 = as many as the task has. threshold: None = the model's own.
+        frames: results with a look, to end after; 0 = no end."""
+        self.model = model
+        self.threshold = model.manifest.output.threshold if threshold is None else threshold
         self.inferring_since_ns = 0
         self.alive_ns = time.monotonic_ns()
         self.done, self.said = threading.Event(), threading.Event()
@@ -120,9 +125,8 @@ class Results:
         size = None
         if slot.cause is None:
             self.looked_s[slot.camera] = self._heard[slot.camera]
-            outputs = model.interpreter.dequantize(answer.outputs)
             began = time.monotonic_ns()
-            predictions = decode(outputs, model.manifest.output, self._top, self.threshold)
+            predictions = self._decoded(answer)
             decoded = time.monotonic_ns()
             latency = {
                 "capture": slot.capture_ms,
@@ -140,6 +144,14 @@ class Results:
             width, height, latency, predictions, slot.dropped, slot.cause,
         )  # fmt: skip
         self._say(result, slot)
+
+    def _decoded(self, answer: Answer) -> tuple[Prediction, ...]:
+        spec, interpreter, frame = answer.model.manifest.output, answer.model.interpreter, answer.slot.frame
+        if spec.task == "classify":
+            return decode(interpreter.dequantize(answer.outputs), spec, self._top or TOP, self.threshold)
+        assert frame is not None
+        placement = place(frame.shape[1], frame.shape[0], answer.model.manifest.input)
+        return detect(answer.outputs, interpreter.outputs, spec, placement, self.threshold, self._top or TOP_BOXES)
 
     def _watch(self) -> None:
         """Say of each camera that gave nothing for a second why it did not."""

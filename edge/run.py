@@ -133,7 +133,7 @@ def run_agent(
             tally,
             device=device_name,
             latency_budget_ms=config.latency_budget_ms,
-            top=o["top"],
+            top=o["top"] or 0,
             threshold=o["threshold"],
             frames=o["frames"],
             observers=observers,

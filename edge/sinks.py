@@ -12,12 +12,13 @@ import stat
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.wanted import Wanted, What
-from sightline.predictions import Result
+from sightline.predictions import Detection, Result
 
 if TYPE_CHECKING:
     from edge.rules import Event  # 2 ms, of which most are for patterns that nobody needs who has no rule
@@ -211,7 +212,9 @@ class Text(Sink):
     def write(self, result: Result | Event) -> bool:
         if not isinstance(result, Result):
             return False
-        best = result.predictions[0].label if result.predictions else ""
+        boxes = Counter(p.label for p in result.predictions if isinstance(p, Detection))
+        best = ", ".join(f"{n} {label}" for label, n in sorted(boxes.items()))
+        best = best or (result.predictions[0].label if result.predictions else "")
         now = f"ok {best}" if result.cause is None else f"not inferred: {result.cause.code}"
         moment = time.monotonic()
         if now == self._before or (not self.lossless and moment - self._printed_s < 0.5):
@@ -220,6 +223,8 @@ class Text(Sink):
         clock = time.strftime("%H:%M:%S")
         if result.cause is not None:
             line = f"not inferred: {result.cause.text}"
+        elif boxes:
+            line = best
         elif not result.predictions:
             line = "nothing above the threshold"
         else:

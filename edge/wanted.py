@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from sightline.predictions import Result
+from sightline.predictions import Detection, Result
 
 if TYPE_CHECKING:
     from edge.rules import Event
@@ -26,7 +26,9 @@ class Wanted:
             return self.what == "events"
         if self.what != "changes":
             return self.what == "results"
-        answer = (item.cause.code if item.cause else "", item.predictions[0].label if item.predictions else "")
+        seen = tuple(sorted(p.label for p in item.predictions if isinstance(p, Detection)))
+        best = item.predictions[0].label if item.predictions and not seen else ""
+        answer = (item.cause.code if item.cause else "", best, seen)
         before, at = self._before.get(item.source, (None, 0))
         if answer == before or (before is not None and item.captured_ns - at < CHANGES_S * 1e9):
             return False

@@ -88,7 +88,8 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     """
     check_bundle_path(path)
     check_name(manifest.name, str(path))
-    output = dataclasses.asdict(manifest.output)
+    # what a classifier does not have is not said of it: a Sightline before detectors reads it too
+    output = {k: v for k, v in dataclasses.asdict(manifest.output).items() if v or k in ("task", "activation")}
     labels = output.pop("labels")
     everything = {**files, "labels.txt": "".join(f"{label}\n" for label in labels).encode()}
     document = {

@@ -16,15 +16,19 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """What a model's outputs mean. Classification has one output, float [1, classes], in the order of `labels`.
+    """What a model's outputs mean. Classification has one output, float [1, classes], in the order of `labels`;
+    detection two for each of its strides, see `sightline.detect`.
 
     activation: what turns the outputs into scores: `softmax` for exactly one class a picture, `sigmoid` for any number
-    of them, `none` where the graph ends in one.
+    of them, `none` where the graph ends in one. strides: of a detector's levels, in pixels of the input. threshold:
+    lowest score that is worth showing, where nobody asks for another.
     """
 
-    task: Literal["classify"]
+    task: Literal["classify", "detect"]
     activation: Literal["softmax", "sigmoid", "none"]
     labels: tuple[str, ...]
+    strides: tuple[int, ...] = ()
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.labels:
@@ -33,6 +37,14 @@ class OutputSpec:
             raise ValueError("two classes have the same label")
         for label in self.labels:
             check_label(label)
+        if (self.task == "detect") != bool(self.strides):
+            raise ValueError("a detector has strides, and nothing else has")
+        if any(stride < 1 for stride in self.strides) or len(set(self.strides)) < len(self.strides):
+            raise ValueError(f"strides {self.strides}: different numbers of pixels are needed")
+        if self.task == "detect" and self.activation != "sigmoid":
+            raise ValueError("a detector's scores are sigmoids of its logits")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold {self.threshold} is not a score from 0 to 1")
 
 
 def check_label(label: str) -> None:

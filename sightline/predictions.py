@@ -22,7 +22,33 @@ class Classification:
         return {"kind": "classification", "label": self.label, "index": self.index, "score": round(self.score, 5)}
 
 
-Prediction = Classification
+@dataclass(frozen=True)
+class Box:
+    """x, y, width, height: pixels of the frame, from the left and the top of its first pixel."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One thing and where it is. score: 0..1."""
+
+    label: str
+    index: int
+    score: float
+    box: Box
+
+    def to_json(self) -> dict[str, Any]:
+        b = self.box
+        box = {"x": round(b.x, 2), "y": round(b.y, 2), "width": round(b.width, 2), "height": round(b.height, 2)}
+        score = round(self.score, 5)
+        return {"kind": "detection", "label": self.label, "index": self.index, "score": score, "box": box}
+
+
+Prediction = Classification | Detection
 
 
 @dataclass(frozen=True)

@@ -83,5 +83,5 @@ def _checked(hint: Any, value: object, where: str, error: type[InputError]) -> o
     return value
 
 
-_MEMBERS = {str: str, float: int | float}
+_MEMBERS = {str: str, float: int | float, int: int}
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}

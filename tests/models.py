@@ -71,3 +71,27 @@ class Neighbours(nn.Module):
         x = nn.functional.relu6(x + y)
         x = nn.functional.max_pool2d(x, 2)
         return self.head(x.mean((2, 3)))
+
+
+class SpotNet(nn.Module):
+    """A detector whose answers are known: float32 [1, height, width, 3], RGB, 0..255 -> for strides 8 and 16 logits
+    [1, h, w, 2] of (red, blue) cells, and distances [1, h, w, 4] of one stride to each side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Conv2d(3, 2, 1)
+        self.edges = nn.Conv2d(3, 4, 1)
+        with torch.no_grad():
+            self.scores.weight[:] = 0.1 * torch.tensor([[1.0, -0.5, -0.5], [-0.5, -0.5, 1.0]])[:, :, None, None]
+            self.scores.bias[:] = -6.0
+            self.edges.weight[:] = 1e-5
+            self.edges.bias[:] = 1.0
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = x.permute(0, 3, 1, 2)
+        outputs: list[Tensor] = []
+        for stride in (8, 16):
+            cells = nn.functional.avg_pool2d(x, stride)
+            for head in (self.scores, self.edges):
+                outputs.append(head(cells).permute(0, 2, 3, 1))
+        return tuple(outputs)

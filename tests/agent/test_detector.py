@@ -1,0 +1,130 @@
+"""A detector on the agent, from its .tflite to boxes in pixels of the frame: its answers are known without training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+
+from edge import predictions
+from sightline.arrays import pack
+from sightline.bundle import Manifest, read_bundle, write_bundle
+from sightline.decode import OutputSpec
+from sightline.interpreter import Interpreter
+from sightline.predictions import SCHEMA_FILE, Detection
+from sightline.preprocess import InputSpec
+from tests.conftest import Sightline
+from tests.models import SpotNet
+
+SIZE = 64
+BGR = {"red": (30, 30, 230), "blue": (230, 30, 30)}
+# (label, x, y, width, height) in the camera's pixels: one cell of stride 8 is 40x40 of them
+SPOTS = [("red", 40, 40, 40, 40), ("blue", 200, 80, 40, 40)]
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with the variants static_int8 (default) and float32. Read only."""
+    from converters.calibrate import observe, ranges
+    from converters.quantize import quantize
+    from converters.torch_source import convert_program, open_program
+    from trainer.export import save_program
+
+    spec = InputSpec(SIZE, SIZE)
+    program = save_program(SpotNet().eval(), spec)
+    content = convert_program(open_program(program, "spots"), "spots")
+    frames = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
+    frames[:, 8:24, 8:24] = BGR["red"][::-1]
+    frames[:, 40:56, 40:56] = BGR["blue"][::-1]
+    frames[:2] //= 4
+    int8 = quantize(content, "static_int8", ranges(observe(content, frames, spec), "min_max"), "per_channel")
+    files, golden = {}, {}
+    for scheme, model in (("static_int8", int8), ("float32", content)):
+        files[f"spots.{scheme}.tflite"] = model
+        interpreter = Interpreter(model)
+        outputs = [interpreter(frame) for frame in frames]
+        golden |= {f"{scheme}/output_{i}": np.concatenate([o[i] for o in outputs]) for i in range(4)}
+    output = OutputSpec("detect", "sigmoid", ("red", "blue"), (8, 16), 0.5)
+    variants = {s: f"spots.{s}.tflite" for s in ("static_int8", "float32")}
+    manifest = Manifest("spots", "1", "desktop", "static_int8", spec, output, variants, {}, {})
+    path = tmp_path_factory.mktemp("bundle") / "spots.bundle"
+    write_bundle(path, manifest, {**files, "golden.npz": pack(frames=frames, **golden)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of 320x200 with the spots; the letterbox puts it into rows 12 to 52 of the input."""
+    picture = np.full((200, 320, 3), 90, np.uint8)
+    for label, x, y, w, h in SPOTS:
+        picture[y : y + h, x : x + w] = BGR[label]
+    path = tmp_path_factory.mktemp("scene") / "scene.png"
+    cv2.imwrite(str(path), picture)
+    return path
+
+
+def run(sightline: Sightline, *arguments: object) -> list[dict[str, Any]]:
+    done = sightline("run", *arguments, "--json", "--no-page")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("scheme", ["static_int8", "float32"])
+def test_boxes_are_where_the_spots_are(detector: Path, scene: Path, sightline: Sightline, scheme: str) -> None:
+    (result,) = run(sightline, detector, "--source", scene, "--scheme", scheme)
+    jsonschema.validate(result, json.loads(SCHEMA_FILE.read_text()))
+    for label, x, y, w, h in SPOTS:
+        found = [p for p in result["predictions"] if p["label"] == label]
+        assert found, label
+        for p in found:  # a box of one stride to each side, around a cell that lies in the spot
+            middle = p["box"]["x"] + p["box"]["width"] / 2, p["box"]["y"] + p["box"]["height"] / 2
+            assert x <= middle[0] <= x + w and y <= middle[1] <= y + h, (label, p)
+    scores = [p["score"] for p in result["predictions"]]
+    assert scores == sorted(scores, reverse=True) and min(scores) >= 0.5, "the model's own threshold"
+
+
+def test_the_threshold_and_top_are_for_boxes_too(detector: Path, scene: Path, sightline: Sightline) -> None:
+    everything = run(sightline, detector, "--source", scene, "--threshold", 0.02)[0]["predictions"]
+    assert len(everything) > len(SPOTS)
+    assert len(run(sightline, detector, "--source", scene, "--threshold", 0.02, "--top", 1)[0]["predictions"]) == 1
+    assert run(sightline, detector, "--source", scene, "--threshold", 1)[0]["predictions"] == []
+
+
+def test_text_counts_what_it_sees(detector: Path, scene: Path, sightline: Sightline) -> None:
+    done = sightline("run", detector, "--source", scene, "--no-page")
+    assert "2 blue, 2 red" in done.stdout, done.stdout
+
+
+def test_a_program_gets_boxes(detector: Path, scene: Path) -> None:
+    with predictions(detector, str(scene)) as seen:
+        (result,) = seen
+    assert {p.label for p in result.predictions} == {"red", "blue"}
+    assert all(isinstance(p, Detection) and p.box.width > 0 for p in result.predictions)
+
+
+def test_one_flipped_output_is_found(detector: Path, scene: Path, sightline: Sightline, tmp_path: Path) -> None:
+    read = read_bundle(detector)
+    from sightline.arrays import unpack
+
+    golden = unpack(read.contents["golden.npz"], "golden.npz")
+    golden["static_int8/output_3"] = golden["static_int8/output_3"] + 1
+    files = {k: v for k, v in read.contents.items() if k not in ("labels.txt", "golden.npz")}
+    write_bundle(tmp_path / "b.bundle", read.manifest, {**files, "golden.npz": pack(**golden)})
+    done = sightline("run", tmp_path / "b.bundle", "--source", scene, "--no-page")
+    assert done.returncode == 3 and "other numbers than were measured" in done.stderr
+
+
+def test_outputs_that_do_not_fit_are_refused(detector: Path, scene: Path, sightline: Sightline, tmp_path: Path) -> None:
+    import dataclasses
+
+    read = read_bundle(detector)
+    files = {k: v for k, v in read.contents.items() if k != "labels.txt"}
+    output = dataclasses.replace(read.manifest.output, strides=(16, 8))
+    write_bundle(tmp_path / "b.bundle", dataclasses.replace(read.manifest, output=output), files)
+    done = sightline("run", tmp_path / "b.bundle", "--source", scene, "--no-page")
+    assert done.returncode == 2 and "are needed, by its manifest" in done.stderr
