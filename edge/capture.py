@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edge.mailbox import Mailbox, Slot
 from edge.scene import Frozen, Motion
-from edge.sources import Source
+from edge.sources import Source, moment_ns
 from sightline.errors import DataError, DeviceError, SightlineError, SourceError
 from sightline.interpreter import Encoder
 from sightline.predictions import Cause
@@ -183,6 +183,7 @@ class Capture:
         slot.captured_at = utc_now()
         slot.capture_ms = (slot.captured_ns - began) / 1e6
         slot.frame_id = self.frames
+        slot.moment_ns = moment_ns(self.source, self.frames)
         self.frames += 1
         if slot.frame is not None:
             size = slot.frame.shape[1], slot.frame.shape[0]

@@ -29,6 +29,7 @@ from sightline.errors import ConfigError
 @click.option("--scheme", help="Variant of the bundle.  [default: the bundle's]")
 @click.option("--top", type=click.IntRange(1), help="Of a result, at most.  [default: 3 classes, 100 boxes]")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Lowest score; 0 = all.  [default: the model's]")
+@click.option("--track", is_flag=True, help="Follow a detector's boxes: the same thing keeps its number.")
 @click.option("--frames", type=click.IntRange(0), default=0, show_default=True, help="Stop after so many; 0 = never.")
 @click.option(
     "--max-fps", type=click.FloatRange(0), default=0, show_default=True, help="Of a camera; 0 = all it gives."

@@ -53,13 +53,14 @@ class Predictions:
         scheme: str | None = None,
         top: int = 0,
         threshold: float | None = None,
+        track: bool = False,
         realtime: bool = False,
         loop: bool = False,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """source: as `sightline run --source` takes it. realtime, loop: of a clip. environment: for `${NAME}` in an
-        address. Raises InputError for a bundle or a source that is none, InterpreterError where this machine computes
-        other numbers than were measured."""
+        """source: as `sightline run --source` takes it. track: follow a detector's boxes. realtime, loop: of a clip.
+        environment: for `${NAME}` in an address. Raises InputError for a bundle or a source that is none,
+        InterpreterError where this machine computes other numbers than were measured."""
         read = read_bundle(Path(bundle))
         name, config = load_device(device or read.manifest.device)
         cv2.setNumThreads(1)  # the cores are the interpreter's
@@ -77,7 +78,7 @@ class Predictions:
         self._camera = Capture(found, inbox.mailboxes[0])
         self._results = Results(
             model, [self._camera], [], Tally(), device=name, latency_budget_ms=config.latency_budget_ms, top=top,
-            threshold=threshold, observers=[self._observe],
+            threshold=threshold, observers=[self._observe], track=track,
         )  # fmt: skip
 
         def run() -> None:

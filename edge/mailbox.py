@@ -25,7 +25,8 @@ class Slot:
 
     frame: BGR as captured; None with a `cause` when nobody can look at it. image: RGB, of the model's size. entry: the
     same as the model's input tensor takes it. model: number of the model that they were made for.
-    captured_ns, ready_ns: monotonic, after reading and after preprocessing. dropped: since the slot before, by cause.
+    captured_ns, ready_ns: monotonic, after reading and after preprocessing. moment_ns: of a replay, on its own clock.
+    dropped: since the slot before, by cause.
     """
 
     camera: int = 0
@@ -36,6 +37,7 @@ class Slot:
     cause: Cause | None = None
     frame_id: int = 0
     captured_ns: int = 0
+    moment_ns: int = 0
     ready_ns: int = 0
     captured_at: str = ""
     capture_ms: float = 0.0

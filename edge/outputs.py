@@ -105,10 +105,10 @@ class Outputs:
             self._events = Events(rules, agent.cameras, self.sinks, self._snapshots, log)
             self.observers.append(self._events.observe)
 
-    def stop(self, at: str, now_ns: int) -> None:
+    def stop(self, at: str) -> None:
         """Before the sinks are closed: what lasts, ends."""
         if self._events:
-            self._events.stop(at, now_ns)
+            self._events.stop(at)
 
     def close(self) -> None:
         """After it."""
@@ -145,10 +145,10 @@ class Events:
                 )
             self._tell(event)
 
-    def stop(self, at: str, now_ns: int) -> None:
+    def stop(self, at: str) -> None:
         for watchers in self._watchers.values():
             for watcher in watchers:
-                if event := watcher.stop(at, now_ns):
+                if event := watcher.stop(at):
                     self._tell(event)
 
     def _tell(self, event: Event) -> None:

@@ -51,7 +51,8 @@ class Recorder:
         self._lossless, self._options, self._limit = lossless, options, limit
         self._model: dict[str, str] = {}
         self._files: FileTable = {}
-        self._queue: queue.Queue[tuple[dict[str, Any], Frame] | None] = queue.Queue(8)
+        self._moments: list[int] = []
+        self._queue: queue.Queue[tuple[dict[str, Any], int, Frame] | None] = queue.Queue(8)
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
         self._thread.start()
 
@@ -61,7 +62,7 @@ class Recorder:
         if not self._lossless and self._queue.full():
             self.dropped += 1
             return
-        self._queue.put((result.to_json(), slot.frame.copy()))
+        self._queue.put((result.to_json(), result.moment, slot.frame.copy()))
 
     def close(self) -> None:
         """Write what is left, and the document that makes a recording of it."""
@@ -71,8 +72,9 @@ class Recorder:
             return
         try:
             files = self._files | file_table({RESULTS: (self.folder / RESULTS).read_bytes()})
-            document = {"schema": SCHEMA, "frames": self.frames, "model": self._model, "options": self._options,
-                        "sightline": __version__, "opencv": cv2.__version__, "files": files}  # fmt: skip
+            document = {"schema": SCHEMA, "frames": self.frames, "moments_ns": self._moments, "model": self._model,
+                        "options": self._options, "sightline": __version__, "opencv": cv2.__version__,
+                        "files": files}  # fmt: skip
             write_file(self.folder / DOCUMENT, seal(document))
         except (OSError, DeviceError) as e:
             self.failed = self.failed or str(e)
@@ -89,12 +91,13 @@ class Recorder:
             except (OSError, cv2.error) as e:
                 self.failed = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}"
 
-    def _write(self, result: dict[str, Any], frame: Frame) -> None:
+    def _write(self, result: dict[str, Any], moment: int, frame: Frame) -> None:
         name, data = f"{self.frames:06}.png", cv2.imencode(".png", frame, _PNG)[1].tobytes()
         (self.folder / name).write_bytes(data)
         with (self.folder / RESULTS).open("ab") as results:
             results.write(json.dumps(result).encode() + b"\n")
         self._files |= file_table({name: data})
+        self._moments.append(moment)
         self.bytes += len(data)
         self.frames += 1
         self._model = result["model"]

@@ -17,6 +17,7 @@ from edge.mailbox import Slot
 from edge.model import Model
 from edge.sinks import Sink
 from edge.tally import Tally
+from edge.track import LOW, Tracker
 from sightline.decode import decode
 from sightline.detect import detect
 from sightline.predictions import Cause, Prediction, Result
@@ -63,9 +64,10 @@ class Results:
         threshold: float | None = None,
         frames: int = 0,
         observers: Sequence[Observer] = (),
+        track: bool = False,
     ) -> None:
         """top: predictions of a result, at most; 0 = as many as the task has. threshold: None = the model's own.
-        frames: results with a look, to end after; 0 = no end."""
+        frames: results with a look, to end after; 0 = no end. track: whether a detector's boxes are followed."""
         self.model = model
         self.threshold = model.manifest.output.threshold if threshold is None else threshold
         self.inferring_since_ns = 0
@@ -75,6 +77,7 @@ class Results:
         self._cameras, self._sinks, self._tally = cameras, sinks, tally
         self._device, self._budget_ms, self._top, self._frames = device, latency_budget_ms, top, frames
         self._observers = observers
+        self._track, self._trackers = track, [(model.identity, Tracker()) for _ in cameras]
         self._queue: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._heard = [time.monotonic()] * len(cameras)
         self._next_id = [0] * len(cameras)
@@ -141,7 +144,7 @@ class Results:
         width, height = size or (None, None)
         result = Result(
             self._device, camera.source.name, slot.frame_id, slot.captured_at, slot.captured_ns, model.identity,
-            width, height, latency, predictions, slot.dropped, slot.cause,
+            width, height, latency, predictions, slot.dropped, slot.cause, slot.moment_ns,
         )  # fmt: skip
         self._say(result, slot)
 
@@ -151,7 +154,15 @@ class Results:
             return decode(interpreter.dequantize(answer.outputs), spec, self._top or TOP, self.threshold)
         assert frame is not None
         placement = place(frame.shape[1], frame.shape[0], answer.model.manifest.input)
-        return detect(answer.outputs, interpreter.outputs, spec, placement, self.threshold, self._top or TOP_BOXES)
+        top, lowest = self._top or TOP_BOXES, min(self.threshold, LOW) if self._track else self.threshold
+        boxes = detect(answer.outputs, interpreter.outputs, spec, placement, lowest, top)
+        if not self._track:
+            return boxes
+        identity, tracker = self._trackers[answer.slot.camera]
+        if identity != answer.model.identity:  # another model's classes are others
+            tracker = Tracker()
+            self._trackers[answer.slot.camera] = answer.model.identity, tracker
+        return tracker(boxes, answer.slot.moment_ns or answer.slot.captured_ns, self.threshold)
 
     def _watch(self) -> None:
         """Say of each camera that gave nothing for a second why it did not."""

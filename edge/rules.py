@@ -112,11 +112,11 @@ class Watcher:
         self._event: Event | None = None
         self._began_ns = 0  # of the event
         self._since_ns: int | None = None  # the score says yes before, or no during an event
-        self._looked_ns = self._told_ns = 0
+        self._looked_ns = self._told_ns = self._last_ns = 0
 
     def see(self, result: Result) -> Event | None:
         """What this result begins, continues, or ends."""
-        now = result.captured_ns
+        now = self._last_ns = result.moment
         if result.cause is not None and result.cause.code != "no_motion":
             if self._event and now - self._looked_ns > UNSEEN_S * 1e9:
                 return self._end(result.captured_at, now, None, "unseen")
@@ -141,9 +141,9 @@ class Watcher:
             return self._tell(replace(self._event, state="update", score=score, at=result.captured_at), now)
         return None
 
-    def stop(self, at: str, now_ns: int) -> Event | None:
+    def stop(self, at: str) -> Event | None:
         """The agent ends: nobody looks any more."""
-        return self._end(at, now_ns, None, "stopped") if self._event else None
+        return self._end(at, self._last_ns, None, "stopped") if self._event else None
 
     def _begin(self, result: Result, now: int, score: float) -> Event | None:
         if score < self.rule.score:

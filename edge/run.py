@@ -9,7 +9,6 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +80,7 @@ def run_agent(
     lossless = not sources[0].live
     recorder = None
     if o["record"]:
-        recorder = Recorder(o["record"], lossless=lossless, options={k: o[k] for k in ("top", "threshold")})
+        recorder = Recorder(o["record"], lossless=lossless, options={k: o[k] for k in ("top", "threshold", "track")})
     inbox = Inbox([not s.live for s in sources])
     cameras = [
         Capture(s, mailbox, c.watch)
@@ -101,6 +100,8 @@ def run_agent(
     tally, log = Tally(), Log()
     try:
         opened = open_model(bundle, config, scheme)
+        if o["track"] and opened.manifest.output.task != "detect":
+            raise ConfigError("--track: boxes are followed, and this model classifies")
         if as_json:
             sinks.append(JsonLines(None, lossless=lossless, stopping=stopping))
         else:
@@ -137,6 +138,7 @@ def run_agent(
             threshold=o["threshold"],
             frames=o["frames"],
             observers=observers,
+            track=o["track"],
         )
         for sink in sinks:
             sink.start()
@@ -203,7 +205,7 @@ def run_agent(
         for camera in cameras:
             camera.stop()
         if outputs:
-            outputs.stop(utc_now(), time.monotonic_ns())
+            outputs.stop(utc_now())
         for sink in sinks:
             sink.close()
         if outputs:

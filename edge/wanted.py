@@ -30,7 +30,7 @@ class Wanted:
         best = item.predictions[0].label if item.predictions and not seen else ""
         answer = (item.cause.code if item.cause else "", best, seen)
         before, at = self._before.get(item.source, (None, 0))
-        if answer == before or (before is not None and item.captured_ns - at < CHANGES_S * 1e9):
+        if answer == before or (before is not None and item.moment - at < CHANGES_S * 1e9):
             return False
-        self._before[item.source] = answer, item.captured_ns
+        self._before[item.source] = answer, item.moment
         return True

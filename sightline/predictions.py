@@ -34,18 +34,21 @@ class Box:
 
 @dataclass(frozen=True)
 class Detection:
-    """One thing and where it is. score: 0..1."""
+    """One thing and where it is. score: 0..1. track: the same number for the same thing, as long as it is followed;
+    None where it is not."""
 
     label: str
     index: int
     score: float
     box: Box
+    track: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         b = self.box
         box = {"x": round(b.x, 2), "y": round(b.y, 2), "width": round(b.width, 2), "height": round(b.height, 2)}
         score = round(self.score, 5)
-        return {"kind": "detection", "label": self.label, "index": self.index, "score": score, "box": box}
+        known = {"kind": "detection", "label": self.label, "index": self.index, "score": score, "box": box}
+        return known if self.track is None else {**known, "track": self.track}
 
 
 Prediction = Classification | Detection
@@ -97,6 +100,13 @@ class Result:
     predictions: tuple[Prediction, ...]
     dropped: dict[str, int] = field(default_factory=dict)
     cause: Cause | None = None
+    moment_ns: int = 0
+
+    @property
+    def moment(self) -> int:
+        """Nanoseconds on the source's own clock, by which what lasts is measured: a clip's seconds are its own, however
+        fast it is replayed."""
+        return self.moment_ns or self.captured_ns
 
     @property
     def status(self) -> Literal["ok", "not_inferred"]:

@@ -43,6 +43,16 @@ $("picture").onerror = () => setTimeout(() => {
   $("picture").src = "/stream.mjpg?camera=" + encodeURIComponent(camera) + "&t=" + Date.now();
 }, 2000);
 
+// of boxes what counts is how many: a hundred bars say less than one number
+function counted(predictions) {
+  const found = new Map();
+  for (const p of predictions) {
+    const one = found.get(p.label) || found.set(p.label, {label: p.label, score: 0, count: 0}).get(p.label);
+    one.count++; one.score = Math.max(one.score, p.score);
+  }
+  return [...found.values()].sort((a, b) => b.count - a.count);
+}
+
 function bars(predictions, ok) {
   const box = $("bars");
   if (!predictions.length) { box.textContent = ok ? "Nothing above the threshold." : ""; return; }
@@ -56,7 +66,7 @@ function bars(predictions, ok) {
       box.append(bar);
     }
     bar.children[0].textContent = p.label;
-    bar.children[1].textContent = percent(p.score, 1);
+    bar.children[1].textContent = p.count ? `${p.count} \u00b7 ${percent(p.score)}` : percent(p.score, 1);
     bar.children[2].value = p.score;
     bar.children[2].setAttribute("aria-label", p.label);
   });
@@ -76,7 +86,7 @@ function overlay(result) {
   for (const p of boxes) {
     const [x, y, bw, bh] = [p.box.x, p.box.y, p.box.width, p.box.height].map(v => v * k);
     g.strokeStyle = "#3cf0dc"; g.strokeRect(x, y, bw, bh);
-    const words = `${p.label} ${percent(p.score)}`, high = y > 22 ? y - 22 : y;
+    const words = `${p.label} ${percent(p.score)}${p.track ? " #" + p.track : ""}`, high = y > 22 ? y - 22 : y;
     g.fillStyle = "rgba(5,8,11,.82)"; g.fillRect(x - 1, high, g.measureText(words).width + 10, 21);
     g.fillStyle = "#fff"; g.fillText(words, x + 4, high + 3);
   }
@@ -134,12 +144,12 @@ function show({result, status}) {
   if (result.frame_id !== lastFrame || !newAt) { lastFrame = result.frame_id; newAt = performance.now(); }
   history.push([heard, ok && result.predictions.length ? result.predictions[0].score : null]);
   while (history.length && heard - history[0][0] > 60000) history.shift();
-  if (!still) { bars(result.predictions, ok); overlay(result); }
+  const boxes = result.predictions.some(p => p.box), seen = boxes ? counted(result.predictions) : result.predictions;
+  if (!still) { bars(seen, ok); overlay(result); }
   if (ok) {
     text("total", result.latency_ms.total.toFixed(1) + " ms"); text("inference", result.latency_ms.inference.toFixed(1) + " ms");
-    const best = result.predictions[0];
-    $("verdict").hidden = !best;
-    if (best) { text("best", best.label); text("score", percent(best.score)); }
+    $("verdict").hidden = !seen.length || boxes; // boxes have their names beside them
+    if (seen.length) { text("best", seen[0].label); text("score", percent(seen[0].score)); }
   } else if (!still) $("verdict").hidden = true;
   health();
 }

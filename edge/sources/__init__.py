@@ -34,6 +34,7 @@ __all__ = [
     "Stream",
     "TestPattern",
     "find_source",
+    "moment_ns",
     "tell_apart",
     "without_credentials",
 ]
@@ -64,6 +65,13 @@ def find_source(what: str, config: DeviceConfig, *, realtime: bool = False, loop
         f"{what or 'an empty text'}: no such source; it may be a video file, a picture or a folder of them, "
         "a camera (0, /dev/video0 or picamera), an address (rtsp://...) or test:"
     )
+
+
+def moment_ns(source: Source, frame_id: int) -> int:
+    """When a frame of a replay was, on a clock of its own; 0 for a camera, whose clock is this machine's."""
+    if isinstance(source, Clip) and not source.live:
+        return source.moment_ns(frame_id)
+    return source.moment_ns(frame_id) if isinstance(source, Recording) else 0
 
 
 def tell_apart(sources: Sequence[Source]) -> None:

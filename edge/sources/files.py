@@ -33,6 +33,10 @@ class Clip(Video):
         self._given = 0
         self._started = time.monotonic()
 
+    def moment_ns(self, frame_id: int) -> int:
+        """By the clip's own rate; never 0."""
+        return int((frame_id + 1) / self._fps * 1e9)
+
     def read(self, buffer: Frame | None) -> Frame | None:
         frame = self._next(buffer)
         if frame is None:

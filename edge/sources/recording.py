@@ -30,6 +30,7 @@ class Recording:
         self._files = checked_table(document, str(folder / DOCUMENT))
         self.folder, self.name, self.where = folder, folder.name, str(folder)
         self.options: dict[str, Any] = document["options"]
+        self._moments: list[int] = [int(m) for m in document["moments_ns"]]
         lines = read_verified(folder, self._files, RESULTS).splitlines()
         self.expected: list[dict[str, Any]] = [json.loads(line) for line in lines[: document["frames"]]]
         self.compared = self.different = 0
@@ -45,6 +46,10 @@ class Recording:
         self._given += 1
         name = f"{self._given - 1:06}.png"
         return decode_image(read_verified(self.folder, self._files, name), name)
+
+    def moment_ns(self, frame_id: int) -> int:
+        """When it was captured, on the clock of what was recorded."""
+        return self._moments[frame_id]
 
     def close(self) -> None:
         pass

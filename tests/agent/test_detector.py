@@ -128,3 +128,26 @@ def test_outputs_that_do_not_fit_are_refused(detector: Path, scene: Path, sightl
     write_bundle(tmp_path / "b.bundle", dataclasses.replace(read.manifest, output=output), files)
     done = sightline("run", tmp_path / "b.bundle", "--source", scene, "--no-page")
     assert done.returncode == 2 and "are needed, by its manifest" in done.stderr
+
+
+def test_what_is_followed_keeps_its_number(detector: Path, tmp_path: Path, sightline: Sightline) -> None:
+    clip = tmp_path / "moving.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 30, (320, 200))
+    for f in range(40):
+        picture = np.full((200, 320, 3), 90, np.uint8)
+        picture[60:120, 20 + 5 * f : 80 + 5 * f] = BGR["red"]
+        writer.write(picture)
+    writer.release()
+    results = run(sightline, detector, "--source", clip, "--track", "--record", tmp_path / "kept")
+    done = sightline("run", detector, "--source", tmp_path / "kept", "--no-page")
+    assert "replayed: 40 of 40 results are as recorded" in done.stderr, "the ids too, by the clip's own clock"
+    for result in results:
+        jsonschema.validate(result, json.loads(SCHEMA_FILE.read_text()))
+    tracks = [{p["track"] for p in r["predictions"] if "track" in p} for r in results if r["status"] == "ok"]
+    longest = max(set.union(*tracks), key=lambda k: sum(k in t for t in tracks))
+    assert sum(longest in t for t in tracks) > len(tracks) * 0.6
+
+
+def test_a_classifier_follows_nothing(bundle: Path, clip: Path, sightline: Sightline) -> None:
+    done = sightline("run", bundle, "--source", clip, "--track", "--no-page")
+    assert done.returncode == 2 and "this model classifies" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from edge.snapshots import Snapshots, slug, slugs
 from edge.wanted import Wanted
 from sightline.errors import ConfigError
 from sightline.predictions import Cause, Classification, Code, ModelId, Result
+from tests.conftest import Sightline
 
 MODEL = ModelId("m", "1", "ab" * 32)
 LABELS, CAMERAS = ("fox", "red fox", "cap>=off", "nothing"), ("door", "line 2")
@@ -131,10 +133,27 @@ def test_where_nothing_moves_it_lasts() -> None:
 
 def test_the_end_of_the_agent_is_the_end_of_its_events() -> None:
     watcher = Watcher(Rule("", "fox", 0.5))
-    assert watcher.stop("now", 5) is None
+    assert watcher.stop("now") is None
     watcher.see(result(0, 0.9))
-    end = watcher.stop("now", int(3e9) + 1)
+    watcher.see(result(3, 0.9))
+    end = watcher.stop("now")
     assert end is not None and (end.state, end.ended_by, end.seconds, end.at) == ("end", "stopped", 3.0, "now")
+
+
+def test_a_clip_has_its_own_seconds_however_fast_it_is_replayed(bundle: Path, clip: Path, tmp_path: Path,
+                                                                sightline: Sightline) -> None:  # fmt: skip
+    """20 frames each of blue, green and red, at 30 a second; replayed in a fraction of that."""
+    out = tmp_path / "events.jsonl"
+    rules = [f"--on={label}>=0.5 for 500ms" for label in ("blue", "green", "red")]
+    done = sightline("run", bundle, "--source", clip, "--no-page", *rules, "--output", out)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(e["label"], e["state"], e["ended_by"]) for e in events] == [
+        ("blue", "new", None), ("green", "new", None), ("blue", "end", "score"), ("red", "new", None),
+        ("green", "end", "stopped"), ("red", "end", "stopped"),
+    ]  # fmt: skip
+    lasted = {e["label"]: e["seconds"] for e in events if e["state"] == "end"}
+    assert lasted["blue"] == pytest.approx(1.17, abs=0.15), "half a second is left, and a second without"
 
 
 def event(camera: str = "door") -> Event:
