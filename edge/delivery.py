@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge.outbox import Message, Outbox
-from edge.rules import Event
 from edge.sinks import Sink
 from edge.wanted import Wanted, What
 from sightline.predictions import Result
+
+if TYPE_CHECKING:
+    from edge.wanted import Item
 
 RUN = secrets.token_hex(4)  # frame ids and monotonic clocks begin anew with each start
 FLUSH_S = 2.0
@@ -46,7 +48,7 @@ class Promised(Sink):
         waiting = self.outbox.waiting(self.name)
         return f"{waiting} messages wait for the next start" if waiting else ""
 
-    def write(self, item: Result | Event) -> bool:
+    def write(self, item: Item) -> bool:
         if self.wanted(item):
             self._batch.append((key_of(item), topic_of(item), body_of(item)))
         if self.dropped > self._told:  # they did not fit into the queue
@@ -71,20 +73,23 @@ class Promised(Sink):
         raise NotImplementedError
 
 
-def key_of(item: Result | Event) -> str:
-    if isinstance(item, Event):
-        return f"{item.id}-{item.state}" + (f"-{item.seconds:.0f}" if item.state == "update" else "")
+def key_of(item: Item) -> str:
+    if not isinstance(item, Result):
+        return item.key
     return f"{RUN}-{item.captured_ns}-{item.source}"
 
 
-def topic_of(item: Result | Event) -> str:
-    return f"{'event' if isinstance(item, Event) else 'result'}/{item.source}"
+def topic_of(item: Item) -> str:
+    return f"{_kind(item)}/{item.source}"
 
 
-def body_of(item: Result | Event) -> bytes:
-    kind = "event" if isinstance(item, Event) else "result"
-    message = {"schema": 1, "key": key_of(item), kind: item.to_json()}
+def body_of(item: Item) -> bytes:
+    message = {"schema": 1, "key": key_of(item), _kind(item): item.to_json()}
     return json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _kind(item: Item) -> str:
+    return "result" if isinstance(item, Result) else "event"
 
 
 def payload(message: Message) -> bytes:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import cv2
@@ -26,12 +26,14 @@ from edge.delivery import FLUSH_S, Promised, payload
 from edge.homeassistant import STATUS, discovery, discovery_topic
 from edge.mailbox import Slot
 from edge.outbox import Message, Outbox
-from edge.rules import Event
 from edge.snapshots import slug, slugs
 from edge.wanted import What
 from sightline.errors import ConfigError
 from sightline.predictions import Detection, ModelId, Result
 from sightline.preprocess import Frame
+
+if TYPE_CHECKING:
+    from edge.wanted import Item
 
 KEEPALIVE_S = 15
 CONNECT_S = 5.0
@@ -131,7 +133,7 @@ class Mqtt(Promised):
         self._say_all = False
         self._changed = outbox.changed  # one condition for all that the sender waits for
 
-    def write(self, item: Result | Event) -> bool:
+    def write(self, item: Item) -> bool:
         # where nothing moves, what held when it last moved still holds
         if isinstance(item, Result) and not (item.cause and item.cause.code == "no_motion"):
             self._states[item.source] = state_of(item)

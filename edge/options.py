@@ -37,6 +37,13 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="When it is an event: 'fox>=0.8 for 2s'; may be given more than once.",
             ),
             click.option(
+                "--zone",
+                "zones",
+                multiple=True,
+                help="With --track, who comes and goes: 'door: 0,0 0.5,0 0.5,1'.",
+            ),
+            click.option("--line", "lines", multiple=True, help="With --track, who goes across: 'gate: 0.5,0 0.5,1'."),
+            click.option(
                 "--send",
                 type=click.Choice(["results", "changes", "events"]),
                 help="What goes to --output, --mqtt and --webhook.  [default: with --on events; else changes, "

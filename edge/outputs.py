@@ -19,6 +19,7 @@ from edge.rules import Event, Rule, Watcher, parse_rule
 from edge.sinks import JsonLines, Rotation, Sink
 from edge.snapshots import Snapshots, slug
 from edge.wanted import What
+from edge.zones import Counter, Place, parse_place
 from sightline.errors import ConfigError
 from sightline.predictions import ModelId, Result
 
@@ -41,7 +42,8 @@ class Agent:
 
 
 class Outputs:
-    """sinks: to be started, fed and closed. observers: of results. outbox: None where nothing is promised."""
+    """sinks: to be started, fed and closed. observers: of results. places: zones and lines. outbox: None where nothing
+    is promised."""
 
     def __init__(
         self,
@@ -60,11 +62,15 @@ class Outputs:
         self._events: Events | None = None
         self._snapshots: Snapshots | None = None
         rules = [parse_rule(text, agent.labels, agent.cameras) for text in o["rules"]]
-        send: What = o["send"] or ("events" if rules else "changes")
-        if send == "events" and not rules:
-            raise ConfigError("--send events: an --on rule says what an event is")
-        if rules and not (o["output"] or o["mqtt"] or o["webhook"]):
-            raise ConfigError("--on: where do events go? --output, --mqtt or --webhook is needed")
+        places = self.places = [parse_place("zone", text, agent.cameras) for text in o["zones"]]
+        places += [parse_place("line", text, agent.cameras) for text in o["lines"]]
+        if places and not o["track"]:
+            raise ConfigError("--zone and --line are of things that are followed: --track is needed")
+        send: What = o["send"] or ("events" if rules or places else "changes")
+        if send == "events" and not (rules or places):
+            raise ConfigError("--send events: an --on rule, a --zone or a --line says what an event is")
+        if (rules or places) and not (o["output"] or o["mqtt"] or o["webhook"]):
+            raise ConfigError("--on, --zone, --line: where do events go? --output, --mqtt or --webhook is needed")
         shared: dict[str, Any] = {"lossless": lossless, "stopping": stopping}
         if o["output"]:
             mb = (0 if lossless else FILE_MB) if o["rotate_mb"] is None else o["rotate_mb"]
@@ -100,9 +106,9 @@ class Outputs:
             headers = parse_headers(tuple(_filled(line, environment) for line in o["webhook_header"]))
             receiver = parse_receiver(expand(o["webhook"], environment, "--webhook"), headers)
             self.sinks.append(Webhook(receiver, self.outbox, send, **shared))
-        if rules:
+        if rules or places:
             self._snapshots = Snapshots(o["snapshots"], o["snapshots_mb"] * 1_000_000) if o["snapshots"] else None
-            self._events = Events(rules, agent.cameras, self.sinks, self._snapshots, log)
+            self._events = Events(rules, places, agent.cameras, self.sinks, self._snapshots, log)
             self.observers.append(self._events.observe)
 
     def stop(self, at: str) -> None:
@@ -119,11 +125,12 @@ class Outputs:
 
 
 class Events:
-    """An observer of results, which tells the sinks what the rules find in them."""
+    """An observer of results, which tells the sinks what rules, zones and lines find in them."""
 
     def __init__(
         self,
         rules: Sequence[Rule],
+        places: Sequence[Place],
         cameras: Sequence[str],
         sinks: Sequence[Sink],
         snapshots: Snapshots | None,
@@ -131,6 +138,9 @@ class Events:
     ) -> None:
         self._watchers = {
             camera: [Watcher(rule) for rule in rules if rule.camera in ("", camera)] for camera in cameras
+        }
+        self._counters = {
+            camera: [Counter(place) for place in places if place.camera in ("", camera)] for camera in cameras
         }
         self._sinks, self._snapshots, self._log = sinks, snapshots, log
 
@@ -144,6 +154,10 @@ class Events:
                     self._snapshots.keep(slot.frame, result.captured_at, result.source, event.id)
                 )
             self._tell(event)
+        for counter in self._counters[result.source]:
+            for passage in counter.see(result):
+                for sink in self._sinks:
+                    sink.put(passage)
 
     def stop(self, at: str) -> None:
         for watchers in self._watchers.values():

@@ -85,6 +85,10 @@ class Event:
     snapshot: str = ""
     ended_by: Literal["", "score", "unseen", "stopped"] = ""
 
+    @property
+    def key(self) -> str:
+        return f"{self.id}-{self.state}" + (f"-{self.seconds:.0f}" if self.state == "update" else "")
+
     def to_json(self) -> dict[str, Any]:
         return {
             "id": self.id,

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,7 @@ def run_agent(
             sinks.append(JsonLines(None, lossless=lossless, stopping=stopping))
         else:
             sinks.append(Text(lossless=lossless, stopping=stopping))
-        if o["output"] or o["mqtt"] or o["webhook"] or o["rules"]:
+        if o["output"] or o["mqtt"] or o["webhook"] or o["rules"] or o["zones"] or o["lines"]:
             from edge.outputs import Agent, Outputs, default_name  # SQLite and paho-mqtt cost 80 ms
 
             def facts() -> dict[str, Any]:
@@ -123,6 +124,7 @@ def run_agent(
             )  # fmt: skip
             outputs = Outputs(o, about, log, environment, lossless=lossless, stopping=stopping)
             sinks += outputs.sinks
+        places = {"places": [asdict(place) for place in outputs.places] if outputs else []}
         observers: list[Observer] = [] if lossless else [Events(log)]
         observers += outputs.observers if outputs else []
         observers += [recorder.observe] if recorder else []
@@ -145,7 +147,7 @@ def run_agent(
 
         def replaced(by: Model) -> None:
             if page:
-                page.info = _info(device_name, by, names)
+                page.info = _info(device_name, by, names) | places
 
         swap = Swap(
             model, device or bundle.manifest.device, scheme, opened, stamp,
@@ -172,9 +174,13 @@ def run_agent(
                 }
 
             page = Page(
-                names, fps=config.page_fps, width=config.page_width, info=_info(device_name, results.model, names),
-                status=status, set_threshold=lambda value: setattr(results, "threshold", value),
-            )  # fmt: skip
+                names,
+                fps=config.page_fps,
+                width=config.page_width,
+                info=_info(device_name, results.model, names) | places,
+                status=status,
+                set_threshold=lambda value: setattr(results, "threshold", value),
+            )
             page.monitor = Monitor(results, cameras, sinks, tally, swap, device_name)
             web = _served(page, o)
             web.start()

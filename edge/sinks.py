@@ -21,7 +21,7 @@ from edge.wanted import Wanted, What
 from sightline.predictions import Detection, Result
 
 if TYPE_CHECKING:
-    from edge.rules import Event  # 2 ms, of which most are for patterns that nobody needs who has no rule
+    from edge.wanted import Item
 
 QUEUE_LENGTH = 256
 PATIENCE_S = 2.0  # with a sink that takes nothing, at the end
@@ -39,14 +39,14 @@ class Sink:
         self.dropped = 0
         self.failed: str | None = None
         self._stopping = stopping or threading.Event()
-        self._queue: queue.Queue[Result | Event | None] = queue.Queue(QUEUE_LENGTH)
+        self._queue: queue.Queue[Item | None] = queue.Queue(QUEUE_LENGTH)
         self._taken = self._done = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, item: Result | Event) -> None:
+    def put(self, item: Item) -> None:
         while True:
             try:
                 self._queue.put(item, block=self.lossless, timeout=0.2)
@@ -94,7 +94,7 @@ class Sink:
                 self.dropped += 1
             self._done += 1
 
-    def write(self, item: Result | Event) -> bool:
+    def write(self, item: Item) -> bool:
         """Write it; False where it was not worth writing, which says nothing about whether writing still works."""
         raise NotImplementedError
 
@@ -131,7 +131,7 @@ class JsonLines(Sink):
         self._day = 0
         self._torn = False  # a part of a line still fitted on a disk that is full
 
-    def write(self, item: Result | Event) -> bool:
+    def write(self, item: Item) -> bool:
         if not self._wanted(item):
             return False
         # "replace": a file name that is not UTF-8 may be in a cause
@@ -209,7 +209,7 @@ class Text(Sink):
         self._before: str | None = None
         self._printed_s = -1.0
 
-    def write(self, result: Result | Event) -> bool:
+    def write(self, result: Item) -> bool:
         if not isinstance(result, Result):
             return False
         boxes = Counter(p.label for p in result.predictions if isinstance(p, Detection))

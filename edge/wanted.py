@@ -8,6 +8,9 @@ from sightline.predictions import Detection, Result
 
 if TYPE_CHECKING:
     from edge.rules import Event
+    from edge.zones import Passage
+
+    Item = Result | Event | Passage
 
 What = Literal["results", "changes", "events"]
 CHANGES_S = 1.0  # between two changes of one camera, at least
@@ -21,7 +24,7 @@ class Wanted:
         self.what = what
         self._before: dict[str, tuple[object, int]] = {}
 
-    def __call__(self, item: Result | Event) -> bool:
+    def __call__(self, item: Item) -> bool:
         if not isinstance(item, Result):
             return self.what == "events"
         if self.what != "changes":

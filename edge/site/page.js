@@ -1,7 +1,7 @@
 "use strict";
 const $ = id => document.getElementById(id);
 let history = [], heard = 0, last = null, camera = "", events = null, dragging = false;
-let causes = "", still = false, newAt = 0, lastFrame = -1;
+let causes = "", still = false, newAt = 0, lastFrame = -1, places = [];
 
 // textContent everywhere: a label is somebody's text, and may look like HTML
 function text(id, value) { if ($(id).textContent !== value) $(id).textContent = value; }
@@ -18,6 +18,7 @@ async function open() {
   text("scheme", info.scheme);
   text("accuracy", info.accuracy === null ? "unknown" : percent(info.accuracy, 2));
   const names = info.cameras;
+  places = info.places || [];
   $("cameras").hidden = names.length < 2;
   $("cameras").replaceChildren(...names.map(name => {
     const button = document.createElement("button");
@@ -75,14 +76,23 @@ function bars(predictions, ok) {
 // boxes are drawn here: the stream stays the camera's picture, and costs one encoding for all who look
 function overlay(result) {
   const canvas = $("overlay"), picture = $("picture"), boxes = (result.predictions || []).filter(p => p.box);
+  const here = places.filter(p => !p.camera || p.camera === camera);
   const w = picture.clientWidth, h = picture.clientHeight;
-  if (!boxes.length || !result.image || !w) { canvas.width = 0; return; }
+  if (!(boxes.length || here.length) || !result.image || !w) { canvas.width = 0; return; }
   const k = Math.min(w / result.image.width, h / result.image.height), scale = devicePixelRatio || 1;
   const width = k * result.image.width, height = k * result.image.height;
   Object.assign(canvas.style, {left: `${picture.offsetLeft + (w - width) / 2}px`, top: `${picture.offsetTop + (h - height) / 2}px`, width: `${width}px`, height: `${height}px`});
   canvas.width = width * scale; canvas.height = height * scale;
   const g = canvas.getContext("2d"); g.scale(scale, scale);
   g.lineWidth = 3; g.font = "600 15px system-ui"; g.textBaseline = "top";
+  for (const p of here) {
+    g.beginPath();
+    for (const [x, y] of p.points) g.lineTo(x * width, y * height);
+    if (p.kind === "zone") { g.closePath(); g.fillStyle = "rgba(255,214,10,.12)"; g.fill(); }
+    g.strokeStyle = "#ffd60a"; g.stroke();
+    const [x, y] = p.points[0];
+    g.fillStyle = "#ffd60a"; g.fillText(p.name, Math.min(x * width + 6, width - 60), Math.min(y * height + 6, height - 20));
+  }
   for (const p of boxes) {
     const [x, y, bw, bh] = [p.box.x, p.box.y, p.box.width, p.box.height].map(v => v * k);
     g.strokeStyle = "#3cf0dc"; g.strokeRect(x, y, bw, bh);

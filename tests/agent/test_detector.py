@@ -13,48 +13,14 @@ import pytest
 
 from edge import predictions
 from sightline.arrays import pack
-from sightline.bundle import Manifest, read_bundle, write_bundle
-from sightline.decode import OutputSpec
-from sightline.interpreter import Interpreter
+from sightline.bundle import read_bundle, write_bundle
 from sightline.predictions import SCHEMA_FILE, Detection
-from sightline.preprocess import InputSpec
 from tests.conftest import Sightline
-from tests.models import SpotNet
 
 SIZE = 64
 BGR = {"red": (30, 30, 230), "blue": (230, 30, 30)}
 # (label, x, y, width, height) in the camera's pixels: one cell of stride 8 is 40x40 of them
 SPOTS = [("red", 40, 40, 40, 40), ("blue", 200, 80, 40, 40)]
-
-
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with the variants static_int8 (default) and float32. Read only."""
-    from converters.calibrate import observe, ranges
-    from converters.quantize import quantize
-    from converters.torch_source import convert_program, open_program
-    from trainer.export import save_program
-
-    spec = InputSpec(SIZE, SIZE)
-    program = save_program(SpotNet().eval(), spec)
-    content = convert_program(open_program(program, "spots"), "spots")
-    frames = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
-    frames[:, 8:24, 8:24] = BGR["red"][::-1]
-    frames[:, 40:56, 40:56] = BGR["blue"][::-1]
-    frames[:2] //= 4
-    int8 = quantize(content, "static_int8", ranges(observe(content, frames, spec), "min_max"), "per_channel")
-    files, golden = {}, {}
-    for scheme, model in (("static_int8", int8), ("float32", content)):
-        files[f"spots.{scheme}.tflite"] = model
-        interpreter = Interpreter(model)
-        outputs = [interpreter(frame) for frame in frames]
-        golden |= {f"{scheme}/output_{i}": np.concatenate([o[i] for o in outputs]) for i in range(4)}
-    output = OutputSpec("detect", "sigmoid", ("red", "blue"), (8, 16), 0.5)
-    variants = {s: f"spots.{s}.tflite" for s in ("static_int8", "float32")}
-    manifest = Manifest("spots", "1", "desktop", "static_int8", spec, output, variants, {}, {})
-    path = tmp_path_factory.mktemp("bundle") / "spots.bundle"
-    write_bundle(path, manifest, {**files, "golden.npz": pack(frames=frames, **golden)})
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -259,7 +259,7 @@ def test_events_go_out_with_their_snapshots_and_no_password_is_shown(bundle: Pat
     ("options", "words"),
     [
         (["--on", "red>=0.5"], "where do events go"),
-        (["--send", "events", "--output", "x"], "an --on rule says"),
+        (["--send", "events", "--output", "x"], "says what an event is"),
         (["--on", "purple>=0.5", "--output", "x"], "no label 'purple'"),
         (["--webhook", "nowhere"], "--webhook"),
         (["--webhook", "http://127.0.0.1/${UNSET_NAME}"], "UNSET_NAME"),

@@ -1,0 +1,174 @@
+"""Zones and lines: who enters, leaves, crosses and which way; and who only jitters on the border."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.zones import GONE_S, Counter, Passage, Place, parse_place
+from sightline.errors import ConfigError
+from sightline.predictions import Box, Cause, Detection, ModelId, Result
+from tests.conftest import Sightline
+
+MODEL = ModelId("m", "1", "ab" * 32)
+ZONE = Place("zone", "door", ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75)))
+LINE = Place("line", "gate", ((0.5, 0.0), (0.5, 1.0)))  # from the top down: who looks along it has x < 0.5 on the right
+
+
+def at(seconds: float, *things: tuple[int, float, float], away: bool = False) -> Result:
+    """things: (track, x, y) of where they stand, in fractions of a picture of 100x100."""
+    boxes = tuple(Detection("fox", 0, 0.9, Box(100 * x - 5, 100 * y - 20, 10, 20), k) for k, x, y in things)
+    cause = Cause("camera", "away") if away else None
+    ns = int(seconds * 1e9) + 1
+    return Result("d", "yard", 0, f"at {seconds:g}", ns, MODEL, 100, 100, {}, () if away else boxes, {}, cause)
+
+
+def walk(place: Place, *way: tuple[float, float], every: float = 0.1) -> list[tuple[str, int]]:
+    counter = Counter(place)
+    return [(p.state, p.count) for i, (x, y) in enumerate(way) for p in counter.see(at(i * every, (1, x, y)))]
+
+
+def line_of(a: tuple[float, float], b: tuple[float, float], steps: int = 20) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in np.linspace(a, b, steps)]
+
+
+def test_through_a_zone_is_in_and_out() -> None:
+    counter = Counter(ZONE)
+    way = line_of((0.1, 0.5), (0.9, 0.5), 81)
+    passages = [p for i, (x, y) in enumerate(way) for p in counter.see(at(i / 10, (7, x, y)))]
+    assert [(p.state, p.count, p.track, p.place) for p in passages] == [
+        ("enter", 1, 7, "door"),
+        ("leave", 0, 7, "door"),
+    ]
+    assert passages[1].seconds == pytest.approx(5.0, abs=0.3) and passages[0].seconds is None
+    assert len({p.key for p in passages}) == 2
+
+
+def test_what_is_in_the_zone_from_the_start_is_in_it() -> None:
+    assert walk(ZONE, (0.5, 0.5), (0.5, 0.5)) == [("enter", 1)]
+
+
+def test_a_line_knows_its_directions() -> None:
+    assert walk(LINE, *line_of((0.2, 0.5), (0.8, 0.5))) == [("left", 1)]
+    assert walk(LINE, *line_of((0.8, 0.5), (0.2, 0.5))) == [("right", 1)]
+    there_and_back = [
+        *line_of((0.2, 0.5), (0.8, 0.5)),
+        *line_of((0.8, 0.5), (0.2, 0.5)),
+        *line_of((0.2, 0.5), (0.8, 0.5)),
+    ]
+    assert walk(LINE, *there_and_back) == [("left", 1), ("right", 1), ("left", 2)]
+
+
+def test_past_the_end_of_a_line_is_not_across() -> None:
+    short = Place("line", "gate", ((0.5, 0.4), (0.5, 0.6)))
+    assert walk(short, *line_of((0.2, 0.9), (0.8, 0.9))) == []
+    assert walk(short, *line_of((0.2, 0.5), (0.8, 0.5))) == [("left", 1)]
+    around = [*line_of((0.2, 0.5), (0.4, 0.9)), *line_of((0.4, 0.9), (0.6, 0.9)), *line_of((0.6, 0.9), (0.8, 0.5))]
+    assert walk(short, *around) == []
+
+
+def test_a_fast_one_crosses_between_two_looks() -> None:
+    assert walk(LINE, (0.1, 0.5), (0.2, 0.5), (0.9, 0.5), (0.95, 0.5), every=0.2) == [("left", 1)]
+
+
+@pytest.mark.parametrize("place", [LINE, Place("zone", "half", ((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)))])
+def test_one_that_jitters_on_the_border_goes_nowhere(place: Place) -> None:
+    way = [(0.4, 0.5)] * 3 + [(0.5 + (0.01 if i % 2 else -0.01), 0.5) for i in range(50)] + [(0.4, 0.5)] * 3
+    assert walk(place, *way) == []
+
+
+def test_one_that_vanishes_in_a_zone_has_left_it_in_the_end() -> None:
+    counter = Counter(ZONE)
+    states = []
+    for i in range(60):
+        states += [(i / 10, p.state) for p in counter.see(at(i / 10, *([(1, 0.5, 0.5)] if i < 10 else [])))]
+    assert states[0] == (0.1, "enter") and states[1][1] == "leave"
+    assert states[1][0] == pytest.approx(0.9 + GONE_S, abs=0.15)
+    assert not counter._seen and counter.inside == 0, "nothing is kept of it"
+
+
+def test_a_camera_that_is_away_lets_nobody_out() -> None:
+    counter = Counter(ZONE)
+    list(counter.see(at(0, (1, 0.5, 0.5))))
+    list(counter.see(at(0.1, (1, 0.5, 0.5))))
+    assert [p for i in range(100) for p in counter.see(at(0.2 + i / 10, away=True))] == []
+    assert counter.inside == 1
+
+
+def test_many_are_counted_apart() -> None:
+    counter = Counter(ZONE)
+    seen: list[Passage] = []
+    for i in range(30):
+        things = [(k, 0.1 + i * 0.03, 0.3 + k * 0.05) for k in range(8)]
+        seen += counter.see(at(i / 10, *things))
+    assert max(p.count for p in seen) == 8 and counter.inside == 0
+    assert sum(p.state == "enter" for p in seen) == sum(p.state == "leave" for p in seen) == 8
+
+
+def test_what_is_not_followed_is_nobody() -> None:
+    counter = Counter(ZONE)
+    untracked = Result(
+        "d", "yard", 0, "t", 1, MODEL, 100, 100, {}, (Detection("fox", 0, 0.9, Box(45, 30, 10, 20)),)
+    )  # fmt: skip
+    assert list(counter.see(untracked)) == [] == list(counter.see(untracked))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "word"),
+    [
+        ("zone", "0.1,0.2 0.3,0.4 0.5,0.6", "not as"),
+        ("zone", "door: 0.1,0.2 0.3,0.4", "three corners"),
+        ("zone", "door: 0.1,0.2 0.3,0.4 1.5,0.6", "fractions"),
+        ("zone", "door: 0.1,0.2 0.1,0.2 0.5,0.6", "the same"),
+        ("line", "gate: 0.1,0.2 0.3,0.4 0.5,0.6", "two ends"),
+        ("line", "gate: 0.1;0.2 0.3;0.4", "not as"),
+        ("line", "gate: 0.1,0.2 0.3,0.4 on yart", "did you mean yard"),
+    ],
+)
+def test_what_is_no_place_is_named(kind: str, text: str, word: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_place(kind, text, ["yard"])  # type: ignore[arg-type]
+    assert word in str(error.value) and f"--{kind}" in str(error.value)
+
+
+def test_a_place_is_read() -> None:
+    place = parse_place("zone", " door : 0,0  0.5,0 0.5,1 on yard ", ["yard"])
+    assert place == Place("zone", "door", ((0, 0), (0.5, 0), (0.5, 1)), "yard")
+    hollow = parse_place("zone", "u: 0,0 1,0 1,1 0.7,1 0.7,0.3 0.3,0.3 0.3,1 0,1", [])
+    assert hollow.contains((0.1, 0.9)) and not hollow.contains((0.5, 0.9)) and hollow.contains((0.5, 0.1))
+
+
+def test_the_agent_counts_who_goes_across(detector: Path, tmp_path: Path, sightline: Sightline) -> None:
+    clip, out = tmp_path / "moving.avi", tmp_path / "events.jsonl"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 30, (320, 200))
+    for f in range(80):
+        picture = np.full((200, 320, 3), 90, np.uint8)
+        picture[60:120, 3 * f : 60 + 3 * f] = (30, 30, 230)
+        writer.write(picture)
+    writer.release()
+    done = sightline("run", detector, "--source", f"yard={clip}", "--track", "--no-page", "--output", out,
+                     "--line", "gate: 0.5,0 0.5,1", "--zone", "left: 0,0 0.45,0 0.45,1 0,1 on yard")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    passages = [json.loads(line) for line in out.read_text().splitlines()]
+    states = [(p["place"], p["state"]) for p in passages]
+    assert ("gate", "left") in states and ("gate", "right") not in states
+    assert ("left", "enter") in states and ("left", "leave") in states
+    assert {p["label"] for p in passages} == {"red"} and {p["source"] for p in passages} == {"yard"}
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--zone", "a: 0,0 1,0 1,1", "--output", "x"], "--track is needed"),
+        (["--track", "--zone", "a: 0,0 1,0 1,1"], "where do events go"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(detector: Path, options: list[str], word: str, tmp_path: Path,
+                                             sightline: Sightline) -> None:  # fmt: skip
+    options = [str(tmp_path / "x") if o == "x" else o for o in options]
+    done = sightline("run", detector, "--source", "test:", "--no-page", *options)
+    assert done.returncode == 2 and word in done.stderr
