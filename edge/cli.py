@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from edge.credentials import hide_arguments, shows_credentials
 from edge.options import output_options, page_options
 from sightline.errors import ConfigError
+from sightline.records import near
 
 
 @click.command()
@@ -44,7 +47,17 @@ from sightline.errors import ConfigError
 @click.option("--record", type=click.Path(path_type=Path), help="Folder for frames and results; --source replays it.")
 @click.option("--supervise", is_flag=True, help="Start it anew when it is stuck or has died; systemd does it better.")
 @click.option("--summary", type=click.Path(path_type=Path), help="File for the closing figures, as JSON.")
-def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | None, as_json: bool, **o: Any) -> None:
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    model: Path,
+    source: tuple[str, ...],
+    device: str | None,
+    scheme: str | None,
+    as_json: bool,
+    **o: Any,
+) -> None:
     """Run a bundle on a camera, a clip or pictures, and stream what it sees.
 
     A clip or pictures are a replay: every frame is looked at, and the same ones give the same answers. A camera's
@@ -59,6 +72,39 @@ def run(model: Path, source: tuple[str, ...], device: str | None, scheme: str | 
         os.execv(sys.executable, [sys.executable, "-m", "edge.supervise", *arguments])  # a small process of its own
     *given, mqtt, webhook = hide_arguments([*source, o["mqtt"] or "", o["webhook"] or ""])  # may start it again
     source, o = tuple(given), {**o, "mqtt": mqtt, "webhook": webhook}
+    if o["config"]:
+        from edge.config import read_agent_config
+
+        path, o["config"] = o["config"], read_agent_config(o["config"])
+        o |= _from_file(context, o["config"].options, path)
     from edge.run import run_agent
 
     run_agent(model, source, device, scheme, as_json, o)
+
+
+# what is for one run, or must be known before the file is read
+_LINE_ONLY = {"source", "config", "env_file", "device", "scheme", "frames", "max_fps", "motion", "as_json", "realtime",
+              "loop", "record", "supervise", "summary", "new_page_token"}  # fmt: skip
+
+
+def _from_file(context: click.Context, given: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """agent.yaml's options as click would have read them. Raises ConfigError, which names the file and the key."""
+    options = {p.opts[0].removeprefix("--"): p for p in context.command.params if isinstance(p, click.Option)}
+    known = {key: p for key, p in options.items() if p.name not in _LINE_ONLY}
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        where, option = f"{path}: options: {key}", known.get(key)
+        if option is None or option.name is None:
+            hint = ": it belongs on the command line" if key in options else near(key, known)
+            raise ConfigError(f"{where}: no such option{hint}")
+        if context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise ConfigError(f"{where}: stands on the command line as well")
+        if option.is_flag != isinstance(value, bool) or value is None or isinstance(value, dict):
+            raise ConfigError(f"{where}: {'true or false is needed' if option.is_flag else f'{value!r} does not fit'}")
+        if isinstance(value, list) != option.multiple:
+            raise ConfigError(f"{where}: {'a list is needed' if option.multiple else 'one value is needed, no list'}")
+        try:
+            values[option.name] = option.type_cast_value(context, value)
+        except click.BadParameter as e:
+            raise ConfigError(f"{where}: {e.message}") from None
+    return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,12 @@ class CameraConfig:
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """cameras: by name. max_age_ms: a camera's frame that is older when its turn comes is not looked at; 0 = any
-    age."""
+    """cameras: by name. max_age_ms: a camera's frame that is older when its turn comes is not looked at; 0 = any age.
+    options: of `sightline run`, by their names there without the dashes."""
 
     cameras: dict[str, CameraConfig]
     max_age_ms: float = 1000.0
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def read_agent_config(path: Path) -> AgentConfig:
@@ -60,6 +61,9 @@ def read_agent_config(path: Path) -> AgentConfig:
             raise ConfigError(f"{path}: unknown key {key!r}{near(str(key), known)}; the keys are: {', '.join(known)}")
     cameras = {str(name): _camera(camera, f"{path}: camera {name}") for name, camera in data["cameras"].items()}
     record: dict[str, Any] = {**data, "cameras": cameras}
+    if isinstance(options := data.get("options"), Mapping):
+        # YAML 1.1 reads the key `on` as true
+        record["options"] = {"on" if key is True else str(key): value for key, value in options.items()}
     return read_record(AgentConfig, record, str(path), ConfigError)
 
 

@@ -19,7 +19,7 @@ import cv2
 
 from edge import agent
 from edge.capture import LIVE, STILL, Capture, utc_now
-from edge.config import AgentConfig, CameraConfig, read_agent_config
+from edge.config import AgentConfig, CameraConfig
 from edge.credentials import expand, read_env_file, seen_by_all
 from edge.log import Events, Log
 from edge.mailbox import Inbox
@@ -245,7 +245,8 @@ def _cameras(sources: tuple[str, ...], o: dict[str, Any]) -> AgentConfig:
     if o["config"]:
         if o["max_fps"] or o["motion"]:
             raise ConfigError("--max-fps and --motion go with --source; with --config they are keys of each camera")
-        return read_agent_config(o["config"])
+        config: AgentConfig = o["config"]
+        return config
     cameras: dict[str, CameraConfig] = {}
     for i, text in enumerate(sources):
         named = None if Path(text).exists() else _NAMED.fullmatch(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from edge.capture import Watch
 from edge.config import read_agent_config
 from sightline.errors import ConfigError
+from tests.conftest import Sightline
 
 
 def read(tmp_path: Path, text: str):  # type: ignore[no-untyped-def]
@@ -60,3 +62,51 @@ def test_what_does_not_fit_is_named(tmp_path: Path, text: str, words: str) -> No
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_agent_config(tmp_path / "agent.yaml")
+
+
+def test_options_of_the_file_are_those_of_the_command_line(bundle: Path, clip: Path, tmp_path: Path,
+                                                           sightline: Sightline) -> None:  # fmt: skip
+    (tmp_path / "agent.yaml").write_text(
+        f"""
+cameras:
+  door: {{source: "{clip}"}}
+options:
+  output: {tmp_path}/events.jsonl
+  on: ["red>=0.5 for 300ms"]
+  top: 1
+  page: false
+"""
+    )
+    done = sightline("run", bundle, "--config", tmp_path / "agent.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "live page" not in done.stderr
+    assert all(len(json.loads(line)["predictions"]) <= 1 for line in done.stdout.splitlines())
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [e["state"] for e in events] == ["new", "end"] and events[0]["source"] == "door"
+    done = sightline("run", bundle, "--config", tmp_path / "agent.yaml", "--top", 2)
+    assert done.returncode == 2 and "options: top: stands on the command line as well" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("{mqt: x}", "no such option (did you mean mqtt"),
+        ("{record: x}", "belongs on the command line"),
+        ("{top: many}", "options: top: 'many' is not a valid integer range"),
+        ("{top: true}", "options: top: True does not fit"),
+        ("{threshold: 2}", "options: threshold: 2"),
+        ("{on: fox>=0.5}", "a list is needed"),
+        ("{output: [a]}", "no list"),
+        ("{page: 1}", "true or false is needed"),
+        ("{send: everything}", "'everything' is not one of"),
+        ("[1]", "a mapping"),
+        ("{output: {a: b}}", "does not fit"),
+        ("{output: }", "does not fit"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_named(options: str, words: str, bundle: Path, tmp_path: Path,
+                                              sightline: Sightline) -> None:  # fmt: skip
+    (tmp_path / "agent.yaml").write_text(f"cameras: {{a: {{source: 'test:'}}}}\noptions: {options}\n")
+    done = sightline("run", bundle, "--config", tmp_path / "agent.yaml")
+    assert done.returncode == 2 and "agent.yaml" in done.stderr and "Traceback" not in done.stderr
+    assert words in done.stderr, done.stderr
