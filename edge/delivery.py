@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RUN = secrets.token_hex(4)  # frame ids and monotonic clocks begin anew with each start
 FLUSH_S = 2.0
+FAULT_S = 5.0  # after a fault of our own
 BATCH = 64
 
 
@@ -37,11 +38,15 @@ class Promised(Sink):
         self.sent = self.refused = self._told = 0
         self._closing = threading.Event()
         self._batch: list[tuple[str, str, bytes]] = []
-        self._sender = threading.Thread(target=self._send_all, name=f"{name} sender", daemon=True)
+        self._sender = threading.Thread(target=self._send, name=f"{name} sender", daemon=True)
 
     def start(self) -> None:
         super().start()
         self._sender.start()
+
+    @property
+    def problem(self) -> str | None:
+        return self.failed or (f"outbox: {self.outbox.failed}" if self.outbox.failed else None)
 
     @property
     def note(self) -> str:
@@ -69,7 +74,17 @@ class Promised(Sink):
             self.outbox.changed.notify_all()
         self._sender.join(FLUSH_S + 1)
 
+    def _send(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._send_all()
+            except Exception as e:  # a dead thread would say nothing, and send nothing
+                self.failed = f"{type(e).__name__}: {e}"
+                self.outbox.again(self.name)
+                self._closing.wait(FAULT_S)
+
     def _send_all(self) -> None:
+        """Until `_closing` is set, and what is quick to send then."""
         raise NotImplementedError
 
 

@@ -55,8 +55,8 @@ class Monitor:
             if camera.state != LIVE or now - self.results.looked_s[i] > SEEN_S:
                 problems[camera.source.name] = {"code": camera.state.code, "text": camera.state.text}
         for sink in self.sinks:
-            if sink.failed:
-                problems[sink.name] = {"code": "sink", "text": sink.failed}
+            if problem := sink.problem:
+                problems[sink.name] = {"code": "sink", "text": problem}
         return problems
 
     def metrics(self) -> str:
@@ -120,7 +120,7 @@ class Monitor:
             "sightline_output_failed",
             "gauge",
             "1 = the last write failed.",
-            [({"output": s.name}, float(s.failed is not None)) for s in self.sinks],
+            [({"output": s.name}, float(s.problem is not None)) for s in self.sinks],
         )
         promised = [s for s in self.sinks if isinstance(s, Promised)]
         yield (

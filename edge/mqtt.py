@@ -130,7 +130,8 @@ class Mqtt(Promised):
         self._pictures: dict[str, Frame] = {}
         self._picture_ns = int(picture_s * 1e9)
         self._picture_due: dict[str, int] = {}
-        self._say_all = False
+        self._say_all = self._say_state = False
+        self._last = 0  # id of the newest message that is on its way
         self._changed = outbox.changed  # one condition for all that the sender waits for
 
     def write(self, item: Item) -> bool:
@@ -172,8 +173,7 @@ class Mqtt(Promised):
     def _talk(self, client: paho.Client) -> None:
         """One connection, from its opening to its end."""
         on_their_way = self._on_their_way
-        last = 0
-        deleted = 0.0
+        self._last, deleted = 0, 0.0
         states: dict[str, tuple[dict[str, Any], float]] = {}
         agent_due = 0.0
         until: float | None = None
@@ -191,7 +191,7 @@ class Mqtt(Promised):
                 self._wait(0.2)
                 continue
             if self._say_all:
-                self._say_all, agent_due = False, 0.0
+                self._say_all, self._say_state = False, True
                 states.clear()
                 self._introduce(client)
             arrived = [mid for mid in list(self._acknowledged) if mid in on_their_way]
@@ -200,10 +200,10 @@ class Mqtt(Promised):
                 self.outbox.delete(self.name, [on_their_way.pop(mid).id for mid in arrived])
                 self._acknowledged.difference_update(arrived)
                 self.sent += len(arrived)
-            for message in self.outbox.take(self.name, last, WINDOW - len(on_their_way)):
+            for message in self.outbox.take(self.name, self._last, WINDOW - len(on_their_way)):
                 sent = client.publish(self._topic(message), payload(message), qos=1)
                 on_their_way[sent.mid] = message
-                last = message.id
+                self._last = message.id
             for camera, state in list(self._states.items()):
                 before, at = states.get(camera, ({}, 0.0))
                 if (state != before and now - at >= STATE_S) or now - at >= AGENT_S:
@@ -213,21 +213,21 @@ class Mqtt(Promised):
                 client.publish(
                     f"{self._base}/{self._parts[camera]}/picture", _jpeg(self._pictures.pop(camera)), retain=True
                 )
-            if now >= agent_due:
-                agent_due = now + AGENT_S
+            if now >= agent_due or self._say_state:
+                agent_due, self._say_state = now + AGENT_S, False
                 self._publish(client, "state", {**self._facts(), "waiting": self.outbox.waiting(self.name)})
             self._wait(0.2)
-        if self._connected:
-            client.publish(f"{self._base}/available", "offline", qos=1, retain=True).wait_for_publish(1.0)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # it may break off at this very moment
+            if self._connected:
+                client.publish(f"{self._base}/available", "offline", qos=1, retain=True).wait_for_publish(1.0)
             client.disconnect()
 
     def _wait(self, seconds: float) -> None:
         """For something to do: the connection changes, much has arrived, or something is stored that could go."""
         there, much = len(self._on_their_way), len(self._acknowledged) >= WINDOW // 2
         with self._changed:
-            more = self._connected and there < WINDOW and self.outbox.waiting(self.name) > there
-            if not (self._broke_off or self._say_all or more or much):
+            more = self._connected and there < WINDOW and self.outbox.newest(self.name) > self._last
+            if not (self._broke_off or self._say_all or self._say_state or more or much):
                 self._changed.wait(seconds)
 
     def _client(self) -> paho.Client:
@@ -285,7 +285,7 @@ class Mqtt(Promised):
                 if 0 <= value <= 1:
                     self._set_threshold(value)
             with self._changed:  # the state says what holds now, also after a wrong one
-                self._say_all = True
+                self._say_state = True
                 self._changed.notify_all()
 
     def _introduce(self, client: paho.Client) -> None:

@@ -62,6 +62,7 @@ class Outbox:
         self.changed = threading.Condition()
         self._bytes: Counter[str] = Counter()
         self._count: Counter[str] = Counter()
+        self._newest: Counter[str] = Counter()  # id of each output's newest
         self._lost: Counter[str] = Counter()  # nowhere stored, not even as a gap
         self._on_their_way: dict[str, int] = {}  # of each output: up to this id, which are not dropped
         self._db: sqlite3.Connection | None = None
@@ -121,6 +122,10 @@ class Outbox:
                     self._bytes[output] -= size + OVERHEAD
                     self._count[output] -= 1
 
+    def newest(self, output: str) -> int:
+        """Id of the newest message of an output; one that a sender has not seen is worth a `take`."""
+        return self._newest[output]
+
     def waiting(self, output: str) -> int:
         """How many messages of an output are stored."""
         return self._count[output]
@@ -148,7 +153,8 @@ class Outbox:
             if lost:
                 db.execute(insert, (output, f"gap-{secrets.token_hex(8)}", "", b"", lost))
             db.executemany(insert, rows)
-        self._lost[output] = 0
+            (newest,) = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").fetchone()
+        self._lost[output], self._newest[output] = 0, newest
         self._count[output] = count + len(rows) + (lost > 0)
         self._bytes[output] = space + size + OVERHEAD * (lost > 0)
         self.dropped[output] += dropped
@@ -203,9 +209,10 @@ class Outbox:
             (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if state != "ok":
                 raise sqlite3.DatabaseError(state)
-            query = "SELECT output, count(*), sum(length(body)) FROM messages GROUP BY output"
-            for output, count, size in db.execute(query):
+            query = "SELECT output, count(*), sum(length(body)), max(id) FROM messages GROUP BY output"
+            for output, count, size, newest in db.execute(query):
                 self._count[output], self._bytes[output] = count, size + OVERHEAD * count
+                self._newest[output] = newest
         except BaseException:
             db.close()
             raise

@@ -170,7 +170,7 @@ def run_agent(
                     "dropped": dict(tally.dropped),
                     "threshold": results.threshold,
                     "cameras": {c.source.name: None if c.state in (LIVE, STILL) else c.state.text for c in cameras},
-                    "outputs": {sink.name: sink.failed for sink in sinks},
+                    "outputs": {sink.name: sink.problem for sink in sinks},
                 }
 
             page = Page(
@@ -357,8 +357,8 @@ def _summary(tally: Tally, cameras: list[Capture], sinks: list[Sink], budget_ms:
         if camera.resized:
             lines.append(f"{camera.source.name} changed its size {camera.resized} times")
     for sink in sinks:
-        if sink.dropped or sink.failed:
-            lines.append(f"{sink.name}: {sink.dropped} results lost{f' ({sink.failed})' if sink.failed else ''}")
+        if sink.dropped or sink.problem:
+            lines.append(f"{sink.name}: {sink.dropped} results lost{f' ({sink.problem})' if sink.problem else ''}")
         if sink.note:
             lines.append(f"{sink.name}: {sink.note}")
     return "\n".join(lines)

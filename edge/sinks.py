@@ -79,6 +79,11 @@ class Sink:
         return self._thread.is_alive()
 
     @property
+    def problem(self) -> str | None:
+        """What is wrong with it now, for people; None when all is well."""
+        return self.failed
+
+    @property
     def note(self) -> str:
         """What the closing figures say beside the losses; empty = nothing."""
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import re
 import threading
@@ -66,7 +67,8 @@ class Snapshots:
         return name
 
     def close(self) -> None:
-        self._queue.put(None)
+        with contextlib.suppress(queue.Full):  # a disk that hangs must not keep the agent from ending
+            self._queue.put(None, timeout=2)
         self._thread.join(5)
 
     def _run(self) -> None:

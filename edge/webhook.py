@@ -86,23 +86,23 @@ class Webhook(Promised):
         self._used = False
 
     def _send_all(self) -> None:
-        failures, until = 0, 0.0
+        failures, until, last = 0, 0.0, 0
         while True:
             if self._closing.is_set():
                 until = until or time.monotonic() + FLUSH_S
                 if failures or time.monotonic() >= until:
                     break
-            messages = self.outbox.take(self.name, 0, 1)
+            messages = self.outbox.take(self.name, last, 1)
             if not messages:
                 if self._closing.is_set():
                     break
                 with self.outbox.changed:
-                    if not self.outbox.waiting(self.name) and not self._closing.is_set():
+                    if self.outbox.newest(self.name) <= last and not self._closing.is_set():
                         self.outbox.changed.wait(1.0)
                 continue
             pause = self._deliver(messages[0])
             if pause is None:
-                failures = 0
+                failures, last = 0, messages[0].id
                 continue
             self._hang_up()
             self.outbox.again(self.name)

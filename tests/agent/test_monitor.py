@@ -82,7 +82,7 @@ def monitor(tally: Tally | None = None, root: Path = Path("/nowhere"), **camera:
     now = time.monotonic_ns()
     model = SimpleNamespace(identity=ModelId("m", "1\n2", "ab" * 32), scheme="static_int8")
     results = SimpleNamespace(model=model, inferring_since_ns=0, alive_ns=now, looked_s=[now / 1e9])
-    sink = SimpleNamespace(name="output x", dropped=3, failed=None)
+    sink = SimpleNamespace(name="output x", dropped=3, problem=None)
     swap = SimpleNamespace(swaps=1, refusals=2)
     return Monitor(results, [one], [sink], tally or Tally(), swap, "desktop", root)  # type: ignore[arg-type]
 
@@ -144,7 +144,7 @@ def test_an_open_camera_without_frames_is_not_ready() -> None:
 
 def test_an_output_that_fails_is_not_ready() -> None:
     one = monitor()
-    one.sinks[0].failed = "No space left on device"
+    one.sinks[0].problem = "No space left on device"
     assert one.unready() == {"output x": {"code": "sink", "text": "No space left on device"}}
 
 

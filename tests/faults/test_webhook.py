@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edge import webhook
+from edge import delivery, webhook
 from edge.outbox import Outbox
 from edge.webhook import Webhook, parse_headers, parse_receiver
 from sightline.errors import ConfigError
@@ -273,3 +273,47 @@ def test_options_that_do_not_fit_are_refused(options: list[str], words: str, bun
     done = sightline("run", bundle, "--source", "test:", "--no-page", "--outbox", tmp_path / "o.sqlite", *options)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_deleted_is_sent_once_and_nothing_spins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full: what has arrived stays in the outbox, and comes again only after the next start."""
+    monkeypatch.setattr(Outbox, "delete", lambda *_: None)
+    taken = []
+    take = Outbox.take
+    monkeypatch.setattr(Outbox, "take", lambda *a: (taken.append(1), take(*a))[1])
+    with receiver(lambda _: status(200)) as (address, requests), sending(address, tmp_path) as hook:
+        for i in range(3):
+            hook.put(result(i))
+        wait_until(lambda: hook.sent == 3, 5)
+        before = len(taken)
+        time.sleep(1.5)
+        assert len(taken) - before < 10
+        hook.put(result(3))
+        wait_until(lambda: hook.sent == 4, 5)
+    assert frames(requests) == [0, 1, 2, 3]
+
+
+def test_a_fault_of_our_own_in_a_sender_is_told_and_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "FAULT_S", 0.2)
+    post, calls = Webhook._post, []
+
+    def broken(self: Webhook, message: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyError("a bug")
+        return post(self, message)
+
+    monkeypatch.setattr(Webhook, "_post", broken)
+    with receiver(lambda _: status(200)) as (address, requests), sending(address, tmp_path) as hook:
+        hook.put(result(0))
+        wait_until(lambda: hook.problem is not None and "a bug" in hook.problem, 3)
+        wait_until(lambda: hook.sent == 1 and hook.problem is None, 3)
+    assert frames(requests) == [0]
+
+
+def test_a_full_outbox_is_a_problem_that_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.outbox.RESERVE", 1 << 60)  # as if the disk were full
+    with receiver(lambda _: status(200)) as (address, _), sending(address, tmp_path) as hook:
+        hook.put(result(0))
+        wait_until(lambda: hook.outbox.dropped["webhook"] == 1, 3)
+        assert hook.problem == "outbox: [Errno 28] No space left on device" or "no room" in str(hook.problem)
