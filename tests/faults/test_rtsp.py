@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.agent import view
+from benchmarks.soak import watch
 from edge.credentials import expand
 from edge.sources import find_source
 from sightline.device import load_device
@@ -309,3 +311,28 @@ def test_a_password_with_anything_in_it_arrives() -> None:
 
 def with_login(address: str) -> str:
     return address.replace("://", "://${U}:${P}@")
+
+
+def test_nothing_grows_while_two_cameras_and_a_viewer_run(bundle: Path) -> None:
+    """What `python -m benchmarks.soak` does for half an hour, for half a minute."""
+    with rtsp_camera(0, "--fps", "30") as (_, one), rtsp_camera(0, "--codec", "h264", "--fps", "30") as (_, two):
+        command = [sys.executable, "-m", "sightline", "run", str(bundle), "--source", f"one={one}"]
+        command += ["--source", f"two={two}", "--json", "--page-port", "0"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stderr is not None
+                page = next(line for line in process.stderr if "live page: " in line).split()[-1]
+                threading.Thread(target=process.stderr.read, daemon=True).start()
+                for path in ("stream.mjpg?camera=one", "stream.mjpg?camera=two", "events"):
+                    threading.Thread(target=view, args=(page + path,), daemon=True).start()
+                watch(process.pid, 8)  # warm-up
+                before = watch(process.pid, 5)
+                watch(process.pid, 20)
+                after = watch(process.pid, 5)
+                process.terminate()
+                assert process.wait(10) == 0
+            finally:
+                process.kill()
+    memory, threads, files = ([max(s[k] for s in samples) for samples in (before, after)] for k in range(3))
+    assert memory[1] < 1.04 * memory[0], memory
+    assert threads[1] <= threads[0] and files[1] <= files[0], (threads, files)
