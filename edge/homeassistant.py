@@ -5,9 +5,10 @@ One retained message on `homeassistant/device/<id>/config`, as https://www.home-
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edge.zones import COUNTS, Place
 from sightline import __version__
 from sightline.predictions import ModelId
 
@@ -18,9 +19,11 @@ def discovery_topic(device: str) -> str:
     return f"homeassistant/device/sightline_{device}/config"
 
 
-def discovery(device: str, base: str, cameras: Mapping[str, str], model: ModelId) -> dict[str, Any]:
+def discovery(
+    device: str, base: str, cameras: Mapping[str, str], model: ModelId, places: Sequence[Place] = ()
+) -> dict[str, Any]:
     """device: a slug, the same for ever. base: the topics' beginning. cameras: names, and what stands for them in
-    topics."""
+    topics. places: zones and lines, whose counts the states of their cameras have."""
     components: dict[str, Any] = {}
 
     def add(key: str, platform: str, name: str, **more: Any) -> None:
@@ -54,6 +57,13 @@ def discovery(device: str, base: str, cameras: Mapping[str, str], model: ModelId
             **value("{{ 'OFF' if value_json.seen else 'ON' }}"), entity_category="diagnostic",
             json_attributes_topic=state,
             json_attributes_template="{{ {'cause': value_json.cause} | tojson }}")  # fmt: skip
+        for place in places:
+            if place.camera not in ("", camera):
+                continue
+            for count in COUNTS[place.kind]:
+                add(f"{part}_{place.kind}_{place.name}_{count}", "sensor", f"{called}{place.name} {count}".capitalize(),
+                    **value(f"{{{{ value_json.places['{place.name}']['{count}'] }}}}"),
+                    state_class="measurement" if place.kind == "zone" else "total_increasing")  # fmt: skip
     shared = f"{base}/state"
 
     def of_device(key: str, name: str, template: str, **more: Any) -> None:

@@ -28,6 +28,7 @@ from edge.mailbox import Slot
 from edge.outbox import Message, Outbox
 from edge.snapshots import slug, slugs
 from edge.wanted import What
+from edge.zones import COUNTS, Passage, Place
 from sightline.errors import ConfigError
 from sightline.predictions import Detection, ModelId, Result
 from sightline.preprocess import Frame
@@ -115,6 +116,7 @@ class Mqtt(Promised):
         facts: Callable[[], Mapping[str, Any]],
         set_threshold: Callable[[float], None],
         picture_s: float,
+        places: Sequence[Place] = (),
         **options: Any,
     ) -> None:
         """name: of this agent, the same for ever. picture_s: seconds between two pictures of one camera; 0 = none."""
@@ -127,6 +129,11 @@ class Mqtt(Promised):
         self._on_their_way: dict[int, Message] = {}  # by paho's numbers
         self._acknowledged: set[int] = set()  # the same numbers
         self._states: dict[str, dict[str, Any]] = {}
+        self._places = places
+        self._counts = {
+            camera: {p.name: dict.fromkeys(COUNTS[p.kind], 0) for p in places if p.camera in ("", camera)}
+            for camera in cameras
+        }
         self._pictures: dict[str, Frame] = {}
         self._picture_ns = int(picture_s * 1e9)
         self._picture_due: dict[str, int] = {}
@@ -137,7 +144,10 @@ class Mqtt(Promised):
     def write(self, item: Item) -> bool:
         # where nothing moves, what held when it last moved still holds
         if isinstance(item, Result) and not (item.cause and item.cause.code == "no_motion"):
-            self._states[item.source] = state_of(item)
+            counts = {name: dict(numbers) for name, numbers in self._counts[item.source].items()}
+            self._states[item.source] = state_of(item) | ({"places": counts} if counts else {})
+        if isinstance(item, Passage):
+            self._counts[item.source][item.place][item.counts] = item.count
         return super().write(item)
 
     def observe(self, result: Result, slot: Slot | None) -> None:
@@ -289,7 +299,7 @@ class Mqtt(Promised):
                 self._changed.notify_all()
 
     def _introduce(self, client: paho.Client) -> None:
-        document = discovery(self._device, self._base, self._parts, self._model())
+        document = discovery(self._device, self._base, self._parts, self._model(), self._places)
         client.publish(discovery_topic(self._device), json.dumps(document), qos=1, retain=True)
         client.publish(f"{self._base}/available", "online", qos=1, retain=True)
 

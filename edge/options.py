@@ -75,7 +75,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--outbox",
                 type=click.Path(path_type=Path),
-                help="For what they could not take yet.  [default: in $STATE_DIRECTORY or ~/.local/state]",
+                help="For messages that wait.  [default: in $STATE_DIRECTORY or ~/.local/state]",
             ),
             click.option(
                 "--outbox-mb", type=click.IntRange(1), default=64, show_default=True, help="Of it, for each of them."

@@ -69,6 +69,8 @@ class Outputs:
         send: What = o["send"] or ("events" if rules or places else "changes")
         if send == "events" and not (rules or places):
             raise ConfigError("--send events: an --on rule, a --zone or a --line says what an event is")
+        if len({place.name for place in places}) < len(places):
+            raise ConfigError("--zone, --line: two of them have the same name")
         if (rules or places) and not (o["output"] or o["mqtt"] or o["webhook"]):
             raise ConfigError("--on, --zone, --line: where do events go? --output, --mqtt or --webhook is needed")
         shared: dict[str, Any] = {"lossless": lossless, "stopping": stopping}
@@ -96,6 +98,7 @@ class Outputs:
                 facts=agent.facts,
                 set_threshold=agent.set_threshold,
                 picture_s=o["mqtt_pictures"],
+                places=places,
                 **shared,
             )
             self.sinks.append(mqtt)

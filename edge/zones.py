@@ -19,6 +19,8 @@ from sightline.records import near
 SURE = 2  # looks in a row
 GONE_S = 3.0  # out of sight, longer than a tracker keeps it: it has left
 Point = tuple[float, float]
+# what is counted of each kind: who is in the zone now; who went across since the start, to which side
+COUNTS: dict[Literal["zone", "line"], tuple[str, ...]] = {"zone": ("inside",), "line": ("right", "left")}
 _PLACE = re.compile(r"\s*(?P<name>[\w-]+)\s*:\s*(?P<points>[\d.,\s]+?)(?:\s+on\s+(?P<camera>\S.*?))?\s*")
 
 
@@ -96,6 +98,11 @@ class Passage:
     @property
     def key(self) -> str:
         return self.id
+
+    @property
+    def counts(self) -> str:
+        """Which of the place's numbers `count` is."""
+        return self.state if self.state in ("right", "left") else "inside"
 
     def to_json(self) -> dict[str, Any]:
         return {

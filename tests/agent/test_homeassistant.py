@@ -14,6 +14,7 @@ import pytest
 from edge.homeassistant import discovery, discovery_topic
 from edge.mqtt import state_of
 from edge.snapshots import slugs
+from edge.zones import Place
 from sightline.predictions import Cause, Classification, ModelId, Result
 
 MODEL = ModelId("caps", "1.2", "ab" * 32)
@@ -116,6 +117,18 @@ def test_the_document_is_as_home_assistant_wants_it(cameras: tuple[str, ...]) ->
     assert all(i.replace("_", "").isalnum() for i in ids)
     names = [c["name"] for c in document["cmps"].values()]
     assert len(set(names)) == len(names), "two things of the same name cannot be told apart"
+
+
+def test_zones_and_lines_have_their_counts() -> None:
+    places = [Place("zone", "door", ((0, 0), (1, 0), (1, 1))), Place("line", "gate", ((0, 0), (1, 1)), "yard")]
+    document = discovery("pi", "sightline/pi", slugs(["yard", "roof"]), MODEL, places)
+    for component in document["cmps"].values():
+        jsonschema.validate(component, PLATFORMS[component["p"]])
+    found = {c["name"]: c for k, c in document["cmps"].items() if "_zone_" in k or "_line_" in k}
+    assert set(found) == {"Yard door inside", "Yard gate right", "Yard gate left", "Roof door inside"}
+    assert found["Yard gate left"]["state_class"] == "total_increasing"
+    assert found["Yard gate left"]["value_template"] == "{{ value_json.places['gate']['left'] }}"
+    assert found["Roof door inside"]["state_topic"] == "sightline/pi/roof/state"
 
 
 def test_a_wrong_document_would_be_found() -> None:

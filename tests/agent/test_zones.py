@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,8 @@ import pytest
 from edge.zones import GONE_S, Counter, Passage, Place, parse_place
 from sightline.errors import ConfigError
 from sightline.predictions import Box, Cause, Detection, ModelId, Result
+from tests.broker import broker, free_port, subscriber
+from tests.broker import wait_until as broker_wait
 from tests.conftest import Sightline
 
 MODEL = ModelId("m", "1", "ab" * 32)
@@ -160,11 +164,44 @@ def test_the_agent_counts_who_goes_across(detector: Path, tmp_path: Path, sightl
     assert {p["label"] for p in passages} == {"red"} and {p["source"] for p in passages} == {"yard"}
 
 
+def test_the_counts_reach_mqtt(detector: Path, tmp_path: Path) -> None:
+    port, clip = free_port(), tmp_path / "moving.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 30, (320, 200))
+    for f in range(120):
+        picture = np.full((200, 320, 3), 90, np.uint8)
+        picture[60:120, 2 * f : 60 + 2 * f] = (30, 30, 230)
+        writer.write(picture)
+    writer.release()
+    command = [sys.executable, "-m", "sightline", "run", str(detector), "--source", f"yard={clip}", "--realtime",
+               "--loop", "--track", "--no-page", "--line", "gate: 0.5,0 0.5,1", "--zone", "left: 0,0 0.45,0 0.45,1 0,1",
+               "--mqtt", f"127.0.0.1:{port}", "--name", "pi", "--outbox", str(tmp_path / "o.sqlite")]  # fmt: skip
+    with (
+        broker(tmp_path, port),
+        subscriber(port) as (_, received),
+        subprocess.Popen(command, stdout=-3, stderr=-3) as process,
+    ):
+
+        def counts() -> list[dict[str, dict[str, int]]]:
+            return [r.json["places"] for r in received if r.topic == "sightline/pi/yard/state"]
+
+        try:
+            broker_wait(lambda: any(c["gate"]["left"] > 0 for c in counts()), 25)
+            broker_wait(lambda: any(c["left"]["inside"] > 0 for c in counts()), 10)
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+    assert all(set(c) == {"gate", "left"} for c in counts())
+    events = [r.json["event"] for r in received if r.topic == "sightline/pi/yard/event"]
+    assert {e["place"] for e in events} == {"gate", "left"}
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
         (["--zone", "a: 0,0 1,0 1,1", "--output", "x"], "--track is needed"),
         (["--track", "--zone", "a: 0,0 1,0 1,1"], "where do events go"),
+        (["--track", "--zone", "a: 0,0 1,0 1,1", "--line", "a: 0,0 1,1", "--output", "x"], "the same name"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(detector: Path, options: list[str], word: str, tmp_path: Path,
