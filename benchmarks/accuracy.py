@@ -74,7 +74,7 @@ def row(path: Path, given: Given) -> None:
         flush=True,
     )
     show(
-        f"accuracy/{path.name}", float32=exam.accuracy or -1, naive_lost=naive_lost, naive_agreement=naive.agreement,
+        f"accuracy/{path.name}", float32=exam.quality or -1, naive_lost=naive_lost, naive_agreement=naive.agreement,
         lost=lost, agreement=ours.agreement, float_bytes=nothing_lost.bytes, naive_bytes=naive.bytes, bytes=ours.bytes,
         **times, seconds=took, naive_seconds=naive_took, float_ops=len(found.float_ops), passes=passes and not worse,
     )  # fmt: skip
@@ -96,7 +96,7 @@ def naive_int8(source: Source) -> bytes:
 
 
 def line(model: str, kind: str, m: Measured, ms: float, seconds: float) -> None:
-    accuracy = "unknown" if m.accuracy is None else f"{m.accuracy:.2%}"
+    accuracy = "unknown" if m.quality is None else f"{m.quality:.2%}"
     points = "" if m.drop is None else f"{0 - m.drop:+.2f}"
     quality = f"{accuracy:>10}{points:>8}{m.agreement:>10.2%}"
     print(f"{model:28}{kind:12}{quality}{m.bytes / 1024:>9,.0f}{ms:>8.2f}{seconds:>7.1f}")

@@ -26,11 +26,11 @@ from sightline.device import SCHEMES, load_device
     help="Quantization; several times for several variants, the first runs by default.  [default: the device's]",
 )
 @click.option("--max-drop", type=click.FloatRange(0, 100), default=0.5, show_default=True,
-              help="Points of accuracy that may be lost against float32.")  # fmt: skip
+              help="Points of accuracy, or mAP, that may be lost against float32.")  # fmt: skip
 @click.option("--max-class-drop", type=click.FloatRange(0, 100), default=10, show_default=True,
               help="The same, of any one class.")  # fmt: skip
 @click.option("--min-agreement", type=click.FloatRange(0, 100), default=95, show_default=True,
-              help="Percent of the pictures that must get float32's answer; 0 = any.")  # fmt: skip
+              help="Percent of the pictures, or boxes, that must get float32's answer; 0 = any.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled pictures; for a run, if its data set moved.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Pictures, or .npz, that decide the ranges.")
 @click.option("--labels", type=click.Path(path_type=Path), help="File, a label a line.  [default: --data's folders]")
@@ -64,7 +64,7 @@ def convert(source: Path, out: Path, device: str, as_json: bool, schemes: tuple[
     seconds = time.monotonic() - began
     if as_json:
         variants = {
-            s: {"accuracy": m.accuracy, "agreement": m.agreement, "drop": m.drop, "bytes": m.bytes}
+            s: {result.metric: m.quality, **m.more, "agreement": m.agreement, "drop": m.drop, "bytes": m.bytes}
             for s, m in result.measured.items()
         }
         summary = {
@@ -73,15 +73,15 @@ def convert(source: Path, out: Path, device: str, as_json: bool, schemes: tuple[
             "pictures": result.pictures,
             "seconds": round(seconds, 1),
         }
-        float32 = {"accuracy": result.accuracy, "bytes": result.float_bytes}
+        float32 = {result.metric: result.quality, "bytes": result.float_bytes}
         click.echo(json.dumps({**summary, "float32": float32, "variants": variants}))
         return
-    click.echo(f"{'':22}{'size':>10}{'accuracy':>10}{'points':>8}{'as float':>10}")
+    click.echo(f"{'':22}{'size':>10}{result.title:>10}{'points':>8}{'as float':>10}")
     if "float32" not in result.measured:
-        click.echo(f"{'float32':22}{result.float_bytes / 1024:>6,.0f} KiB{percent(result.accuracy):>10}")
+        click.echo(f"{'float32':22}{result.float_bytes / 1024:>6,.0f} KiB{percent(result.quality):>10}")
     for m in result.measured.values():
-        size, accuracy = f"{m.bytes / 1024:>6,.0f} KiB", f"{percent(m.accuracy):>10}{points(m.drop):>8}"
-        click.echo(f"{m.scheme:22}{size}{accuracy}{m.agreement:>10.2%}")
+        size, quality = f"{m.bytes / 1024:>6,.0f} KiB", f"{percent(m.quality):>10}{points(m.drop):>8}"
+        click.echo(f"{m.scheme:22}{size}{quality}{m.agreement:>10.2%}")
     click.echo(f"{out}: verified on {result.pictures} held-out pictures, in {seconds:.0f} s; see {report_path(out)}")
     click.echo(f"next: sightline run {out} --source 0")
 

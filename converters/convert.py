@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters import edgetpu
 from converters.analysis import OpNoise, latency_ms, op_noise
+from converters.divergence import split
 from converters.edgetpu_compiler import compile_variants
 from converters.metadata import with_metadata
 from converters.quantize import quantize
@@ -41,15 +42,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Converted:
-    """bundle: where it is. accuracy: of float32 on `pictures` held-out ones, None where they have no labels.
+    """bundle: where it is. quality: of float32 on `pictures` held-out ones, None where they have no labels; metric,
+    title: what of, for programs and for people.
     float_bytes: size of the float TFLite."""
 
     bundle: Path
     device: str
-    accuracy: float | None
+    quality: float | None
     pictures: int
     float_bytes: int
     measured: dict[Scheme, Measured]
+    metric: str = "accuracy"
+    title: str = "accuracy"
 
 
 def convert(
@@ -95,6 +99,7 @@ def convert(
     clock.lap("to float TFLite")
 
     exam = Examination(source, progress)
+    metric = exam.rules.metric
     clock.lap("float on held-out pictures")
     models: dict[Scheme, bytes] = {}
     measured: dict[Scheme, Measured] = {}
@@ -119,7 +124,11 @@ def convert(
         say(f"{scheme}: {len(content) / 1024:,.0f} KiB, float32's answer on {measured[scheme].agreement:.2%}")
 
     clock.lap("quantization and its examination")
-    golden = {f"{scheme}/output_0": m.outputs for scheme, m in measured.items()}
+    golden = {
+        f"{scheme}/output_{i}": part
+        for scheme, m in measured.items()
+        for i, part in enumerate(split(m.outputs, source.shapes))
+    }
     everything: dict[str, bytes] = {**models}
     edge: dict[str, Any] = {}
     if config.delegate == "edgetpu":
@@ -127,7 +136,11 @@ def convert(
         everything |= compiled
         # nothing here runs a compiled variant: what it must give is what the plain one gave, for it computes the same
         # integers, to within the steps that edge/model.py allows
-        golden |= {f"{s}/output_0": golden[f"{s.removesuffix('_edgetpu')}/output_0"] for s in compiled}
+        golden |= {
+            f"{s}/output_{i}": golden[f"{s.removesuffix('_edgetpu')}/output_{i}"]
+            for s in compiled
+            for i in range(len(source.shapes))
+        }
     variants = {scheme: f"{name}.{scheme}.tflite" for scheme in everything}
     manifest = Manifest(
         name=name,
@@ -140,9 +153,20 @@ def convert(
         metrics={
             "pictures": len(source.heldout),
             "max_drop": limits.max_drop,
-            "float32": {"accuracy": exam.accuracy, "bytes": len(models.get("float32", float_model)), "parity": parity},
+            "float32": {
+                metric: exam.quality,
+                **(exam.float_quality.more if exam.float_quality else {}),
+                "bytes": len(models.get("float32", float_model)),
+                "parity": parity,
+            },
             **{
-                s: {"accuracy": m.accuracy, "agreement": m.agreement, "worst_drop": m.worst_drop, "bytes": m.bytes}
+                s: {
+                    metric: m.quality,
+                    **m.more,
+                    "agreement": m.agreement,
+                    "worst_drop": m.worst_drop,
+                    "bytes": m.bytes,
+                }
                 for s, m in measured.items()
                 if s != "float32"
             },
@@ -170,7 +194,9 @@ def convert(
     write_bundle(out, manifest, files)
     write_file(report_path(out), render(report).encode())
     write_file(report_path(out).with_suffix(".json"), (json.dumps(to_json(report), indent=2) + "\n").encode())
-    return Converted(out, device_name, exam.accuracy, len(source.heldout), len(float_model), measured)
+    return Converted(
+        out, device_name, exam.quality, len(source.heldout), len(float_model), measured, metric, exam.rules.title
+    )
 
 
 def report_path(bundle: Path) -> Path:

@@ -28,10 +28,11 @@ _OUTPUTS = {
     "sigmoid": ("score", "One score a label; a sigmoid of it gives its probability."),
     "none": ("probability", "One probability a label."),
 }
+_KINDS = {"classify": "Image classifier", "detect": "Object detector"}
 
 
 def with_metadata(content: bytes, *, name: str, version: str, input: InputSpec, output: OutputSpec) -> bytes:
-    """A .tflite, of one input and one output, with TFLite Metadata in it and its labels in a ZIP archive after it.
+    """A .tflite, of one input, with TFLite Metadata in it and its labels in a ZIP archive after it.
 
     An older TFLITE_METADATA is replaced. Everything else stays as it is, to the byte: the model moves as a whole, by a
     multiple of 16 bytes, to make room. The same arguments give the same bytes. Raises ModelError.
@@ -88,21 +89,23 @@ def _metadata(name: str, version: str, input: InputSpec, output: OutputSpec) -> 
             5: stats,
         }
     )
-    title, description = _OUTPUTS[output.activation]
     labels = b.table({0: b.text(_LABELS), 1: b.text("Labels, in the order of the scores.")}, {2: 2})
-    scores = b.table(
-        {
-            0: b.text(title),
-            1: b.text(description),
-            3: b.table({1: b.table({})}, {0: 1}),  # Content: FeatureProperties
-            6: b.vector(labels),  # TENSOR_AXIS_LABELS
-        }
-    )
-    graph = b.table({2: b.vector(image), 3: b.vector(scores)})
+    outputs = [
+        b.table(
+            {
+                0: b.text(title),
+                1: b.text(description),
+                3: b.table({1: b.table({})}, {0: 1}),  # Content: FeatureProperties
+                **({6: b.vector(labels)} if labelled else {}),  # TENSOR_AXIS_LABELS
+            }
+        )
+        for title, description, labelled in _described(output)
+    ]
+    graph = b.table({2: b.vector(image), 3: b.vector(*outputs)})
     model = b.table(
         {
             0: b.text(name),
-            1: b.text(f"Image classifier of {len(output.labels)} classes, converted by Sightline."),
+            1: b.text(f"{_KINDS[output.task]} of {len(output.labels)} classes, converted by Sightline."),
             2: b.text(version),
             3: b.vector(graph),
             7: b.text("1.0.0"),  # the version of the schema that has all of these fields
@@ -110,6 +113,19 @@ def _metadata(name: str, version: str, input: InputSpec, output: OutputSpec) -> 
     )
     b.Finish(model, b"M001")
     return bytes(b.Output())
+
+
+def _described(output: OutputSpec) -> list[tuple[str, str, bool]]:
+    """(name, description, whether it has the labels) of each output."""
+    if output.task == "classify":
+        return [(*_OUTPUTS[output.activation], True)]
+    described = []
+    for stride in output.strides:
+        cells = f"cell of {stride}x{stride} pixels"
+        described.append((f"logits_{stride}", f"One logit a label for each {cells}; a sigmoid gives the score.", True))
+        text = f"From the middle of each {cells} to left, top, right and bottom edge, in {stride} pixels."
+        described.append((f"distances_{stride}", text, False))
+    return described
 
 
 def _with_entry(content: bytes, metadata: bytes) -> bytes:

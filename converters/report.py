@@ -17,6 +17,7 @@ import numpy as np
 
 from converters.analysis import OpNoise
 from converters.charts import bars, histogram
+from converters.rules import BoxRules, boxes_of, drawn
 from converters.search import Found
 from converters.verify import Examination, Limits, Measured
 from sightline.device import Scheme
@@ -25,6 +26,8 @@ from sightline.device import Scheme
 NOISY_DB = 20.0
 PICTURES = 24
 HISTOGRAMS = 6
+WHITE, GREEN, RED = (255, 255, 255), (80, 200, 80), (60, 60, 235)  # BGR: what is there, float32's, the variant's
+_FIGURES = ("bytes", "agreement", "drop", "worst_class", "worst_drop", "snr_db", "control_drop")
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--dim:#667080;--line:#d9dee5;--card:#fff;--page:#f4f6f8;--good:#14804a;--bad:#b3261e}
@@ -66,12 +69,16 @@ class Report:
     def differing(self) -> list[int]:
         """Indices of the held-out pictures on which a scheme answers otherwise than float32."""
         wanted = self.exam.float_answers
-        return [i for i in range(len(wanted)) if any(m.answers[i] != wanted[i] for m in self.measured.values())]
+        return [
+            i
+            for i in range(len(wanted))
+            if any(self.exam.rules.differs(wanted[i], m.answers[i]) for m in self.measured.values())
+        ]
 
 
 def to_json(r: Report) -> dict[str, Any]:
     """The same for programs; fractions in 0..1, drops in points, SNR in decibels."""
-    source, labels = r.exam.source, r.exam.source.output.labels
+    source, rules, metric = r.exam.source, r.exam.rules, r.exam.rules.metric
     return {
         "name": r.name,
         "version": source.version,
@@ -79,17 +86,20 @@ def to_json(r: Report) -> dict[str, Any]:
         "origin": source.origin,
         "input": asdict(source.input),
         "limits": asdict(r.limits),
-        "pictures": len(r.exam.truth),
+        "pictures": len(r.exam.frames),
         "calibration_pictures": len(source.calibration),
         "parity": r.parity,
         "float32": {
             "bytes": len(source.float_model),
-            "accuracy": r.exam.accuracy,
+            metric: r.exam.quality,
+            **(r.exam.float_quality.more if r.exam.float_quality else {}),
             "latency_ms": round(r.latency_ms["float32"], 4),
         },
         "schemes": {
             scheme: {
-                **{k: v for k, v in asdict(m).items() if k not in ("scheme", "outputs", "answers")},
+                metric: m.quality,
+                **m.more,
+                **{k: getattr(m, k) for k in _FIGURES},
                 "latency_ms": round(r.latency_ms[scheme], 4),
             }
             for scheme, m in r.measured.items()
@@ -104,8 +114,8 @@ def to_json(r: Report) -> dict[str, Any]:
         "differing": [
             {
                 "file": source.heldout[i][0].name,
-                "float32": labels[int(r.exam.float_answers[i])],
-                **{scheme: labels[int(m.answers[i])] for scheme, m in r.measured.items()},
+                "float32": rules.say(r.exam.float_answers[i]),
+                **{scheme: rules.say(m.answers[i]) for scheme, m in r.measured.items()},
             }
             for i in r.differing
         ],
@@ -143,11 +153,11 @@ def render(r: Report) -> str:
 def _cards(r: Report) -> str:
     first = next(iter(r.measured.values()))
     float_ms, ms = r.latency_ms["float32"], r.latency_ms[first.scheme]
-    float_bytes = len(r.exam.source.float_model)
+    float_bytes, title = len(r.exam.source.float_model), r.exam.rules.title
     faster = f"{float_ms / ms:.1f} times as fast as float32 here" if ms <= float_ms else f"float32: {float_ms:.2f} ms"
     cards = (
-        ("accuracy, float32", percent(r.exam.accuracy), f"{len(r.exam.truth)} held-out pictures"),
-        (f"accuracy, {first.scheme}", percent(first.accuracy), f"{points(first.drop)} points, "
+        (f"{title}, float32", percent(r.exam.quality), f"{len(r.exam.frames)} held-out pictures"),
+        (f"{title}, {first.scheme}", percent(first.quality), f"{points(first.drop)} points, "
          f"{r.limits.max_drop:g} allowed" if first.drop is not None else "no labels"),
         ("same answer as float", f"{first.agreement:.2%}", f"at least {r.limits.min_agreement:g} % asked"),
         ("size", _kib(first.bytes), f"float32: {_kib(float_bytes)}"),
@@ -161,16 +171,26 @@ def _cards(r: Report) -> str:
 
 def _variants(r: Report) -> str:
     rows = [
-        ["float32 (reference)", _kib(len(r.exam.source.float_model)), percent(r.exam.accuracy), "", "", "", "", "",
+        ["float32 (reference)", _kib(len(r.exam.source.float_model)), percent(r.exam.quality), "", "", "", "", "",
          f"{r.latency_ms['float32']:.2f}"]
     ]  # fmt: skip
     for m in r.measured.values():
         worst = f"{html.escape(m.worst_class)} {points(m.worst_drop)}" if m.worst_class else ""
         rows.append([
-            m.scheme, _kib(m.bytes), percent(m.accuracy), points(m.drop), f"{m.agreement:.2%}", worst,
+            m.scheme, _kib(m.bytes), percent(m.quality), points(m.drop), f"{m.agreement:.2%}", worst,
             f"{m.snr_db:.1f}", points(m.control_drop), f"{r.latency_ms[m.scheme]:.2f}",
         ])  # fmt: skip
-    heads = ["variant", "size", "accuracy", "points", "same as float", "worst class", "SNR, dB", "control", "ms"]
+    heads = [
+        "variant",
+        "size",
+        r.exam.rules.title,
+        "points",
+        "same as float",
+        "worst class",
+        "SNR, dB",
+        "control",
+        "ms",
+    ]
     return f"""<h2>Each variant on the held-out pictures</h2>{_table(heads, rows)}
 <p class="dim">Control: the same model with its weights shuffled, examined the same way; it has to lose much, or the
 examination could not have failed. SNR: of the outputs, against float32's. ms: one inference, one thread, on the machine
@@ -230,18 +250,27 @@ def _pictures(r: Report) -> str:
 
 
 def _picture(r: Report, i: int) -> str:
-    labels = r.exam.source.output.labels
-    path, label = r.exam.source.heldout[i]
-    answer = int(r.exam.float_answers[i])
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(r.exam.frames[i]), cv2.COLOR_RGB2BGR))
-    image = f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+    rules = r.exam.rules
+    path, right = r.exam.source.heldout[i]
+    answer = r.exam.float_answers[i]
+    if isinstance(rules, BoxRules):
+        first = next(iter(r.measured.values())).answers[i]
+        found = [(right.boxes, WHITE), (boxes_of(rules.shown(answer)), GREEN), (boxes_of(rules.shown(first)), RED)]
+        data = drawn(path, found, 320)
+        truth = ", ".join(r.exam.source.output.labels[k] for k in right.labels) or "nothing"
+    else:
+        data = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(r.exam.frames[i]), cv2.COLOR_RGB2BGR))[1].tobytes()
+        truth = "not labelled" if right is None else rules.say(right)
+    image = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
     others = "<br>".join(
-        f"{s}: {html.escape(labels[int(m.answers[i])])}" for s, m in r.measured.items() if m.answers[i] != answer
+        f"{s}: {html.escape(rules.say(m.answers[i]))}"
+        for s, m in r.measured.items()
+        if rules.differs(answer, m.answers[i])
     )
-    truth = html.escape("not labelled" if label is None else labels[label])
+    truth = html.escape(truth)
     return (
         f'<div class="card"><img src="{image}" alt="{truth}"><b style="font-size:1rem">{truth}</b>'
-        f'float32: {html.escape(labels[answer])}<br>{others}<br><span class="dim">{html.escape(path.name)}</span></div>'
+        f'float32: {html.escape(rules.say(answer))}<br>{others}<br><span class="dim">{html.escape(path.name)}</span></div>'
     )
 
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from converters.bias import correct_biases
 from converters.calibrate import METHODS, Activation, Ranges, observe, ranges
+from converters.divergence import box_divergence, class_divergence, split
 from converters.equalize import equalize
 from converters.graph import ops, runnable
 from converters.mixed import Share, by_share, float_sets
 from converters.quantize import quantize
 from converters.source import Say, Source
 from converters.verify import Examination, Limits, Measured, Outputs, passes, run_all
-from sightline.decode import OutputSpec, scores
 from sightline.device import DeviceConfig, Scheme
 from sightline.errors import QualityError
 
@@ -27,7 +27,7 @@ from sightline.errors import QualityError
 AIM = 98.5
 # the divergence has to fall below so much of what it was, or it is chance
 WORTH = 0.97
-FLOOR = 1e-3
+OUTPUT_BYTES = 128 << 20  # of a detector's outputs that are compared; a few dozen pictures have 100,000 cells
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,10 @@ class Search:
     ) -> None:
         """finish: what comes after quantization. say: told what is tried."""
         self.source, self.scheme, self.config, self.finish, self.say = source, scheme, config, finish, say
+        self.frames = source.calibration
+        if source.output.task == "detect":
+            values = sum(int(np.prod(shape)) for shape in source.shapes)
+            self.frames = self.frames[: max(16, OUTPUT_BYTES // (4 * values))]
         self.reference = self._outputs(source.float_model)
         self.steps: list[Step] = []
         self.shares: tuple[Share, ...] = ()
@@ -181,12 +185,15 @@ class Search:
         return measured
 
     def _outputs(self, content: bytes) -> Outputs:
-        return run_all(content, self.source.calibration, self.source.input, self.scheme)
+        return run_all(content, self.frames, self.source.input, self.scheme)
 
     def _divergence(self, content: bytes) -> float:
         if not runnable(content):
             return np.inf
-        return divergence(self.reference, self._outputs(content), self.source.output)
+        outputs, shapes = self._outputs(content), self.source.shapes
+        if self.source.output.task == "detect":
+            return box_divergence(split(self.reference, shapes), split(outputs, shapes))
+        return class_divergence(self.reference, outputs, self.source.output)
 
 
 def _content(measured: Measured | None, exam: Examination, limits: Limits) -> bool:
@@ -196,18 +203,3 @@ def _content(measured: Measured | None, exam: Examination, limits: Limits) -> bo
 def requantize(found: Found, scheme: Scheme, fully_connected: str) -> bytes:
     """What was found, in another static scheme."""
     return quantize(found.float_model, scheme, found.ranges, fully_connected, found.float_ops)
-
-
-def divergence(wanted: Outputs, given: Outputs, spec: OutputSpec) -> float:
-    """Mean Kullback-Leibler divergence, in nats, of the scores of `given` from those of `wanted`, [n, classes] each.
-
-    Unlike the outputs' own error it is bounded where the model is sure anyway, so that a few pictures with large
-    outputs do not decide. Independent scores (sigmoid) are each a distribution of two. Scores under 0.001 count as
-    0.001: an int8 probability has steps of 1/256, and a zero would outweigh everything else.
-    """
-    p = np.asarray([scores([row], spec) for row in wanted], np.float64)
-    q = np.asarray([scores([row], spec) for row in given], np.float64)
-    if spec.activation == "sigmoid":
-        p, q = np.stack([p, 1 - p], -1), np.stack([q, 1 - q], -1)
-    p, q = np.clip(p, FLOOR, None), np.clip(q, FLOOR, None)
-    return float((p * np.log(p / q)).sum(axis=-1).mean())

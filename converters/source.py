@@ -15,6 +15,7 @@ from converters.graph import ops
 from sightline.arrays import unpack
 from sightline.datasets import balanced, read_class_folders, read_frames
 from sightline.decode import OutputSpec
+from sightline.detect import check_shapes
 from sightline.errors import ConfigError, DataError, InputError, ModelError
 from sightline.files import sha256
 from sightline.images import SUFFIXES, read_image
@@ -73,8 +74,9 @@ NOTHING_GIVEN = Given()
 @dataclass(frozen=True)
 class Source:
     """origin: where `expected` was computed. float_model: a .tflite. calibration, golden: uint8 [n, height, width, 3].
-    expected: float32 [n, classes], the origin's outputs for golden. heldout: (picture, class) that neither training
-    nor calibration saw; the class is None where nobody labelled it."""
+    expected: float32 [n, values], the origin's outputs for golden, one after the other; shapes: of each output of one
+    picture. heldout: (picture, class or boxes) that neither training nor calibration saw; None where nobody labelled
+    it."""
 
     name: str
     version: str
@@ -85,8 +87,9 @@ class Source:
     calibration: Frame
     golden: Frame
     expected: NDArray[np.float32]
-    heldout: list[tuple[Path, int | None]]
+    heldout: list[tuple[Path, Any]]
     provenance: dict[str, Any]
+    shapes: tuple[tuple[int, ...], ...]
 
 
 def open_source(
@@ -150,14 +153,21 @@ def _from_run(path: Path, given: Given, say: Say) -> Source:
     run = read_run(path)
     manifest = run.manifest
     program = torch_source.open_program(run.read("model.pt2"), f"{path / 'model.pt2'}")
-    golden = unpack(run.read("golden.npz"), str(path / "golden.npz"), "frames", "output_0")
+    names = [f"output_{i}" for i in range(2 * len(manifest.output.strides) or 1)]
+    golden = unpack(run.read("golden.npz"), str(path / "golden.npz"), "frames", *names)
     calibration = unpack(run.read("calibration.npz"), str(path / "calibration.npz"), "frames")
     spec, classes = manifest.input, len(manifest.output.labels)
-    size, scores = torch_source.input_size(program, str(path / "model.pt2")), golden["output_0"].shape
+    size, outputs = torch_source.input_size(program, str(path / "model.pt2")), [golden[name] for name in names]
     if size != (spec.width, spec.height):
         raise ModelError(f"{path}: model.json says {spec.width}x{spec.height}, but model.pt2 takes {size[0]}x{size[1]}")
-    if scores != (len(golden["frames"]), classes):
+    count, scores = len(golden["frames"]), outputs[0].shape
+    if any(len(o) != count for o in outputs) or scores[-1] != classes:
         raise ModelError(f"{path}: model.json names {classes} labels, but the golden outputs are {list(scores)}")
+    if manifest.output.task == "detect":
+        try:
+            check_shapes([(1, *o.shape[1:]) for o in outputs], manifest.output, *size)
+        except ValueError as e:
+            raise ModelError(f"{path}: golden {e}, by its model.json") from None
     for name, frames in (("golden.npz", golden["frames"]), ("calibration.npz", calibration["frames"])):
         _check_frames(frames, spec, f"{path / name}")
     root, files = run.heldout()
@@ -179,9 +189,10 @@ def _from_run(path: Path, given: Given, say: Say) -> Source:
         output=manifest.output,
         calibration=frames,
         golden=golden["frames"],
-        expected=golden["output_0"],
+        expected=np.concatenate([o.reshape(count, -1) for o in outputs], axis=1),
         heldout=[(root / file, label) for file, label in files],
         provenance={**manifest.provenance, "metrics": manifest.metrics},
+        shapes=tuple(o.shape[1:] for o in outputs),
     )
 
 
@@ -226,7 +237,7 @@ def _from_model(path: Path, reader: Reader, given: Given, say: Say) -> Source:
         index = [labels.index(label) for label in pictures.labels]
         golden = read_frames(pictures.root, balanced(pictures.val, GOLDEN_FRAMES, 0), spec)
         calibration = read_frames(pictures.root, balanced(pictures.train, CALIBRATION_FRAMES, 0), spec)
-        heldout: list[tuple[Path, int | None]] = [(pictures.root / p.path, index[p.label]) for p in pictures.val]
+        heldout: list[tuple[Path, Any]] = [(pictures.root / p.path, index[p.label]) for p in pictures.val]
         dataset = {"name": pictures.root.resolve().name, "fingerprint": pictures.fingerprint}
         if given.calibration:
             calibration = _calibration_frames(given.calibration, spec)
@@ -251,6 +262,7 @@ def _from_model(path: Path, reader: Reader, given: Given, say: Say) -> Source:
         expected=reader.outputs(path, spec.normalize(golden)),
         heldout=heldout,
         provenance={"source": {"file": path.name, "sha256": digest}, "dataset": dataset},
+        shapes=((len(labels),),),
     )
 
 

@@ -10,12 +10,15 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.divergence import Outputs, split
 from converters.graph import damaged, ops
+from converters.rules import rules_of
 from converters.source import Source
 from sightline.device import Scheme
 from sightline.errors import QualityError
@@ -26,13 +29,13 @@ from sightline.preprocess import Frame, InputSpec, Preprocessor
 # the control needs few pictures: a model that knows nothing is wrong on most of any 200
 CONTROL_PICTURES = 200
 Progress = Callable[[int, int], None]
-Outputs = NDArray[np.float32]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """max_drop: points of accuracy that may be lost against float32. max_class_drop: the same of any one class.
-    min_agreement: percent of the pictures on which the best class must be float32's."""
+    """max_drop: points of accuracy, or of mAP, that may be lost against float32. max_class_drop: the same of any one
+    class. min_agreement: percent of the pictures, or of the boxes, for which the answer must be float32's."""
 
     max_drop: float = 0.5
     max_class_drop: float = 10.0
@@ -44,24 +47,24 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Measured:
-    """A scheme on the held-out pictures. accuracy, agreement (with float32, of the best class): in 0..1; accuracy,
-    drop (points), worst_class and worst_drop (points, of the class that lost most) are None where nobody labelled the
-    pictures. control_drop: points of accuracy, or of agreement, that its damaged self lost; None where that was not
-    looked at. snr_db: of the outputs
-    for the golden frames, against float32's. outputs: float32 [golden, classes], those outputs. answers: [held-out],
-    the best class of each."""
+    """A scheme on the held-out pictures. quality (accuracy or mAP), agreement (with float32; see `Rules`): in 0..1;
+    quality, drop (points), worst_class and worst_drop (points, of the class that lost most) are None where nobody
+    labelled the pictures. more: other metrics. control_drop: points of quality, or of agreement, that its damaged self
+    lost; None where that was not looked at. snr_db: of the outputs for the golden frames, against float32's, of the
+    noisiest output. outputs: float32 [golden, values], those outputs. answers: of each held-out picture."""
 
     scheme: Scheme
     bytes: int
-    accuracy: float | None
+    quality: float | None
     agreement: float
     drop: float | None
     worst_class: str | None
     worst_drop: float | None
     snr_db: float
     outputs: Outputs
-    answers: NDArray[np.int64]
+    answers: Sequence[Any]
     control_drop: float | None = None
+    more: dict[str, float] = field(default_factory=dict)
 
 
 class Examination:
@@ -70,6 +73,7 @@ class Examination:
     def __init__(self, source: Source, progress: Progress) -> None:
         """Reads every held-out picture once. Raises DataError, which names one that cannot be read."""
         self.source = source
+        self.rules = rules_of(source)
         spec = source.input
         # a file without a name: 2,000 pictures of 224x224 are 300 MB, which the system may keep in memory or not
         with tempfile.TemporaryFile() as f:
@@ -77,56 +81,59 @@ class Examination:
             self.frames: Frame = np.memmap(f, np.uint8, "w+", shape=size)
         preprocess = Preprocessor(spec)
         for i, (path, _) in enumerate(source.heldout):
-            preprocess(read_image(path), out=self.frames[i])
+            frame = read_image(path)
+            self.rules.prepare(i, (frame.shape[1], frame.shape[0]))
+            preprocess(frame, out=self.frames[i])
             progress(i + 1, len(source.heldout))
-        self.labelled = all(label is not None for _, label in source.heldout)
-        self.truth = np.asarray([-1 if label is None else label for _, label in source.heldout])
-        self.float_answers = answers(self._run(source.float_model, "float32", self.frames))
+        self.float_answers = self._answers(source.float_model, "float32")
+        self.float_quality = self.rules.quality(self.float_answers)
         self.golden = run_all(source.float_model, source.golden, spec, "float32")
 
     @property
-    def accuracy(self) -> float | None:
+    def quality(self) -> float | None:
         """Of the float model, in 0..1; None where nobody labelled the pictures."""
-        return float((self.float_answers == self.truth).mean()) if self.labelled else None
+        return self.float_quality.value if self.float_quality else None
 
     def measure(self, scheme: Scheme, content: bytes) -> Measured:
         """A candidate on every held-out picture."""
-        mine = self.float_answers
-        if scheme != "float32":
-            mine = answers(self._run(content, scheme, self.frames))
-        base, right = self.float_answers, self.truth if self.labelled else self.float_answers
+        mine = self.float_answers if scheme == "float32" else self._answers(content, scheme)
         outputs = run_all(content, self.source.golden, self.source.input, scheme)
-        accuracy = drop = worst_class = worst_drop = None
-        if self.accuracy is not None:
-            accuracy = float((mine == right).mean())
-            drop = 100 * (self.accuracy - accuracy)
-            lost = {k: 100 * _lost(base, mine, right, k) / int((right == k).sum()) for k in np.unique(right)}
-            worst = max(lost, key=lambda k: lost[k])
-            worst_class, worst_drop = self.source.output.labels[worst], lost[worst]
+        quality, base = self.rules.quality(mine), self.float_quality
+        drop = worst_class = worst_drop = None
+        if quality and base:
+            drop = 100 * (base.value - quality.value)
+            lost = {label: 100 * (base.per_class[label] - value) for label, value in quality.per_class.items()}
+            worst_class = max(lost, key=lambda label: lost[label])
+            worst_drop = lost[worst_class]
+        shapes = self.source.shapes
         return Measured(
             scheme=scheme,
             bytes=len(content),
-            accuracy=accuracy,
-            agreement=float((mine == base).mean()),
+            quality=quality.value if quality else None,
+            agreement=self.rules.agreement(self.float_answers, mine),
             drop=drop,
             worst_class=worst_class,
             worst_drop=worst_drop,
-            snr_db=snr_db(self.golden, outputs),
+            snr_db=min(snr_db(*pair) for pair in zip(split(self.golden, shapes), split(outputs, shapes), strict=True)),
             outputs=outputs,
             answers=mine,
+            more=quality.more if quality else {},
         )
 
     def control(self, m: Measured, content: bytes) -> Measured:
         """The same with what the candidate's damaged self lost, on some of the pictures."""
         # evenly over the list, which is sorted by class
-        some = slice(None, None, max(1, len(self.truth) // CONTROL_PICTURES))
-        mine = answers(self._run(damaged(content), m.scheme, self.frames[some]))
-        right = (self.truth if self.labelled else self.float_answers)[some]
-        lost = float((self.float_answers[some] == right).mean() - (mine == right).mean())
+        some = slice(None, None, max(1, len(self.frames) // CONTROL_PICTURES))
+        mine = self._answers(damaged(content), m.scheme, some)
+        reference = self.float_answers[some]
+        quality, base = self.rules.quality(mine, some), self.rules.quality(reference, some)
+        lost = base.value - quality.value if quality and base else 1 - self.rules.agreement(reference, mine)
         return replace(m, control_drop=100 * lost)
 
-    def _run(self, content: bytes, name: str, frames: Frame) -> Outputs:
-        return run_all(content, frames, self.source.input, name)
+    def _answers(self, content: bytes, name: str, some: slice = slice(None)) -> Sequence[Any]:
+        chosen = range(len(self.frames))[some]
+        found = each(content, self.frames[some], self.source.input, name, lambda i, k: self.rules.answer(i, chosen[k]))
+        return self.rules.collect(found)
 
 
 def check_parity(source: Source) -> float:
@@ -134,18 +141,21 @@ def check_parity(source: Source) -> float:
 
     Raises QualityError above 0.001, or where frames in a wrong order pass as well (then nothing was compared).
     """
-    expected = source.expected
-    given = run_all(source.float_model, source.golden, source.input, "float32")
-    scale = float(np.abs(expected).max()) or 1.0
-    difference = float(np.abs(given - expected).max()) / scale
+    flat = run_all(source.float_model, source.golden, source.input, "float32")
+    pairs = list(zip(split(flat, source.shapes), split(source.expected, source.shapes), strict=True))
+    difference = max(_difference(given, expected) for given, expected in pairs)
     if not difference <= 1e-3:
         raise QualityError(
             f"the float TFLite differs from the {source.origin} program by {difference:.2%} of its outputs' range (up "
             "to 0.1 % is rounding): the conversion changed what the model computes"
         )
-    if len(expected) > 1 and float(np.abs(given - np.roll(expected, 1, axis=0)).max()) / scale <= 1e-3:
+    if len(flat) > 1 and all(_difference(given, np.roll(expected, 1, axis=0)) <= 1e-3 for given, expected in pairs):
         raise QualityError("the model gives the same outputs for every golden picture: nothing can be compared")
     return difference
+
+
+def _difference(given: Outputs, expected: Outputs) -> float:
+    return float(np.abs(given - expected).max()) / (float(np.abs(expected).max()) or 1.0)
 
 
 def check_integer(content: bytes, scheme: Scheme, spec: InputSpec, allowed: Sequence[str] = ()) -> None:
@@ -177,7 +187,7 @@ def passes(m: Measured, exam: Examination, limits: Limits) -> bool:
 
 def judge(m: Measured, exam: Examination, limits: Limits) -> None:
     """Raises QualityError where the scheme lost more than the limits, or where losing could not be noticed."""
-    pictures = len(exam.truth)
+    pictures = len(exam.frames)
     lost = _lost_too_much(m, exam, limits)
     if lost:
         coarse = m.drop is not None and 100 / pictures > limits.max_drop
@@ -197,9 +207,9 @@ def judge(m: Measured, exam: Examination, limits: Limits) -> None:
 def _lost_too_much(m: Measured, exam: Examination, limits: Limits) -> list[str]:
     lost = []
     if m.drop is not None and m.drop > limits.max_drop + 1e-9:
-        lost.append(f"lost {m.drop:.2f} points of accuracy, --max-drop is {limits.max_drop:g}")
-    if m.worst_drop is not None and m.worst_class is not None:
-        size = int((exam.truth == exam.source.output.labels.index(m.worst_class)).sum())
+        lost.append(f"lost {m.drop:.2f} points of {exam.rules.title}, --max-drop is {limits.max_drop:g}")
+    if m.worst_drop is not None and m.worst_class is not None and exam.float_quality:
+        size = exam.float_quality.sizes[m.worst_class]
         # two pictures of a small class are chance
         if m.worst_drop > max(limits.max_class_drop, 200 / size) + 1e-9:
             lost.append(
@@ -211,24 +221,36 @@ def _lost_too_much(m: Measured, exam: Examination, limits: Limits) -> list[str]:
 
 
 def run_all(content: bytes, frames: Frame, spec: InputSpec, name: str) -> Outputs:
-    """float32 [n, classes]: the first output for each of uint8 [n, height, width, 3], as the device will run them.
+    """float32 [n, values]: all outputs, one after the other, for each of uint8 [n, height, width, 3], as the device
+    will run them."""
+    return np.stack(each(content, frames, spec, name, _flat))
+
+
+def _flat(interpreter: Interpreter, k: int) -> Outputs:
+    return np.concatenate([output.reshape(-1) for output in interpreter.results()])
+
+
+def each(
+    content: bytes, frames: Frame, spec: InputSpec, name: str, look: Callable[[Interpreter, int], Answer]
+) -> list[Answer]:
+    """What `look` makes of the interpreter after each frame, given the frame's index.
 
     On all cores, each with an interpreter of its own: every picture's outputs are the same as alone.
     """
-    parts = np.array_split(frames, min(len(frames), os.cpu_count() or 1))
+    parts = np.array_split(np.arange(len(frames)), min(len(frames), os.cpu_count() or 1))
     # loaded one after the other: loading redirects the process's stderr
     interpreters = [Interpreter(content, spec, name=name) for _ in parts]
 
-    def run(interpreter: Interpreter, part: Frame) -> list[Outputs]:
-        return [interpreter(frame)[0].reshape(1, -1) for frame in part]
+    def run(interpreter: Interpreter, part: NDArray[np.int64]) -> list[Answer]:
+        found = []
+        for k in part.tolist():
+            interpreter.fill(frames[k])
+            interpreter.invoke()
+            found.append(look(interpreter, k))
+        return found
 
     with ThreadPoolExecutor(len(parts)) as pool:
-        return np.concatenate([row for rows in pool.map(run, interpreters, parts) for row in rows])
-
-
-def answers(outputs: Outputs) -> NDArray[np.int64]:
-    """The best class of each of [n, classes]; what is not a number is never the best."""
-    return np.argmax(np.nan_to_num(outputs, nan=-np.inf), axis=1)
+        return [answer for found in pool.map(run, interpreters, parts) for answer in found]
 
 
 def snr_db(wanted: Outputs, given: Outputs) -> float:
@@ -236,8 +258,3 @@ def snr_db(wanted: Outputs, given: Outputs) -> float:
     noise = float(np.square(given - wanted).mean())
     signal = float((wanted - wanted.mean(axis=0, keepdims=True)).var())
     return 200.0 if noise == 0 else float(10 * np.log10(max(signal, 1e-30) / noise))
-
-
-def _lost(base: NDArray[np.int64], mine: NDArray[np.int64], right: NDArray[np.int64], k: int) -> int:
-    """How many pictures of class k float32 had right and the candidate has not, less those that it gained."""
-    return int(((base == right) & (right == k)).sum() - ((mine == right) & (right == k)).sum())

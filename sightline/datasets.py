@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
+from sightline.boxes import BoxedPicture
 from sightline.decode import check_label
 from sightline.errors import DataError
 from sightline.files import sha256
@@ -22,6 +23,7 @@ from sightline.records import near
 
 VAL_NAMES = ("val", "valid", "validation")
 Progress = Callable[[int, int], None]
+AnyPicture = TypeVar("AnyPicture", "Picture", BoxedPicture)
 
 
 @dataclass(frozen=True)
@@ -126,16 +128,23 @@ def read_class_folders(
     return ClassFolders(root, labels, tuple(train), tuple(val), tuple(bad), leaked)
 
 
-def balanced(pictures: Sequence[Picture], count: int, seed: int) -> list[Picture]:
-    """`count` pictures, or all, as evenly over the classes as there are; a function of the seed."""
-    queues: dict[int, list[Picture]] = {}
+def balanced(pictures: Sequence[AnyPicture], count: int, seed: int) -> list[AnyPicture]:
+    """`count` pictures, or all, as evenly over the classes as there are; a function of the seed. Of a picture with
+    boxes the first one's class counts."""
+    queues: dict[int, list[AnyPicture]] = {}
     for p in random.Random(seed).sample(list(pictures), len(pictures)):
-        queues.setdefault(p.label, []).append(p)
+        queues.setdefault(_class_of(p), []).append(p)
     turns = [queue[i] for i in range(len(pictures)) for _, queue in sorted(queues.items()) if i < len(queue)]
     return turns[:count]
 
 
-def read_frames(root: Path, pictures: Sequence[Picture], spec: InputSpec) -> Frame:
+def _class_of(picture: Picture | BoxedPicture) -> int:
+    if isinstance(picture, Picture):
+        return picture.label
+    return picture.boxes[0].label if picture.boxes else -1
+
+
+def read_frames(root: Path, pictures: Sequence[Picture] | Sequence[BoxedPicture], spec: InputSpec) -> Frame:
     """uint8 [n, spec.height, spec.width, 3]: the pictures as the model takes them."""
     preprocess = Preprocessor(spec)
     return np.stack([preprocess(read_image(root / p.path)) for p in pictures])

@@ -28,13 +28,17 @@ LOWEST = 0.01  # of a score: below it a detector says nothing
 
 def check_outputs(tensors: Sequence[Tensor], spec: OutputSpec, width: int, height: int) -> None:
     """Raises ValueError where a model's outputs are not what its spec says. width, height: of its input."""
+    check_shapes([t.shape for t in tensors], spec, width, height)
+
+
+def check_shapes(given: Sequence[tuple[int, ...]], spec: OutputSpec, width: int, height: int) -> None:
+    """The same of the outputs' shapes."""
     wanted = [
         (1, height // stride, width // stride, channels)
         for stride in spec.strides
         for channels in (len(spec.labels), 4)
     ]
-    given = [t.shape for t in tensors]
-    if given != wanted:
+    if list(given) != wanted:
         raise ValueError(f"outputs of {[list(s) for s in given]} where {[list(s) for s in wanted]} are needed")
 
 

@@ -5,7 +5,8 @@ RUN/
   model.json        what it is, takes in and gives out, how good it is, where it comes from; hashes of the rest
   calibration.npz   `frames`: uint8 [n, height, width, 3], pictures from the training part, as the model takes them
   golden.npz        `frames` like those, and `output_0`, ...: what the model gave for each in PyTorch
-  heldout.json      the pictures that training never saw: {"root": folder, "files": [[relative path, class], ...]}
+  heldout.json      the pictures that training never saw: {"root": folder, "files": [[relative path, class], ...]};
+                    a detector's have in place of the class [class, x, y, width, height] of each box, in pixels
   history.jsonl     one line an epoch
   checkpoint/       to resume
 """
@@ -19,6 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from sightline.average_precision import Truth
 from sightline.decode import OutputSpec
 from sightline.errors import ModelError
 from sightline.files import FileTable, checked_table, file_table, read_verified, seal, unseal, write_file
@@ -53,10 +57,17 @@ class Run:
         """A file of the run, verified against its hash."""
         return read_verified(self.path, self.files, name)
 
-    def heldout(self) -> tuple[Path, list[tuple[str, int]]]:
-        """The folder of the held-out pictures, and (path in it, class index) of each."""
+    def heldout(self) -> tuple[Path, list[tuple[str, int | Truth]]]:
+        """The folder of the held-out pictures, and (path in it, class index or boxes) of each."""
         data = json.loads(self.read("heldout.json"))
-        return Path(data["root"]), [(str(path), int(label)) for path, label in data["files"]]
+        return Path(data["root"]), [(str(path), _answer(answer)) for path, answer in data["files"]]
+
+
+def _answer(answer: int | list[list[float]]) -> int | Truth:
+    if isinstance(answer, int):
+        return answer
+    rows = np.asarray(answer, np.float64).reshape(-1, 5)
+    return Truth(rows[:, 0].astype(np.int64), rows[:, 1:])
 
 
 def write_run(path: Path, manifest: RunManifest, files: Mapping[str, bytes]) -> None:

@@ -6,21 +6,31 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from sightline.boxes import BoxedPictures, read_boxes
 from sightline.bundle import check_name
 from sightline.datasets import ClassFolders, read_class_folders
 from sightline.errors import ConfigError, DataError, InputError, ModelError
 from sightline.preprocess import InputSpec
 from sightline.run_folder import Run, read_run
 
+if TYPE_CHECKING:
+    from trainer.task import Task
+
+DETECTOR_SIZE = 320  # pixels, where nobody says another
+
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--task", type=click.Choice(["classify"]), default="classify", show_default=True, help="What to learn.")
+@click.option(
+    "--task",
+    type=click.Choice(["classify", "detect"]),
+    help="What to learn.  [default: classify]",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Run folder to write; its name is the model's."
 )
@@ -28,7 +38,9 @@ from sightline.run_folder import Run, read_run
 @click.option(
     "--weights", default="timm", show_default=True, help="To start from: 'timm' (downloaded), a file, or 'none'."
 )
-@click.option("--image-size", type=click.IntRange(16, 2048), help="Pixels, square.  [default: the arch's own]")
+@click.option(
+    "--image-size", type=click.IntRange(16, 2048), help="Pixels, square.  [default: the arch's own, 320 for detect]"
+)
 @click.option(
     "--resize",
     type=click.Choice(["letterbox", "center_crop", "stretch"]),
@@ -65,7 +77,7 @@ from sightline.run_folder import Run, read_run
     type=click.Choice(["refuse", "skip"]),
     default="refuse",
     show_default=True,
-    help="Pictures that cannot be read.",
+    help="Pictures that cannot be read, and boxes that are wrong.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split, the order and the first weights.")
 @click.option("--resume", is_flag=True, help="Go on from --out's last finished epoch, exactly.")
@@ -74,45 +86,43 @@ from sightline.run_folder import Run, read_run
 def train(context: click.Context, data: Path, out: Path, parent: Path | None, **options: Any) -> None:
     """Train a model on labelled pictures; leaves a run folder.
 
-    DATA has one subfolder of pictures per class, or train/ and val/ that each have them; without val/ a fifth of each
-    class is held out. On several GPUs: torchrun --nproc-per-node N -m trainer DATA ...
+    To classify, DATA has one subfolder of pictures per class, or train/ and val/ that each have them; without val/ a
+    fifth of each class is held out. To detect, it has boxes: COCO's .json, Pascal VOC's .xml or YOLO's .txt with a
+    data.yaml (`sightline inspect DATA --sheet` shows them). On several GPUs:
+    torchrun --nproc-per-node N -m trainer DATA ...
     """
     from trainer.model import check_arch, native_size  # torch: seconds, which `--help` need not wait for
-    from trainer.train import Recipe
+    from trainer.recipe import Recipe
     from trainer.train import train as run
 
     check_name(out.name, "--out")
     run_before = _open_parent(parent) if parent else None
     if run_before:
         options |= _inherited(context, run_before)
+    options["task"] = options["task"] or "classify"
     check_arch(options["arch"])
     if options["resume"] and not (out / "checkpoint" / "state.json").is_file():
         raise InputError(f"{out}: nothing to resume: it has no finished epoch")
     if not options["resume"] and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists; go on with --resume, or give another --out")
-    size = options["image_size"] or native_size(options["arch"])
+    detects = options["task"] == "detect"
+    size = options["image_size"] or (DETECTOR_SIZE if detects else native_size(options["arch"]))
     spec = run_before.manifest.input if run_before else InputSpec(size, size, options["resize"])
     main_process = os.environ.get("RANK", "0") == "0"
     began = time.monotonic()
-    pictures = read_class_folders(data, seed=options["seed"], corrupt=options["corrupt"])
+    pictures: ClassFolders | BoxedPictures
+    if detects:
+        pictures = read_boxes(data, seed=options["seed"], wrong=options["corrupt"])
+    else:
+        pictures = read_class_folders(data, seed=options["seed"], corrupt=options["corrupt"])
     if main_process:
-        click.echo(
-            f"{len(pictures.train)} pictures to learn from, {len(pictures.val)} held out, "
-            f"{len(pictures.labels)} classes: {_few(pictures.labels)}",
-            err=True,
-        )
-        for line in pictures.skipped:
-            click.echo(f"skipped: {line}", err=True)
-        if pictures.leaked:
-            click.echo(
-                f"warning: {pictures.leaked} pictures are both in train/ and in val/: the accuracy will flatter",
-                err=True,
-            )
+        _tell(pictures)
     if run_before:
         _check_split(pictures, run_before, data)
     usual_rate = 0.002 if options["weights"] == "none" else 0.0005
     epochs = options["epochs"] or (8 if run_before else 30)
     recipe = Recipe(
+        task=options["task"],
         arch=options["arch"],
         weights=options["weights"],
         epochs=epochs,
@@ -120,7 +130,7 @@ def train(context: click.Context, data: Path, out: Path, parent: Path | None, **
         learning_rate=options["learning_rate"] or usual_rate,
         weight_decay=0.05,
         warmup_epochs=min(3, epochs // 4),
-        label_smoothing=0.0 if run_before else 0.1,
+        label_smoothing=0.0 if run_before or detects else 0.1,
         ema_decay=0.999,
         # the learning rate's cosine pays off late: 10 epochs of 60 stopped a run 5 points too early
         patience=(0 if run_before else epochs // 3) if options["patience"] is None else options["patience"],
@@ -132,15 +142,63 @@ def train(context: click.Context, data: Path, out: Path, parent: Path | None, **
     workers = min(4, os.cpu_count() or 1)
     if recipe.batch > len(pictures.train):
         raise ConfigError(f"--batch {recipe.batch} is more than the {len(pictures.train)} training pictures")
-    metrics = run(pictures, spec, recipe, out, workers, options["resume"], run_before)
+    task = _task(pictures, spec)
+    if main_process and detects:
+        _warn_of_arch(recipe.arch)
+    metrics = run(task, recipe, out, workers, options["resume"], run_before)
     if not main_process:
         return
     seconds = time.monotonic() - began
     if options["as_json"]:
         click.echo(json.dumps({"run": str(out), **metrics, "seconds": round(seconds, 1)}))
     else:
-        click.echo(f"{out}: {metrics['accuracy']:.2%} of {len(pictures.val)} held-out pictures, in {seconds:.0f} s")
+        score = (
+            f"{metrics['accuracy']:.2%} of"
+            if not detects
+            else (f"mAP {metrics['map']:.2%} (mAP50 {metrics['map50']:.2%}) on")
+        )
+        click.echo(f"{out}: {score} {len(pictures.val)} held-out pictures, in {seconds:.0f} s")
         click.echo(f"next: sightline convert {out} --device raspberry_pi_5 --out {out.name}.bundle")
+
+
+def _task(pictures: ClassFolders | BoxedPictures, spec: InputSpec) -> Task:
+    if isinstance(pictures, BoxedPictures):
+        from trainer.detection import DetectionTask
+
+        return DetectionTask(pictures, spec)
+    from trainer.classification import Classification
+
+    return Classification(pictures, spec)
+
+
+def _warn_of_arch(arch: str) -> None:
+    from trainer.detector import quantizes_badly
+    from trainer.model import make
+
+    why = quantizes_badly(make(arch))
+    if why:
+        click.echo(
+            f"warning: {arch} will lose in int8, and the Edge TPU may not take it: {why}; mobilenetv4_conv_small, "
+            "mobilenetv2_100 and resnet18 have none of these",
+            err=True,
+        )
+
+
+def _tell(pictures: ClassFolders | BoxedPictures) -> None:
+    boxed = isinstance(pictures, BoxedPictures)
+    boxes = f" with {sum(len(p.boxes) for p in pictures.train):,} boxes" if boxed else ""  # type: ignore[union-attr]
+    click.echo(
+        f"{len(pictures.train)} pictures{boxes} to learn from, {len(pictures.val)} held out, "
+        f"{len(pictures.labels)} classes: {_few(pictures.labels)}",
+        err=True,
+    )
+    for line in [p.text for p in pictures.problems] if isinstance(pictures, BoxedPictures) else pictures.skipped:
+        click.echo(f"skipped: {line}", err=True)
+    if pictures.leaked:
+        click.echo(
+            f"warning: {pictures.leaked} pictures are both in train/ and in val/: what is measured will flatter",
+            err=True,
+        )
 
 
 def _open_parent(path: Path) -> Run:
@@ -160,7 +218,8 @@ def _open_parent(path: Path) -> Run:
 def _inherited(context: click.Context, run: Run) -> dict[str, Any]:
     """What fine-tuning takes from the run. Raises ConfigError for an option that would make it another model."""
     recipe, spec = run.manifest.provenance["recipe"], run.manifest.input
-    fixed = {"arch": recipe["arch"], "image_size": spec.width, "resize": spec.resize}
+    task = run.manifest.output.task
+    fixed = {"task": task, "arch": recipe["arch"], "image_size": spec.width, "resize": spec.resize}
     given = {k: v for k, v in context.params.items() if context.get_parameter_source(k) is ParameterSource.COMMANDLINE}
     if "weights" in given:
         raise ConfigError("--weights and --quantization-aware exclude each other: the weights are the run's own")
@@ -177,7 +236,7 @@ def _inherited(context: click.Context, run: Run) -> dict[str, Any]:
     return {**fixed, **own, "weights": f"{run.manifest.name} {run.manifest.version}"}
 
 
-def _check_split(pictures: ClassFolders, run: Run, data: Path) -> None:
+def _check_split(pictures: ClassFolders | BoxedPictures, run: Run, data: Path) -> None:
     before = run.manifest.provenance.get("dataset", {}).get("fingerprint")
     if pictures.fingerprint != before:
         raise DataError(

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -56,7 +57,8 @@ class Augmented(Dataset[tuple[Tensor, int]]):
         frame = read_image(self.root / picture.path)
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         if self.augment != "none":
-            frame = _random_crop(frame, rng, smallest=0.8 if self.augment == "light" else 0.5)
+            x, y, w, h = random_window(frame, rng, smallest=0.8 if self.augment == "light" else 0.5)
+            frame = frame[y : y + h, x : x + w]
         image = torch.from_numpy(self.preprocess(frame))
         if self.transform:
             with torch.random.fork_rng(devices=[]):
@@ -100,9 +102,12 @@ class Shuffled(Sampler[list[Key]]):
             yield [(self.epoch, index) for index in share]
 
 
-def loader(dataset: Augmented | Plain, workers: int, *, batches: Shuffled | None = None, batch: int = 1) -> DataLoader:
-    """With `batches` for training, with `batch` in order for evaluation."""
+def loader(
+    dataset: Dataset[Any], workers: int, *, collate: Any = None, batches: Shuffled | None = None, batch: int = 1
+) -> DataLoader[Any]:
+    """With `batches` for training, with `batch` in order for evaluation. collate: makes a batch; none = torch's own."""
     shared = {
+        "collate_fn": collate,
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
         "worker_init_fn": _one_thread,
@@ -120,12 +125,12 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _random_crop(frame: Frame, rng: random.Random, smallest: float) -> Frame:
-    """A part of `smallest` to all of the area, its proportions changed by up to a fifth."""
+def random_window(frame: Frame, rng: random.Random, smallest: float) -> tuple[int, int, int, int]:
+    """(x, y, width, height) of a part of `smallest` to all of the area, its proportions changed by up to a fifth."""
     height, width = frame.shape[:2]
     area = rng.uniform(smallest, 1.0)
     ratio = math.exp(rng.uniform(-0.18, 0.18))
     w = max(1, min(width, round(width * math.sqrt(area) * ratio)))
     h = max(1, min(height, round(height * math.sqrt(area) / ratio)))
     x, y = rng.randint(0, width - w), rng.randint(0, height - h)
-    return frame[y : y + h, x : x + w]
+    return x, y, w, h

@@ -19,8 +19,10 @@ from torch import nn
 
 from sightline import __version__
 from sightline.arrays import pack
-from sightline.datasets import ClassFolders, balanced, read_frames
+from sightline.boxes import BoxedPicture, BoxedPictures
+from sightline.datasets import ClassFolders, Picture, balanced, read_frames
 from sightline.decode import OutputSpec
+from sightline.detect import check_shapes
 from sightline.errors import ModelError, reason
 from sightline.files import sha256
 from sightline.preprocess import InputSpec
@@ -30,40 +32,42 @@ from sightline.run_folder import CALIBRATION_FRAMES, GOLDEN_FRAMES, RunManifest,
 def export_run(
     path: Path,
     model: nn.Module,
-    data: ClassFolders,
+    data: ClassFolders | BoxedPictures,
     spec: InputSpec,
     *,
     name: str,
     metrics: dict[str, float],
     provenance: dict[str, Any],
-    activation: str = "softmax",
+    output: OutputSpec | None = None,
     seed: int = 0,
 ) -> RunManifest:
-    """Write a run folder for any module: float32 [1, height, width, 3], RGB 0..255 -> float32 [1, classes].
+    """Write a run folder for any module: float32 [1, height, width, 3], RGB 0..255 -> float32 [1, classes], or a
+    detector's outputs (see `sightline.detect`). output: what they mean; none = a softmax over data's labels.
 
     The program is saved, opened again, and must give what the module gives. Raises ModelError where it does not, or
     where torch.export cannot take the module.
     """
     model = model.cpu().eval()
     program = save_program(model, spec)
+    output = output or OutputSpec("classify", "softmax", data.labels)
     calibration = read_frames(data.root, balanced(data.train, CALIBRATION_FRAMES, seed), spec)
     golden = read_frames(data.root, balanced(data.val, GOLDEN_FRAMES, seed), spec)
     opened = torch.export.load(io.BytesIO(program)).module()
     outputs = run_program(opened, golden)
-    difference = float(np.abs(outputs - run_program(model, golden)).max())
-    # other kernels may be chosen for the exported graph; more than rounding is another model
-    if not difference <= 1e-3 * max(1.0, float(np.abs(outputs).max())):
-        raise ModelError(
-            f"the exported program differs from the model by {difference:.3g}: it is not the same function"
-        )
-    if outputs.shape != (len(golden), len(data.labels)):
-        raise ModelError(f"the model gives {list(outputs.shape[1:])} scores for {len(data.labels)} classes")
+    for given, wanted in zip(outputs, run_program(model, golden), strict=True):
+        difference = float(np.abs(given - wanted).max())
+        # other kernels may be chosen for the exported graph; more than rounding is another model
+        if not difference <= 1e-3 * max(1.0, float(np.abs(wanted).max())):
+            raise ModelError(
+                f"the exported program differs from the model by {difference:.3g}: it is not the same function"
+            )
+    _check_outputs(outputs, output, spec)
     created = datetime.datetime.now(datetime.timezone.utc)
     manifest = RunManifest(
         name=name,
         version=f"{created:%Y%m%d}-{sha256(program)[:8]}",
         input=spec,
-        output=OutputSpec("classify", activation, data.labels),  # type: ignore[arg-type]
+        output=output,
         metrics=metrics,
         provenance={
             **provenance,
@@ -74,20 +78,38 @@ def export_run(
                 "fingerprint": data.fingerprint,
                 "train": len(data.train),
                 "val": len(data.val),
-                "skipped": len(data.skipped),
+                "skipped": len(data.problems if isinstance(data, BoxedPictures) else data.skipped),
             },
             "versions": _versions(),
         },
     )
-    heldout = {"root": str(data.root.resolve()), "files": [[p.path, p.label] for p in data.val]}
+    heldout = {"root": str(data.root.resolve()), "files": [[p.path, _answer(p)] for p in data.val]}
     files = {
         "model.pt2": program,
         "calibration.npz": pack(frames=calibration),
-        "golden.npz": pack(frames=golden, output_0=outputs),
+        "golden.npz": pack(frames=golden, **{f"output_{i}": o for i, o in enumerate(outputs)}),
         "heldout.json": json.dumps(heldout).encode(),
     }
     write_run(path, manifest, files)
     return manifest
+
+
+def _answer(picture: Picture | BoxedPicture) -> int | list[list[float]]:
+    """What is right: the class, or class, x, y, width, height of each box."""
+    if isinstance(picture, Picture):
+        return picture.label
+    return [[b.label, b.x, b.y, b.width, b.height] for b in picture.boxes]
+
+
+def _check_outputs(outputs: list[NDArray[np.float32]], spec: OutputSpec, input: InputSpec) -> None:
+    shapes = [(1, *o.shape[1:]) for o in outputs]
+    if spec.task == "detect":
+        try:
+            check_shapes(shapes, spec, input.width, input.height)
+        except ValueError as e:
+            raise ModelError(f"the model gives {e}") from None
+    elif shapes != [(1, len(spec.labels))]:
+        raise ModelError(f"the model gives {[list(s) for s in shapes]} scores for {len(spec.labels)} classes")
 
 
 def save_program(model: nn.Module, spec: InputSpec) -> bytes:
@@ -104,11 +126,12 @@ def save_program(model: nn.Module, spec: InputSpec) -> bytes:
     return buffer.getvalue()
 
 
-def run_program(model: nn.Module, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """uint8 [n, height, width, 3] -> float32 [n, classes], a picture at a time."""
+def run_program(model: nn.Module, frames: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    """uint8 [n, height, width, 3] -> each output, float32 [n, ...], a picture at a time."""
     with torch.no_grad():
-        rows = [model(torch.from_numpy(frame[None].astype(np.float32))).numpy()[0] for frame in frames]
-    return np.asarray(rows, np.float32)
+        rows = [model(torch.from_numpy(frame[None].astype(np.float32))) for frame in frames]
+    rows = [row if isinstance(row, tuple | list) else (row,) for row in rows]
+    return [np.concatenate([row[i].numpy() for row in rows]) for i in range(len(rows[0]))]
 
 
 def _git() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -15,10 +16,9 @@ from sightline.errors import ConfigError, DataError, ModelError, reason
 from sightline.run_folder import Run
 
 
-class Classifier(nn.Module):
-    """float32 [n, height, width, 3], RGB, 0..255 -> float32 [n, classes], logits.
-
-    NHWC is what TFLite and cameras have; permuted it is exactly PyTorch's channels_last, so nothing is copied.
+class Normalized(nn.Module):
+    """A backbone behind raw RGB bytes. NHWC is what TFLite and cameras have; permuted it is exactly PyTorch's
+    channels_last, so nothing is copied.
     """
 
     def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -28,12 +28,16 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("scale", 1 / (torch.tensor(std).view(1, 3, 1, 1) * 255))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.backbone(self.normalize(x.permute(0, 3, 1, 2)))
-
     def normalize(self, x: Tensor) -> Tensor:
         """(x - mean) * scale as one convolution: in int8 a subtraction and a multiplication would round twice."""
         return nn.functional.conv2d(x, self.scale.view(3, 1, 1, 1), -(self.mean * self.scale).flatten(), groups=3)
+
+
+class Classifier(Normalized):
+    """float32 [n, height, width, 3], RGB, 0..255 -> float32 [n, classes], logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.backbone(self.normalize(x.permute(0, 3, 1, 2)))
 
 
 def build(arch: str, classes: int, weights: str, size: int) -> Classifier:
@@ -51,7 +55,7 @@ def build(arch: str, classes: int, weights: str, size: int) -> Classifier:
     config = backbone.pretrained_cfg
     _calm_head(backbone)
     if weights == "timm":
-        backbone = _download(arch, classes, size)
+        backbone = _download(arch, lambda: _create(arch, True, classes, size))
         _calm_head(backbone)
     elif weights != "none":
         load_weights(backbone, Path(weights))
@@ -77,6 +81,11 @@ def check_arch(arch: str) -> None:
         raise ConfigError(f"timm has no model {arch!r}{hint}; `timm.list_models()` names all {len(known)}")
 
 
+def make(arch: str) -> nn.Module:
+    """The architecture, without weights that are worth anything."""
+    return timm.create_model(arch)
+
+
 def native_size(arch: str) -> int:
     """Pixels of the side for which timm configured the model."""
     return int(timm.get_pretrained_cfg(arch).input_size[1])  # type: ignore[union-attr]
@@ -92,12 +101,17 @@ def _create(arch: str, pretrained: bool, classes: int, size: int) -> nn.Module:
     return timm.create_model(arch, pretrained=pretrained, num_classes=classes)
 
 
-def _download(arch: str, classes: int, size: int) -> nn.Module:
+def download(arch: str) -> dict[str, Tensor]:
+    """The state of timm's own weights for an architecture. Raises ModelError."""
+    return _download(arch, lambda: timm.create_model(arch, pretrained=True)).state_dict()
+
+
+def _download(arch: str, create: Callable[[], nn.Module]) -> nn.Module:
     config = timm.get_pretrained_cfg(arch)
     if config is None or not config.has_weights:
         raise ModelError(f"timm has no weights for {arch}; give --weights none, or a file")
     try:
-        return _create(arch, True, classes, size)
+        return create()
     except Exception as e:  # the hub client raises its own, requests' and urllib's errors, by version
         source = config.hf_hub_id or config.url
         raise ModelError(
@@ -110,8 +124,29 @@ def _download(arch: str, classes: int, size: int) -> nn.Module:
 def load_weights(backbone: nn.Module, path: Path) -> None:
     """Load a state dict of the same architecture; the classifier may have other classes and then starts afresh.
 
-    .safetensors, or a .pt/.pth that torch loads without pickle. Raises ModelError.
+    Raises ModelError.
     """
+    state = read_state(path)
+    own = backbone.state_dict()
+    head = {
+        k
+        for name in _as_tuple(backbone.pretrained_cfg.get("classifier"))
+        for k in own
+        if k.startswith(f"{name}.") and not suits(state.get(k), own[k])
+    }
+    wanted = own.keys() - head
+    fitting = {k: v for k, v in state.items() if k in wanted and suits(v, own[k])}
+    if len(fitting) < len(wanted):
+        wrong = sorted(wanted - fitting.keys())
+        raise ModelError(
+            f"{path}: is not for this architecture: {len(wrong)} of {len(wanted)} tensors are missing or of another "
+            f"shape, the first is {wrong[0]!r}"
+        )
+    backbone.load_state_dict(fitting, strict=False)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """{name: tensor} of a .safetensors, or of a .pt/.pth that torch loads without pickle. Raises ModelError."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file of weights")
     try:
@@ -123,23 +158,11 @@ def load_weights(backbone: nn.Module, path: Path) -> None:
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"{path}: holds no state dict (a mapping of names to tensors)")
-    state = {k.removeprefix("module.").removeprefix("backbone."): v for k, v in state.items()}
-    own = backbone.state_dict()
-    head = {
-        k
-        for name in _as_tuple(backbone.pretrained_cfg.get("classifier"))
-        for k in own
-        if k.startswith(f"{name}.") and (k not in state or state[k].shape != own[k].shape)
-    }
-    wanted = own.keys() - head
-    fitting = {k: v for k, v in state.items() if k in wanted and v.shape == own[k].shape}
-    if len(fitting) < len(wanted):
-        wrong = sorted(wanted - fitting.keys())
-        raise ModelError(
-            f"{path}: is not for this architecture: {len(wrong)} of {len(wanted)} tensors are missing or of another "
-            f"shape, the first is {wrong[0]!r}"
-        )
-    backbone.load_state_dict(fitting, strict=False)
+    return {k.removeprefix("module.").removeprefix("backbone."): v for k, v in state.items()}
+
+
+def suits(value: Tensor | None, own: Tensor) -> bool:
+    return value is not None and value.shape == own.shape
 
 
 def load_program(model: nn.Module, run: Run) -> None:

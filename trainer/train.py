@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,63 +24,40 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from sightline.arrays import unpack
-from sightline.datasets import ClassFolders
 from sightline.errors import ConfigError
 from sightline.files import write_file
-from sightline.preprocess import InputSpec
 from sightline.run_folder import Run
 from trainer.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
-from trainer.data import Augmented, Plain, Shuffled, loader
-from trainer.export import export_run
-from trainer.model import build, load_program, one_tensor
-from trainer.quantization_aware import calibrate, divergence, fake_quantized
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what is learned; a resumed run must have the same. patience: epochs, 0 = off."""
-
-    arch: str
-    weights: str
-    epochs: int
-    batch: int
-    learning_rate: float
-    weight_decay: float
-    warmup_epochs: int
-    label_smoothing: float
-    ema_decay: float
-    patience: int
-    augment: str
-    flip: bool
-    seed: int
-    quantization_aware: bool = False
+from trainer.data import Shuffled, loader
+from trainer.model import load_program
+from trainer.quantization_aware import calibrate, fake_quantized
+from trainer.recipe import Recipe
+from trainer.task import Task
 
 
 def train(
-    data: ClassFolders,
-    spec: InputSpec,
+    task: Task,
     recipe: Recipe,
     out: Path,
     workers: int,
     resume: bool,
     parent: Run | None = None,
 ) -> dict[str, Any]:
-    """Learn `data`, write the run folder `out`, and return its metrics. See `sightline train --help` for the rest.
+    """Learn the task's data, write the run folder `out`, and return its metrics. See `sightline train --help`.
 
     parent: the run that is fine-tuned where the recipe is quantization-aware.
     """
     with _processes() as (rank, world, device):
         torch.manual_seed(recipe.seed)
-        classifier = build(recipe.arch, len(data.labels), "none" if parent else recipe.weights, spec.width)
-        one_tensor(classifier, spec.width, len(data.labels))
+        float_model = task.build(recipe, "none" if parent else recipe.weights)
         if parent:
-            load_program(classifier, parent)
-        classifier.to(device)
-        model: nn.Module = classifier
+            load_program(float_model, parent)
+        float_model.to(device)
+        model = float_model
         if parent:  # its weights then lie in a graph that rounds them as int8 will
-            teacher = copy.deepcopy(classifier).eval().requires_grad_(False)
+            teacher = copy.deepcopy(float_model).eval().requires_grad_(False)
             frames = unpack(parent.read("calibration.npz"), "calibration.npz", "frames")["frames"]
-            model = fake_quantized(classifier, spec.width, device)
+            model = fake_quantized(float_model, task.spec.width, device)
             calibrate(model, frames, device)
         ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
         net: nn.Module = DistributedDataParallel(model) if world > 1 else model
@@ -89,22 +66,22 @@ def train(
         )
         mixed = None if parent else _mixed_precision(device)  # bfloat16 has fewer steps than int8
         scaler = torch.amp.GradScaler(device.type, enabled=mixed is torch.float16)
-        loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        batches = Shuffled(len(data.train), recipe.batch, recipe.seed, rank, world)
+        batches = Shuffled(len(task.data.train), recipe.batch, recipe.seed, rank, world)
         if len(batches) == 0:
-            raise ConfigError(f"{len(data.train)} training pictures are too few for {world} processes")
-        train_set = Augmented(data.root, data.train, spec, recipe.seed, recipe.augment, recipe.flip)
-        train_loader = loader(train_set, workers, batches=batches)
-        val_loader = loader(Plain(data.root, data.val, spec), workers, batch=64)
+            raise ConfigError(f"{len(task.data.train)} training pictures are too few for {world} processes")
+        train_loader = loader(task.train_set(recipe), workers, collate=task.collate, batches=batches)
+        val_loader = loader(task.val_set(), workers, collate=task.collate, batch=64)
 
         start, best, best_epoch = 0, -1.0, -1
+        best_metrics: dict[str, float] = {}
         checkpoint, history_path = out / "checkpoint", out / "history.jsonl"
         history: list[str] = []
-        config = {**asdict(recipe), "input": asdict(spec), "data": data.fingerprint, "world": world}
+        config = {**asdict(recipe), "input": asdict(task.spec), "data": task.data.fingerprint, "world": world}
         if resume:
             done, state, tensors, best_weights = load_checkpoint(checkpoint)
             _check_same(state["config"], config, out)
             start, best, best_epoch, history = done + 1, state["best"], state["best_epoch"], state["history"]
+            best_metrics = state["best_metrics"]
             model.load_state_dict(_part(tensors, "model"))
             ema.module.load_state_dict(_part(tensors, "ema"))
             restore_optimizer(optimizer, tensors, state["optimizer_groups"])
@@ -126,18 +103,18 @@ def train(
             # on the device until the epoch ends: reading it each step would wait for the GPU
             loss_sum = torch.zeros((), device=device)
             with _bar(train_loader, f"epoch {epoch + 1}/{recipe.epochs}", rank) as steps:
-                for i, (images, labels) in enumerate(steps):
+                for i, (images, targets) in enumerate(steps):
                     step = epoch * len(batches) + i
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(step, len(batches), recipe)
                     images = images.to(device, non_blocking=True).float()
-                    labels = labels.to(device, non_blocking=True)
+                    targets = targets.to(device, non_blocking=True)
                     with torch.autocast(device.type, mixed or torch.bfloat16, enabled=mixed is not None):
                         if parent:  # rounded or not, the parent's answers: what is judged is that the two agree
                             wanted = teacher(images)
-                            loss = divergence(net(images), wanted) + divergence(classifier(images), wanted)
+                            loss = task.imitation(net(images), wanted) + task.imitation(float_model(images), wanted)
                         else:
-                            loss = loss_of(net(images), labels)
+                            loss = task.loss(net(images), targets, recipe)
                     optimizer.zero_grad(set_to_none=True)
                     scaler.scale(loss).backward()
                     scaler.unscale_(optimizer)
@@ -151,20 +128,19 @@ def train(
             if parent:  # the weights have moved, and the ranges with them
                 calibrate(model, frames, device)
                 calibrate(ema.module, frames, device)
-            accuracy, val_loss = evaluate(ema.module, val_loader, device) if rank == 0 else (0.0, 0.0)
+            measured = task.evaluate(ema.module, val_loader, device) if rank == 0 else {}
             if world > 1:  # all must stop at the same epoch: one measures
-                shared = torch.tensor([accuracy, val_loss], dtype=torch.float64, device=device)
-                dist.broadcast(shared, 0)
-                accuracy, val_loss = shared.tolist()
+                shared: list[Any] = [measured]
+                dist.broadcast_object_list(shared, 0, device=device)
+                measured = shared[0]
             # of a fine-tune the last epoch counts: the labels know nothing of how well the rounding is borne
-            better = accuracy > best or parent is not None
+            better = measured[task.goal] > best or parent is not None
             if better:
-                best, best_epoch = accuracy, epoch
+                best, best_epoch, best_metrics = measured[task.goal], epoch, measured
             record = {
                 "epoch": epoch,
                 "loss": round(loss_sum.item() / len(batches), 5),
-                "val_loss": round(val_loss, 5),
-                "val_accuracy": round(accuracy, 6),
+                **{f"val_{name}": round(value, 6) for name, value in measured.items()},
                 "learning_rate": optimizer.param_groups[0]["lr"],
             }
             if not math.isfinite(record["loss"]):
@@ -184,6 +160,7 @@ def train(
                     "config": config,
                     "best": best,
                     "best_epoch": best_epoch,
+                    "best_metrics": best_metrics,
                     "history": history,
                     "optimizer_groups": groups,
                     "scaler": scaler.state_dict(),
@@ -194,26 +171,24 @@ def train(
             speed = len(batches) * batches.batch * world / seconds
             _say(
                 rank,
-                f"epoch {epoch + 1:3}/{recipe.epochs}  loss {record['loss']:.3f}  val {accuracy:7.2%}  "
-                f"best {best:7.2%}  {speed:5.0f} pictures/s  {left:4.0f} s left",
+                f"epoch {epoch + 1:3}/{recipe.epochs}  loss {record['loss']:.3f}  "
+                f"{task.title} {measured[task.goal]:7.2%}  best {best:7.2%}  "
+                f"{speed:5.0f} pictures/s  {left:4.0f} s left",
             )
 
-        metrics = {"accuracy": best, "best_epoch": best_epoch + 1}
+        metrics: dict[str, Any] = {k: v for k, v in best_metrics.items() if k != "loss"}
+        metrics["best_epoch"] = best_epoch + 1
         if rank == 0:
             _, _, _, best_weights = load_checkpoint(checkpoint)
             model.load_state_dict(best_weights)
             provenance = {"recipe": asdict(recipe), "world": world, "device": _device_name(device)}
             if parent:
-                metrics = {
-                    **metrics,
-                    "accuracy": evaluate(classifier, val_loader, device)[0],
-                    "simulated_int8_accuracy": best,
-                }
+                unrounded = task.evaluate(float_model, val_loader, device)
+                metrics |= {f"simulated_int8_{k}": v for k, v in best_metrics.items() if k != "loss"}
+                metrics |= {k: v for k, v in unrounded.items() if k != "loss"}
                 old = parent.manifest
                 provenance["parent"] = {"name": old.name, "version": old.version, "metrics": old.metrics}
-            export_run(
-                out, classifier, data, spec, name=out.name, metrics=metrics, provenance=provenance, seed=recipe.seed
-            )
+            task.export(out, float_model, metrics, provenance, recipe.seed)
         return metrics
 
 
@@ -224,20 +199,6 @@ def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
         return recipe.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, recipe.epochs * steps_per_epoch - warmup)
     return recipe.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
-
-
-def evaluate(model: nn.Module, batches: DataLoader[Any], device: torch.device) -> tuple[float, float]:
-    """(accuracy in 0..1, mean cross-entropy) over a loader of `Plain`: the pictures as the device will see them."""
-    model.eval()
-    right, loss, count = 0, 0.0, 0
-    with torch.no_grad():
-        for images, labels in batches:
-            labels = labels.to(device)
-            logits = model(images.to(device).float()).float()
-            right += int((logits.argmax(1) == labels).sum())
-            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            count += len(labels)
-    return right / count, loss / count
 
 
 @contextmanager

@@ -242,7 +242,7 @@ def test_the_judgement_is_strict_at_its_limits(
     exam: Examination, changes: dict[str, Any], limits: Limits, why: str | None
 ) -> None:
     good = Measured(
-        scheme="static_int8", bytes=1000, accuracy=0.9, agreement=1.0, drop=0.0, worst_class="red", worst_drop=2.0,
+        scheme="static_int8", bytes=1000, quality=0.9, agreement=1.0, drop=0.0, worst_class="red", worst_drop=2.0,
         control_drop=40.0, snr_db=40.0, outputs=np.zeros((1, 3), np.float32), answers=np.zeros(12, np.int64),
     )  # fmt: skip
     measured = dataclasses.replace(good, **changes)
@@ -270,18 +270,18 @@ def permuted(content: bytes) -> bytes:
 def test_what_is_measured_is_what_a_hand_counts(exam: Examination, float_model: bytes) -> None:
     """A candidate that takes green for red, and red for green, is wrong on two thirds of the pictures."""
     m = exam.control(exam.measure("float16", permuted(float_model)), permuted(float_model))
-    assert exam.accuracy == 1.0
-    assert m.accuracy == m.agreement == pytest.approx(4 / 12)
+    assert exam.quality == 1.0
+    assert m.quality == m.agreement == pytest.approx(4 / 12)
     assert (m.drop, m.worst_drop) == (pytest.approx(100 * 8 / 12), 100.0)
     assert m.worst_class in ("green", "red")
     assert m.outputs.shape == (12, 3)
     swapped = np.array([0, 2, 1])
-    assert m.answers.tolist() == swapped[exam.truth].tolist()
+    assert m.answers.tolist() == swapped[exam.rules.truth].tolist()
     assert m.control_drop is not None
     assert m.control_drop > 30
     same = exam.measure("float16", float_model)
-    assert (same.accuracy, same.agreement, same.drop, same.snr_db) == (1.0, 1.0, 0.0, 200.0)
-    assert same.answers.tolist() == exam.truth.tolist()
+    assert (same.quality, same.agreement, same.drop, same.snr_db) == (1.0, 1.0, 0.0, 200.0)
+    assert same.answers.tolist() == exam.rules.truth.tolist()
 
 
 def test_without_labels_only_agreement_is_known(exam: Examination, float_model: bytes) -> None:
@@ -290,7 +290,7 @@ def test_without_labels_only_agreement_is_known(exam: Examination, float_model: 
     unlabelled = Examination(source, lambda done, total: told.append((done, total)))
     assert told == [(i + 1, 12) for i in range(12)]
     m = unlabelled.control(unlabelled.measure("float16", permuted(float_model)), permuted(float_model))
-    assert (unlabelled.accuracy, m.accuracy, m.drop, m.worst_class, m.worst_drop) == (None,) * 5
+    assert (unlabelled.quality, m.quality, m.drop, m.worst_class, m.worst_drop) == (None,) * 5
     assert m.agreement == pytest.approx(4 / 12)
     assert m.control_drop is not None
     assert m.control_drop > 30

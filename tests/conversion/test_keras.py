@@ -77,7 +77,7 @@ def test_a_net_becomes_an_int8_bundle(models: Path, pictures: Path, tmp_path: Pa
         models / name, tmp_path / "mine.bundle", device="desktop", schemes=("static_int8", "float32"),
         given=Given(data=pictures, normalization="0..255"),
     )  # fmt: skip
-    assert done.accuracy == done.measured["static_int8"].accuracy == 1.0
+    assert done.quality == done.measured["static_int8"].quality == 1.0
     contents = read_bundle(tmp_path / "mine.bundle")
     assert contents.manifest.output.activation == "none", "it ends in probabilities"
     assert contents.manifest.metrics["float32"]["parity"] < 1e-4

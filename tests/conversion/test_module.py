@@ -36,7 +36,7 @@ def test_a_net_of_timm_becomes_an_int8_bundle(pictures: Path, tmp_path: Path) ->
     done = convert(
         net, str(out), device="desktop", size=(64, 64), given=Given(data=pictures, normalization="-1..1")
     )  # fmt: skip
-    assert done.accuracy == done.measured["static_int8"].accuracy == 1.0
+    assert done.quality == done.measured["static_int8"].quality == 1.0
     manifest = read_bundle(out).manifest
     assert manifest.provenance["source"]["file"] == "MobileNetV3.pt2"
     assert manifest.output.labels == LABELS

@@ -96,7 +96,7 @@ def test_what_torch_exports_becomes_an_int8_bundle(
         path, tmp_path / "mine.bundle", device="desktop", say=said.append,
         given=Given(data=pictures, normalization="-1..1"),
     )  # fmt: skip
-    assert done.accuracy == done.measured["static_int8"].accuracy == 1.0
+    assert done.quality == done.measured["static_int8"].quality == 1.0
     assert any("of ONNX Runtime" in line for line in said)
     manifest = read_bundle(tmp_path / "mine.bundle").manifest
     assert (manifest.input.width, manifest.input.height) == (64, 64)

@@ -64,9 +64,9 @@ def dense_scales(content: bytes) -> int:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_scheme_passes_and_its_shuffled_self_does_not(five: tuple[Path, Converted], scheme: Scheme) -> None:
     m = five[1].measured[scheme]
-    assert (m.accuracy, m.agreement, m.drop, m.worst_drop) == (1.0, 1.0, 0.0, 0.0)
+    assert (m.quality, m.agreement, m.drop, m.worst_drop) == (1.0, 1.0, 0.0, 0.0)
     assert m.control_drop > 30
-    assert five[1].accuracy == 1.0
+    assert five[1].quality == 1.0
     assert five[1].pictures == 12
 
 

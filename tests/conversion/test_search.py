@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from converters import torch_source
 from converters.bias import correct_biases, rounded
 from converters.calibrate import METHODS, Activation, observe, ranges
+from converters.divergence import class_divergence
 from converters.equalize import equalize
 from converters.graph import ops, runnable
 from converters.layers import Network
 from converters.mixed import Share, by_share, float_sets
 from converters.quantize import quantize
-from converters.search import Found, Search, divergence, requantize
+from converters.search import Found, Search, requantize
 from converters.source import Given, Source, open_source
 from converters.verify import DEFAULT_LIMITS, Examination, passes, run_all
 from sightline.datasets import read_class_folders
@@ -315,12 +316,12 @@ def test_observation_does_not_depend_on_the_number_of_cores(
 def test_divergence_is_zero_for_the_same_and_grows_with_the_difference(activation: str) -> None:
     spec = OutputSpec("classify", activation, ("a", "b", "c"))  # type: ignore[arg-type]
     outputs = np.float32([[0.2, 0.3, 0.5], [0.8, 0.1, 0.1]])
-    assert divergence(outputs, outputs, spec) == pytest.approx(0, abs=1e-6)
-    small, large = (divergence(outputs, outputs[:, [1, 0, 2]] * k + outputs * (1 - k), spec) for k in (0.1, 0.9))
+    assert class_divergence(outputs, outputs, spec) == pytest.approx(0, abs=1e-6)
+    small, large = (class_divergence(outputs, outputs[:, [1, 0, 2]] * k + outputs * (1 - k), spec) for k in (0.1, 0.9))
     assert 0 < small < large
     if activation == "none":
         p, q = outputs, outputs[::-1]
-        assert divergence(p, q, spec) == pytest.approx(float((p * np.log(p / q)).sum(1).mean()), rel=1e-4)
+        assert class_divergence(p, q, spec) == pytest.approx(float((p * np.log(p / q)).sum(1).mean()), rel=1e-4)
 
 
 def test_scales_at_which_xnnpack_would_crash_are_known_before(

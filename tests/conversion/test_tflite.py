@@ -67,7 +67,7 @@ def test_a_file_of_anybody_becomes_a_bundle(float_model: bytes, pictures: Path, 
         tmp_path / "mine.tflite", tmp_path / "mine.bundle", device="desktop",
         given=Given(data=pictures, normalization="0..255"),
     )  # fmt: skip
-    assert done.accuracy == done.measured["static_int8"].accuracy == 1.0
+    assert done.quality == done.measured["static_int8"].quality == 1.0
     assert read_bundle(tmp_path / "mine.bundle").manifest.provenance["source"]["file"] == "mine.tflite"
 
 

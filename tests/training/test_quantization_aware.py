@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import trainer.classification
 import trainer.train
 from sightline.datasets import ClassFolders, read_class_folders
 from sightline.errors import ConfigError, DataError, ModelError
@@ -22,6 +23,7 @@ from tests.conftest import write_coloured
 from tests.models import Neighbours
 from tests.training.helpers import ARCH, same, weights
 from tests.training.test_resume import Stopped, assert_equal_runs, stop_after
+from trainer.classification import Classification
 from trainer.export import export_run
 from trainer.model import build
 from trainer.quantization_aware import (
@@ -200,7 +202,7 @@ def rounded_divergence(run: Path, pictures: Path) -> float:
 def test_a_model_that_int8_would_ruin_learns_to_bear_it(
     pictures: Path, losing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer.train, "build", lambda *_: Uneven())
+    monkeypatch.setattr(trainer.classification, "build", lambda *_: Uneven())
     settings = ("--epochs", "30", "--learning-rate", "0.003")
     lost = rounded_divergence(losing, pictures)
     fine_tune(pictures, losing, tmp_path / "aware", *settings)
@@ -239,7 +241,7 @@ def test_the_last_epoch_is_the_result_whatever_the_labels_say(
     pictures: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accuracies = iter([1.0, 0.5, 0.75])  # of two epochs, and of the float program
-    monkeypatch.setattr(trainer.train, "evaluate", lambda *_: (next(accuracies), 1.0))
+    monkeypatch.setattr(Classification, "evaluate", lambda *_: {"accuracy": next(accuracies), "loss": 1.0})
     fine_tune(pictures, learned, tmp_path / "out")
     wanted = {"accuracy": 0.75, "best_epoch": 2, "simulated_int8_accuracy": 0.5}
     assert read_run(tmp_path / "out").manifest.metrics == wanted

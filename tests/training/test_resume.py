@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import trainer.classification
 import trainer.train
 from sightline.errors import ConfigError, IntegrityError, ModelError
 from sightline.run_folder import read_run
@@ -139,8 +140,8 @@ def test_a_model_with_dropout_goes_on_exactly_too(
         model.backbone.head.drop.p = 0.5
         return model
 
-    real = trainer.train.build
-    monkeypatch.setattr(trainer.train, "build", build)
+    real = trainer.classification.build
+    monkeypatch.setattr(trainer.classification, "build", build)
     learn(pictures, tmp_path / "straight" / "colours")
     out = tmp_path / "colours"
     with monkeypatch.context() as m, pytest.raises(Stopped):

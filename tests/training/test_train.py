@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import trainer.classification
 import trainer.train
 from sightline.arrays import unpack
 from sightline.datasets import read_class_folders
@@ -21,7 +22,9 @@ from sightline.preprocess import InputSpec, preprocess
 from sightline.run_folder import read_run
 from tests.conftest import LABELS
 from tests.training.helpers import ARCH, EPOCHS, learn, same, weights
-from trainer.train import Recipe, learning_rate
+from trainer.classification import Classification
+from trainer.recipe import Recipe
+from trainer.train import learning_rate
 
 # DataLoader forks while torch has threads; Python 3.12 and later warn of that
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
@@ -109,7 +112,7 @@ def test_the_result_is_one_json_object_on_stdout(
 
 def test_patience_ends_a_training_that_gets_no_better(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
     accuracies = iter([0.5, 0.6, 0.6, 0.4, 0.9])
-    monkeypatch.setattr(trainer.train, "evaluate", lambda *_: (next(accuracies), 1.0))
+    monkeypatch.setattr(Classification, "evaluate", lambda *_: {"accuracy": next(accuracies), "loss": 1.0})
     learn(pictures, tmp_path / "run", epochs=5, patience=2)
     assert [line["val_accuracy"] for line in history(tmp_path / "run")] == [0.5, 0.6, 0.6, 0.4]
     assert read_run(tmp_path / "run").manifest.metrics == {"accuracy": 0.6, "best_epoch": 2}
@@ -126,7 +129,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_leaves_no_checkpoint(
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(x.mean((1, 2))) * (math.inf if self.training else 1)
 
-    monkeypatch.setattr(trainer.train, "build", lambda arch, classes, *_: Broken(classes))
+    monkeypatch.setattr(trainer.classification, "build", lambda arch, classes, *_: Broken(classes))
     with pytest.raises(
         ConfigError, match=r"the loss became (nan|inf) in epoch 1: a smaller --learning-rate than 0\.002"
     ):
@@ -197,6 +200,7 @@ def test_pictures_in_both_parts_are_warned_of(
 
 def recipe(**changes: Any) -> Recipe:
     usual = Recipe(
+        task="classify",
         arch=ARCH,
         weights="none",
         epochs=10,

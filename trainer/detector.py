@@ -1,0 +1,158 @@
+"""A detector that is made to be quantized: a timm backbone, a neck that only adds, and a head without anchors.
+
+Depthwise-separable PAN (Liu et al. 2018, with additions where it concatenates) and the decoupled head of FCOS (Tian et
+al. 2019), its convolutions shared by the levels and its norms not (as NAS-FCOS and RTMDet do). What would ruin int8, or
+needs no network, is not in the graph: no concatenation, no sigmoid, no decoding, no suppression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+from timm.layers import SqueezeExcite
+from torch import Tensor, nn
+
+from sightline.errors import ConfigError, ModelError, reason
+from trainer.model import Normalized, check_arch, download, read_state, suits
+
+STRIDES = (8, 16, 32)
+WIDTH = 96  # channels of neck and head
+PRIOR = 0.01  # of a score before anything is learned: most cells are empty (Lin et al. 2017, "Focal Loss")
+DISTANCE = 2.0  # the same of an edge, in strides
+
+Outputs = tuple[Tensor, ...]
+
+
+class Detector(Normalized):
+    """float32 [n, height, width, 3], RGB, 0..255 -> for each of `STRIDES` logits [n, h, w, classes] and distances
+    [n, h, w, 4], from a cell's middle to left, top, right, bottom, in strides, never negative; h = height / stride.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        channels: Sequence[int],
+        classes: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        """backbone: gives a feature map for each stride. channels: of these."""
+        super().__init__(backbone, mean, std)
+        levels = len(STRIDES)
+        self.lateral = nn.ModuleList(_block(c, WIDTH, kernel=1) for c in channels)
+        self.down = nn.ModuleList(_separable(WIDTH) for _ in range(levels - 1))
+        self.up = nn.ModuleList(_separable(WIDTH) for _ in range(levels - 1))
+        self.shrink = nn.ModuleList(_separable(WIDTH, stride=2) for _ in range(levels - 1))
+        self.classify = _Branch(classes, levels)
+        self.locate = _Branch(4, levels)
+        nn.init.constant_(self.classify.last.bias, -torch.log(torch.tensor(1 / PRIOR - 1)).item())  # type: ignore[arg-type]
+        nn.init.constant_(self.locate.last.bias, DISTANCE)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Outputs:
+        features = self.backbone(self.normalize(x.permute(0, 3, 1, 2)))
+        maps = [lateral(f) for lateral, f in zip(self.lateral, features, strict=True)]
+        for i in reversed(range(len(maps) - 1)):  # what is large tells what is small
+            maps[i] = self.down[i](maps[i] + nn.functional.interpolate(maps[i + 1], scale_factor=2.0, mode="nearest"))
+        for i in range(len(maps) - 1):  # and back
+            maps[i + 1] = self.up[i](maps[i + 1] + self.shrink[i](maps[i]))
+        outputs: list[Tensor] = []
+        for level, f in enumerate(maps):
+            edges = self.locate(f, level)
+            # a distance is never negative; in training the slope keeps one alive that is about to be
+            edges = nn.functional.leaky_relu(edges, 0.1) if self.training else nn.functional.relu(edges)
+            outputs += [self.classify(f, level).permute(0, 2, 3, 1), edges.permute(0, 2, 3, 1)]
+        return tuple(outputs)
+
+
+class _Branch(nn.Module):
+    """Two separable convolutions and a last one, shared by the levels; each level has norms of its own, because its
+    features have statistics of their own."""
+
+    def __init__(self, out: int, levels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 5, padding=2, groups=WIDTH, bias=False) for _ in "12")
+        self.pointwise = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 1, bias=False) for _ in "12")
+        self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(WIDTH) for _ in "1234") for _ in range(levels))
+        self.last = nn.Conv2d(WIDTH, out, 1)
+        nn.init.normal_(self.last.weight, std=0.01)
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        norms = self.norms[level]
+        for i, (depthwise, pointwise) in enumerate(zip(self.depthwise, self.pointwise, strict=True)):
+            x = nn.functional.relu6(norms[2 * i](depthwise(x)))  # type: ignore[index]
+            x = nn.functional.relu6(norms[2 * i + 1](pointwise(x)))  # type: ignore[index]
+        return self.last(x)
+
+
+def _block(channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU6())
+
+
+def _separable(width: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(_block(width, width, 3, stride, groups=width), _block(width, width, 1))
+
+
+def build_detector(arch: str, classes: int, weights: str, size: int) -> Detector:
+    """A detector on any timm backbone that has feature maps at strides 8, 16 and 32.
+
+    weights: of the backbone: `timm` (downloaded from its hub), `none`, or a file of a state dict.
+    Raises ConfigError for an arch that cannot be one, ModelError where weights cannot be had or do not fit.
+    """
+    check_arch(arch)
+    if size % STRIDES[-1]:
+        raise ConfigError(
+            f"--image-size {size}: a detector's is a multiple of {STRIDES[-1]}, such as {_multiple(size)}"
+        )
+    try:
+        backbone = timm.create_model(arch, features_only=True)
+        reductions, channels = list(backbone.feature_info.reduction()), list(backbone.feature_info.channels())  # type: ignore[operator,union-attr]
+        chosen = [reductions.index(stride) for stride in STRIDES]
+    except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as e:
+        raise ConfigError(
+            f"{arch} cannot be a detector's backbone: it has no feature maps at strides 8, 16 and 32 ({reason(e)}); "
+            "mobilenetv4_conv_small, mobilenetv2_100 or resnet18 have"
+        ) from None
+    # the maps that nobody wants are not computed; its own state is that of the classifier, with other names
+    backbone = timm.create_model(arch, features_only=True, out_indices=tuple(chosen))
+    if weights == "timm":
+        state = download(arch)
+    else:
+        state = read_state(Path(weights)) if weights != "none" else {}
+    if state:
+        _load(backbone, state, weights)
+    config = timm.get_pretrained_cfg(arch)
+    mean, std = (config.mean, config.std) if config else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    detector = Detector(backbone, [channels[i] for i in chosen], classes, mean, std)
+    return detector.to(memory_format=torch.channels_last)
+
+
+def quantizes_badly(model: nn.Module) -> str | None:
+    """Why int8 will cost this model much, or the Edge TPU will not take it; None where nothing speaks against it."""
+    found = {
+        "squeeze-and-excite": SqueezeExcite, "SiLU": nn.SiLU, "GELU": nn.GELU, "hard swish": nn.Hardswish,
+        "layer norm": nn.LayerNorm,
+    }  # fmt: skip
+    names = [name for name, kind in found.items() if any(isinstance(m, kind) for m in model.modules())]
+    return f"it has {', '.join(names)}" if names else None
+
+
+def _load(backbone: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """A classifier's state: where timm cuts its list of features out, a dot becomes an underscore."""
+    flat = {name.replace(".", "_"): value for name, value in state.items()}
+    own = backbone.state_dict()
+    fitting = {name: flat[name.replace(".", "_")] for name in own if suits(flat.get(name.replace(".", "_")), own[name])}
+    if len(fitting) < len(own):
+        wrong = sorted(own.keys() - fitting.keys())
+        raise ModelError(
+            f"{where}: is not for this architecture: {len(wrong)} of {len(own)} tensors are missing or of another "
+            f"shape, the first is {wrong[0]!r}"
+        )
+    backbone.load_state_dict(fitting)
+
+
+def _multiple(size: int) -> int:
+    return max(STRIDES[-1], round(size / STRIDES[-1]) * STRIDES[-1])
