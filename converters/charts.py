@@ -1,4 +1,4 @@
-"""Two kinds of plots as inline SVG, which need neither a script nor a library in the page."""
+"""Three kinds of plots as inline SVG, which need neither a script nor a library in the page."""
 
 from __future__ import annotations
 
@@ -48,6 +48,24 @@ def histogram(samples: NDArray[np.float32], low: float, high: float) -> str:
     )
     marks = "".join(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>' for x in (x0, x1))
     return _svg(shape + marks, height, width)
+
+
+def curves(x: NDArray[np.float64], lines: Sequence[tuple[str, NDArray[np.float64]]]) -> str:
+    """Lines over `x`, both from 0 to 1, the first one dashed where there are more; each shows its title when pointed
+    at."""
+    height, width = 200, 300
+    parts = [
+        f'<line class="grid" x1="0" x2="{width}" y1="{height * k / 4:.0f}" y2="{height * k / 4:.0f}"/>'
+        f'<line class="grid" y1="0" y2="{height}" x1="{width * k / 4:.0f}" x2="{width * k / 4:.0f}"/>'
+        for k in range(5)
+    ]
+    for i, (title, y) in enumerate(lines):
+        points = " ".join(f"{width * a:.1f},{height * (1 - b):.1f}" for a, b in zip(x, y, strict=True))
+        dash = ' stroke-dasharray="6 4"' if i == 0 and len(lines) > 1 else ""
+        parts.append(
+            f'<polyline class="line l{i % 4}"{dash} points="{points}"><title>{html.escape(title)}</title></polyline>'
+        )
+    return _svg("".join(parts), height, width)
 
 
 def _svg(content: str, height: int, width: int = WIDTH) -> str:

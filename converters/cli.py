@@ -49,14 +49,14 @@ def convert(source: Path, out: Path, device: str, as_json: bool, schemes: tuple[
     load_device(device)  # before the libraries, which take seconds
     from converters.convert import convert as run
     from converters.convert import report_path
-    from converters.report import percent, points
+    from converters.page import percent, points
     from converters.source import Given
     from converters.verify import Limits
 
     given = Given(**{f.name: o[f.name] for f in dataclasses.fields(Given)})
     limits = Limits(o["max_drop"], o["max_class_drop"], o["min_agreement"])
     began = time.monotonic()
-    bar = _Bar()
+    bar = Bar()
     result = run(
         source, out, device=device, schemes=schemes, given=given, limits=limits, progress=bar,
         say=lambda line: click.echo(line, err=True),
@@ -86,7 +86,7 @@ def convert(source: Path, out: Path, device: str, as_json: bool, schemes: tuple[
     click.echo(f"next: sightline run {out} --source 0")
 
 
-class _Bar:
+class Bar:
     """A line that grows on a terminal; nothing elsewhere."""
 
     def __init__(self) -> None:

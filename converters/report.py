@@ -6,18 +6,17 @@ one run to the next, while the same input gives the same bundle to the last byte
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from converters.analysis import OpNoise
 from converters.charts import bars, histogram
-from converters.rules import BoxRules, boxes_of, drawn
+from converters.page import GREEN, RED, WHITE, drawn, kib, page, percent, points, shown_frame, table
+from converters.rules import BoxRules, drawable
 from converters.search import Found
 from converters.verify import Examination, Limits, Measured
 from sightline.device import Scheme
@@ -26,26 +25,7 @@ from sightline.device import Scheme
 NOISY_DB = 20.0
 PICTURES = 24
 HISTOGRAMS = 6
-WHITE, GREEN, RED = (255, 255, 255), (80, 200, 80), (60, 60, 235)  # BGR: what is there, float32's, the variant's
 _FIGURES = ("bytes", "agreement", "drop", "worst_class", "worst_drop", "snr_db", "control_drop")
-
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--dim:#667080;--line:#d9dee5;--card:#fff;--page:#f4f6f8;--good:#14804a;--bad:#b3261e}
-@media(prefers-color-scheme:dark){:root{--ink:#e7ebf0;--dim:#98a3b3;--line:#2c343f;--card:#181d24;--page:#0f1318;--good:#4cc38a;--bad:#ff8a80}}
-*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-main{max-width:60rem;margin:auto;padding:2rem 1rem}h1{margin:0 0 .25rem;font-size:1.8rem}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-.dim{color:var(--dim)}.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.75rem;margin:1.5rem 0}
-.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem}.card b{display:block;font-size:1.6rem}
-table{border-collapse:collapse;width:100%;background:var(--card);border:1px solid var(--line);border-radius:10px}
-th,td{padding:.5rem .75rem;text-align:right;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
-th:first-child,td:first-child,.left td:nth-child(2){text-align:left}td{white-space:nowrap}tr:last-child td{border:0}.scroll{overflow-x:auto}
-.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(8rem,1fr));gap:.75rem}
-.pictures img{width:100%;image-rendering:auto;border-radius:8px;display:block}.pictures div{font-size:.85rem}
-code{overflow-wrap:anywhere}svg{width:100%;height:auto;display:block;font:11px system-ui,sans-serif;fill:var(--dim)}
-.bar{fill:var(--good)}.bad{fill:var(--bad)}.grid{stroke:var(--line)}.mark{stroke:var(--bad);stroke-width:2}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:.75rem}.charts .dim{font-size:.8rem;overflow-wrap:anywhere}
-.yes{color:var(--good);font-weight:600}
-"""
 
 
 @dataclass(frozen=True)
@@ -138,16 +118,12 @@ def render(r: Report) -> str:
     """The page: self-contained, no script."""
     source = r.exam.source
     spec = source.input
-    title = html.escape(f"{r.name} for {r.device}")
     about = (
         f"version {html.escape(source.version)} &middot; from {source.origin} &middot; input {spec.width}&times;"
         f"{spec.height}, {spec.resize}, {spec.filter} filter &middot; {len(source.output.labels)} classes"
     )
-    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width,initial-scale=1"><title>{title}</title><style>{_STYLE}</style></head>
-<body><main><h1>{title}</h1><div class="dim">{about}</div>
-{_cards(r)}{_variants(r)}{_steps(r)}{_noise(r)}{_ranges(r)}{_pictures(r)}{_times(r)}</main></body></html>
-"""
+    body = f"{_cards(r)}{_variants(r)}{_steps(r)}{_noise(r)}{_ranges(r)}{_pictures(r)}{_times(r)}"
+    return page(f"{r.name} for {r.device}", about, body)
 
 
 def _cards(r: Report) -> str:
@@ -160,7 +136,7 @@ def _cards(r: Report) -> str:
         (f"{title}, {first.scheme}", percent(first.quality), f"{points(first.drop)} points, "
          f"{r.limits.max_drop:g} allowed" if first.drop is not None else "no labels"),
         ("same answer as float", f"{first.agreement:.2%}", f"at least {r.limits.min_agreement:g} % asked"),
-        ("size", _kib(first.bytes), f"float32: {_kib(float_bytes)}"),
+        ("size", kib(first.bytes), f"float32: {kib(float_bytes)}"),
         ("one inference", f"{ms:.2f} ms", faster),
     )  # fmt: skip
     return '<div class="cards">' + "".join(
@@ -171,13 +147,13 @@ def _cards(r: Report) -> str:
 
 def _variants(r: Report) -> str:
     rows = [
-        ["float32 (reference)", _kib(len(r.exam.source.float_model)), percent(r.exam.quality), "", "", "", "", "",
+        ["float32 (reference)", kib(len(r.exam.source.float_model)), percent(r.exam.quality), "", "", "", "", "",
          f"{r.latency_ms['float32']:.2f}"]
     ]  # fmt: skip
     for m in r.measured.values():
         worst = f"{html.escape(m.worst_class)} {points(m.worst_drop)}" if m.worst_class else ""
         rows.append([
-            m.scheme, _kib(m.bytes), percent(m.quality), points(m.drop), f"{m.agreement:.2%}", worst,
+            m.scheme, kib(m.bytes), percent(m.quality), points(m.drop), f"{m.agreement:.2%}", worst,
             f"{m.snr_db:.1f}", points(m.control_drop), f"{r.latency_ms[m.scheme]:.2f}",
         ])  # fmt: skip
     heads = [
@@ -191,7 +167,7 @@ def _variants(r: Report) -> str:
         "control",
         "ms",
     ]
-    return f"""<h2>Each variant on the held-out pictures</h2>{_table(heads, rows)}
+    return f"""<h2>Each variant on the held-out pictures</h2>{table(heads, rows)}
 <p class="dim">Control: the same model with its weights shuffled, examined the same way; it has to lose much, or the
 examination could not have failed. SNR: of the outputs, against float32's. ms: one inference, one thread, on the machine
 that converted. The float TFLite differs from {r.exam.source.origin} by {r.parity:.1e} of its outputs' range.</p>"""
@@ -211,7 +187,7 @@ def _steps(r: Report) -> str:
     left = len(r.found.float_ops)
     note = f"{left} ops compute in float, and the model takes longer for it. " if left else ""
     return f"""<h2>What was tried, and what it bought</h2>
-<div class="left">{_table(["method", "", "divergence", "same as float", ""], rows)}</div>
+<div class="left">{table(["method", "", "divergence", "same as float", ""], rows)}</div>
 <p class="dim">Divergence: how far the outputs' distribution is from float32's on the calibration pictures, in nats; the
 choice is made by it. The held-out pictures (same as float) only say whether that was enough. {note}</p>"""
 
@@ -237,16 +213,22 @@ def _ranges(r: Report) -> str:
         name = html.escape(f"{n.op.name} {n.op.output.split(';')[0][-60:]}")
         shown.append(
             f'<div class="card">{histogram(activation.samples, low, high)}<div class="dim">{name}<br>'
-            f"values {activation.low:.3g} to {activation.high:.3g}, range {low:.3g} to {high:.3g}, {n.snr_db:.1f} dB</div></div>"
+            f"values {activation.low:.3g} to {activation.high:.3g}, range {low:.3g} to {high:.3g}, {n.snr_db:.1f} dB"
+            "</div></div>"
         )
-    return f"""<h2>Values of the noisiest ops, and the ranges that they got</h2><div class="charts">{"".join(shown)}</div>
+    return f"""<h2>Values of the noisiest ops, and the ranges that they got</h2>
+<div class="charts">{"".join(shown)}</div>
 <p class="dim">On the calibration pictures; counts on a logarithmic scale.</p>"""
 
 
 def _pictures(r: Report) -> str:
     shown = "".join(_picture(r, i) for i in r.differing[:PICTURES])
+    boxed = isinstance(r.exam.rules, BoxRules)
+    wide = "wide" if boxed else ""
+    text = f"White: what is there; green: float32; red: {next(iter(r.measured))}." if boxed and shown else ""
+    key = f'<p class="dim">{text}</p>' if text else ""
     return f"""<h2>Where a variant answers otherwise than float ({len(r.differing)})</h2>
-<div class="pictures">{shown or '<span class="dim">Nowhere.</span>'}</div>"""
+{key}<div class="pictures {wide}">{shown or '<span class="dim">Nowhere.</span>'}</div>"""
 
 
 def _picture(r: Report, i: int) -> str:
@@ -255,13 +237,16 @@ def _picture(r: Report, i: int) -> str:
     answer = r.exam.float_answers[i]
     if isinstance(rules, BoxRules):
         first = next(iter(r.measured.values())).answers[i]
-        found = [(right.boxes, WHITE), (boxes_of(rules.shown(answer)), GREEN), (boxes_of(rules.shown(first)), RED)]
-        data = drawn(path, found, 320)
+        found = [
+            (right.boxes, [""] * len(right.boxes), WHITE),
+            drawable(rules.shown(answer), GREEN),
+            drawable(rules.shown(first), RED),
+        ]
+        image = drawn(path, found)
         truth = ", ".join(r.exam.source.output.labels[k] for k in right.labels) or "nothing"
     else:
-        data = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(r.exam.frames[i]), cv2.COLOR_RGB2BGR))[1].tobytes()
+        image = shown_frame(r.exam.frames[i])
         truth = "not labelled" if right is None else rules.say(right)
-    image = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
     others = "<br>".join(
         f"{s}: {html.escape(rules.say(m.answers[i]))}"
         for s, m in r.measured.items()
@@ -270,7 +255,8 @@ def _picture(r: Report, i: int) -> str:
     truth = html.escape(truth)
     return (
         f'<div class="card"><img src="{image}" alt="{truth}"><b style="font-size:1rem">{truth}</b>'
-        f'float32: {html.escape(rules.say(answer))}<br>{others}<br><span class="dim">{html.escape(path.name)}</span></div>'
+        f"float32: {html.escape(rules.say(answer))}<br>{others}<br>"
+        f'<span class="dim">{html.escape(path.name)}</span></div>'
     )
 
 
@@ -278,21 +264,3 @@ def _times(r: Report) -> str:
     total = sum(r.seconds.values())
     each = ", ".join(f"{html.escape(phase)} {s:.1f} s" for phase, s in r.seconds.items())
     return f'<h2>Time</h2><p class="dim">{total:.1f} s: {each}.</p>'
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{h}</th>" for h in heads)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def percent(fraction: float | None) -> str:
-    return "unknown" if fraction is None else f"{fraction:.2%}"
-
-
-def points(drop: float | None) -> str:
-    return "" if drop is None else f"{0 - drop:+.2f}"
-
-
-def _kib(size: int) -> str:
-    return f"{size / 1024:,.0f} KiB"

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.source import Source
-from sightline.average_precision import LOW, AveragePrecision, Truth, average_precision, iou
+from sightline.average_precision import LOW, Truth, average_precision, iou
+from sightline.decode import OutputSpec
 from sightline.detect import detect
 from sightline.interpreter import Interpreter
 from sightline.predictions import Detection
-from sightline.preprocess import Placement, place
+from sightline.preprocess import InputSpec, Placement, place
 
 SAME_IOU = 0.5  # two boxes of one class that share more are the same answer
 NEARLY = 0.8  # of the threshold: a box that just fails to reach it is not another answer
@@ -24,12 +22,14 @@ NEARLY = 0.8  # of the threshold: a box that just fails to reach it is not anoth
 
 @dataclass(frozen=True)
 class Quality:
-    """value: in 0..1. more: other metrics of the same. per_class: {label: value}; sizes: how many there are of each."""
+    """value: in 0..1. more: other metrics of the same. per_class: {label: value}; sizes: how many there are of each.
+    curves: precision at `RECALLS` of each label, where boxes are judged."""
 
     value: float
     per_class: dict[str, float]
     sizes: dict[str, int]
     more: dict[str, float]
+    curves: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 class Rules(Protocol):
@@ -55,12 +55,16 @@ class Rules(Protocol):
 
     def differs(self, a: Any, b: Any) -> bool: ...
 
+    def mistakes(self, i: int, answer: Any) -> int:
+        """How many things are wrong in an answer to held-out picture i."""
+
     def say(self, answer: Any) -> str:
         """An answer in a few words."""
 
 
-def rules_of(source: Source) -> Rules:
-    return BoxRules(source) if source.output.task == "detect" else ClassRules(source)
+def rules_of(output: OutputSpec, input: InputSpec, truth: Sequence[Any]) -> Rules:
+    """truth: of each held-out picture its class or boxes; None where nobody labelled it."""
+    return BoxRules(output, input, truth) if output.task == "detect" else ClassRules(output, truth)
 
 
 class ClassRules:
@@ -68,10 +72,10 @@ class ClassRules:
 
     metric, title = "accuracy", "accuracy"
 
-    def __init__(self, source: Source) -> None:
-        self.labels = source.output.labels
-        self.labelled = all(label is not None for _, label in source.heldout)
-        self.truth = np.asarray([-1 if label is None else label for _, label in source.heldout])
+    def __init__(self, output: OutputSpec, truth: Sequence[int | None]) -> None:
+        self.labels = output.labels
+        self.labelled = all(label is not None for label in truth)
+        self.truth = np.asarray([-1 if label is None else label for label in truth])
 
     def prepare(self, i: int, size: tuple[int, int]) -> None:
         pass
@@ -100,6 +104,9 @@ class ClassRules:
     def differs(self, a: int, b: int) -> bool:
         return bool(a != b)
 
+    def mistakes(self, i: int, answer: int) -> int:
+        return int(answer != self.truth[i])
+
     def say(self, answer: int) -> str:
         return self.labels[int(answer)]
 
@@ -110,10 +117,9 @@ class BoxRules:
     metric, title = "map", "mAP"
     labelled = True
 
-    def __init__(self, source: Source) -> None:
-        self.spec, self.input = source.output, source.input
-        self.truth: list[Truth] = [truth for _, truth in source.heldout]
-        self.placements: list[Placement] = [place(1, 1, source.input)] * len(self.truth)
+    def __init__(self, output: OutputSpec, input: InputSpec, truth: Sequence[Truth]) -> None:
+        self.spec, self.input, self.truth = output, input, list(truth)
+        self.placements: list[Placement] = [place(1, 1, input)] * len(truth)
 
     def prepare(self, i: int, size: tuple[int, int]) -> None:
         self.placements[i] = place(*size, self.input)
@@ -124,11 +130,8 @@ class BoxRules:
     def collect(self, answers: list[tuple[Detection, ...]]) -> list[tuple[Detection, ...]]:
         return answers
 
-    def precision(self, answers: Sequence[Any], some: slice = slice(None)) -> AveragePrecision:
-        return average_precision(answers, self.truth[some], len(self.spec.labels))
-
     def quality(self, answers: Sequence[Any], some: slice = slice(None)) -> Quality | None:
-        measured = self.precision(answers, some)
+        measured = average_precision(answers, self.truth[some], len(self.spec.labels))
         counts = np.bincount(np.concatenate([t.labels for t in self.truth[some]]), minlength=len(self.spec.labels))
         occurring = [(k, label) for k, label in enumerate(self.spec.labels) if counts[k]]
         return Quality(
@@ -136,6 +139,7 @@ class BoxRules:
             per_class={label: float(measured.per_class[k]) for k, label in occurring},
             sizes={label: int(counts[k]) for k, label in occurring},
             more={"map50": measured.map50},
+            curves={label: measured.precision50[k] for k, label in occurring},
         )
 
     def agreement(self, a: Sequence[Any], b: Sequence[Any]) -> float:
@@ -147,6 +151,12 @@ class BoxRules:
     def differs(self, a: tuple[Detection, ...], b: tuple[Detection, ...]) -> bool:
         return any(m < n for m, n in (self._matched(a, b), self._matched(b, a)))
 
+    def mistakes(self, i: int, answer: tuple[Detection, ...]) -> int:
+        """Boxes that were missed, and boxes that are shown where there is nothing of their class."""
+        shown, truth = self.shown(answer), self.truth[i]
+        found = match(shown, truth.labels, truth.boxes)
+        return len(shown) + len(truth.labels) - 2 * found
+
     def say(self, answer: tuple[Detection, ...]) -> str:
         return ", ".join(f"{d.label} {d.score:.2f}" for d in self.shown(answer)) or "nothing"
 
@@ -157,17 +167,26 @@ class BoxRules:
         """(how many of `these` that are worth showing `those` have too, how many there are)."""
         wanted = [d for d in these if d.score >= self.spec.threshold]
         others = [d for d in those if d.score >= NEARLY * self.spec.threshold]
-        if not wanted or not others:
-            return 0, len(wanted)
-        overlap = iou(boxes_of(wanted), boxes_of(others))
-        overlap[np.asarray([d.index for d in wanted])[:, None] != np.asarray([d.index for d in others])] = 0
-        free = np.ones(len(others), bool)
-        found = 0
-        for row in overlap:  # the best score chooses first, and no box serves two
-            k = int(np.argmax(row * free))
-            if row[k] * free[k] >= SAME_IOU:
-                free[k], found = False, found + 1
-        return found, len(wanted)
+        return match(wanted, np.asarray([d.index for d in others]), boxes_of(others)), len(wanted)
+
+
+def drawable(found: Sequence[Detection], colour: tuple[int, int, int]) -> tuple[Any, list[str], tuple[int, int, int]]:
+    """For `page.drawn`."""
+    return boxes_of(found), [d.label for d in found], colour
+
+
+def match(found: Sequence[Detection], labels: NDArray[np.int64], boxes: NDArray[np.float64]) -> int:
+    """How many of `found`, best first, are among the boxes [n, 4] with their labels [n]."""
+    if not len(found) or not len(boxes):
+        return 0
+    overlap = iou(boxes_of(found), boxes)
+    overlap[np.asarray([d.index for d in found])[:, None] != labels] = 0
+    free = np.ones(len(boxes), bool)
+    for row in overlap:  # the best score chooses first, and no box serves two
+        k = int(np.argmax(row * free))
+        if row[k] * free[k] >= SAME_IOU:
+            free[k] = False
+    return int((~free).sum())
 
 
 def best_class(scores: NDArray[np.float32]) -> int:
@@ -177,16 +196,3 @@ def best_class(scores: NDArray[np.float32]) -> int:
 
 def boxes_of(found: Sequence[Detection]) -> NDArray[np.float64]:
     return np.asarray([(d.box.x, d.box.y, d.box.width, d.box.height) for d in found], np.float64).reshape(-1, 4)
-
-
-def drawn(path: Path, answers: Sequence[tuple[Sequence[Any], tuple[int, int, int]]], side: int = 480) -> bytes:
-    """A JPEG of a picture, at most `side` pixels large, with boxes [n, 4] and their colours (BGR)."""
-    from sightline.images import read_image
-
-    frame = read_image(path)
-    scale = min(1.0, side / max(frame.shape[:2]))
-    frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    for boxes, colour in answers:
-        for x, y, width, height in (np.asarray(boxes, np.float64).reshape(-1, 4) * scale).tolist():
-            cv2.rectangle(frame, (round(x), round(y)), (round(x + width), round(y + height)), colour, 2)
-    return bytes(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from converters.divergence import Outputs, split
 from converters.graph import damaged, ops
-from converters.rules import rules_of
+from converters.rules import Rules, rules_of
 from converters.source import Source
 from sightline.device import Scheme
 from sightline.errors import QualityError
@@ -73,18 +74,9 @@ class Examination:
     def __init__(self, source: Source, progress: Progress) -> None:
         """Reads every held-out picture once. Raises DataError, which names one that cannot be read."""
         self.source = source
-        self.rules = rules_of(source)
+        self.rules = rules_of(source.output, source.input, [answer for _, answer in source.heldout])
         spec = source.input
-        # a file without a name: 2,000 pictures of 224x224 are 300 MB, which the system may keep in memory or not
-        with tempfile.TemporaryFile() as f:
-            size = (len(source.heldout), spec.height, spec.width, 3)
-            self.frames: Frame = np.memmap(f, np.uint8, "w+", shape=size)
-        preprocess = Preprocessor(spec)
-        for i, (path, _) in enumerate(source.heldout):
-            frame = read_image(path)
-            self.rules.prepare(i, (frame.shape[1], frame.shape[0]))
-            preprocess(frame, out=self.frames[i])
-            progress(i + 1, len(source.heldout))
+        self.frames = read_all([path for path, _ in source.heldout], spec, self.rules, progress)
         self.float_answers = self._answers(source.float_model, "float32")
         self.float_quality = self.rules.quality(self.float_answers)
         self.golden = run_all(source.float_model, source.golden, spec, "float32")
@@ -134,6 +126,20 @@ class Examination:
         chosen = range(len(self.frames))[some]
         found = each(content, self.frames[some], self.source.input, name, lambda i, k: self.rules.answer(i, chosen[k]))
         return self.rules.collect(found)
+
+
+def read_all(paths: Sequence[Path], spec: InputSpec, rules: Rules, progress: Progress) -> Frame:
+    """uint8 [n, height, width, 3], as the model takes them, in a file without a name: 2,000 pictures of 224x224 are
+    300 MB, which the system may keep in memory or not. Raises DataError."""
+    with tempfile.TemporaryFile() as f:
+        frames: Frame = np.memmap(f, np.uint8, "w+", shape=(len(paths), spec.height, spec.width, 3))
+    preprocess = Preprocessor(spec)
+    for i, path in enumerate(paths):
+        frame = read_image(path)
+        rules.prepare(i, (frame.shape[1], frame.shape[0]))
+        preprocess(frame, out=frames[i])
+        progress(i + 1, len(paths))
+    return frames
 
 
 def check_parity(source: Source) -> float:

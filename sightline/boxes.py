@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
+from sightline.average_precision import Truth
 from sightline.box_formats import Format, RawBox, RawPicture, find_format, read_format
 from sightline.decode import check_label
 from sightline.errors import DataError
@@ -45,6 +48,11 @@ class BoxedPicture:
     width: int
     height: int
     boxes: tuple[Box, ...]
+
+    @property
+    def truth(self) -> Truth:
+        rows = [(b.x, b.y, b.width, b.height) for b in self.boxes]
+        return Truth(np.asarray([b.label for b in self.boxes], np.int64), np.asarray(rows, np.float64).reshape(-1, 4))
 
 
 @dataclass(frozen=True)

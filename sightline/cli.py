@@ -29,6 +29,11 @@ COMMANDS = {
         "",
         "Show a model's tensors, ops and memory, and what each delegate takes; or what a folder of boxes holds.",
     ),
+    "evaluate": Entry(
+        "converters.evaluate_cli:evaluate",
+        "convert",
+        "Measure models on labelled pictures, as a device runs them: accuracy, or mAP.",
+    ),
     "run": Entry("edge.cli:run", "", "Run a bundle on a camera, a clip or pictures, and stream what it sees."),
     "bench": Entry("edge.bench_cli:bench", "", "Try a bundle on this machine: hashes, golden samples, latency."),
     "service": Entry("edge.service:service", "", "Run the agent as a systemd service: watched, restarted, hardened."),

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sightline.average_precision import LOW, AveragePrecision, Truth, average_precision
-from sightline.boxes import BoxedPicture, BoxedPictures
+from sightline.average_precision import LOW, AveragePrecision, average_precision
+from sightline.boxes import BoxedPictures
 from sightline.decode import OutputSpec
 from sightline.detect import detect
 from sightline.interpreter import Tensor as Stored
@@ -99,9 +98,4 @@ class DetectionTask:
         return found, loss / len(found)
 
     def _measure(self, found: Sequence[Sequence[Detection]]) -> AveragePrecision:
-        return average_precision(found, [truth(p) for p in self.data.val], len(self.data.labels))
-
-
-def truth(picture: BoxedPicture) -> Truth:
-    boxes = [(b.x, b.y, b.width, b.height) for b in picture.boxes]
-    return Truth(np.asarray([b.label for b in picture.boxes], np.int64), np.asarray(boxes, np.float64).reshape(-1, 4))
+        return average_precision(found, [p.truth for p in self.data.val], len(self.data.labels))
