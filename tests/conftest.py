@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -80,6 +81,61 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for _ in range(20):
             writer.write(coloured(label, rng, 160, 120))
     writer.release()
+    return path
+
+
+SPOT = 16  # pixels of a side
+SPOT_BGR = {"blue": (230, 30, 30), "red": (30, 30, 230)}
+
+
+def write_spots(root: Path, train: int, val: int, seed: int = 0) -> Path:
+    """Pictures of 64x64 with up to three red and blue squares, whose middles are those of cells of stride 8, in COCO's
+    form: root/train and root/val."""
+    rng = np.random.default_rng(seed)
+    for part, count in (("train", train), ("val", val)):
+        (root / part).mkdir(parents=True)
+        images, annotations = [], []
+        for i in range(count):
+            picture = rng.normal(90, 6, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+            corners = [(x, y) for x in (4, 36) for y in (4, 36)]
+            for x, y in rng.permutation(corners)[: int(rng.integers(1, 4))].tolist():
+                label = int(rng.integers(2))
+                picture[y : y + SPOT, x : x + SPOT] = list(SPOT_BGR.values())[label]
+                box = {"id": len(annotations), "image_id": i, "category_id": label, "bbox": [x, y, SPOT, SPOT]}
+                annotations.append(box)
+            cv2.imwrite(str(root / part / f"{i:03}.png"), picture)
+            images.append({"id": i, "file_name": f"{i:03}.png", "width": 64, "height": 64})
+        categories = [{"id": k, "name": name} for k, name in enumerate(SPOT_BGR)]
+        document = {"images": images, "annotations": annotations, "categories": categories}
+        (root / part / "_annotations.coco.json").write_text(json.dumps(document))
+    return root
+
+
+@pytest.fixture(scope="session")
+def spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detection data set, 24 + 12 pictures. Read only."""
+    return write_spots(tmp_path_factory.mktemp("data") / "spots", 24, 12)
+
+
+@pytest.fixture(scope="session")
+def spots_run(tmp_path_factory: pytest.TempPathFactory, spots: Path) -> Path:
+    """A finished run of a detector whose weights are written by hand. Read only."""
+    from tests.models import SpotNet
+
+    return export_spots(tmp_path_factory.mktemp("run") / "spots", spots, SpotNet("blue, red", doubt=13))
+
+
+def export_spots(path: Path, data: Path, model: Any) -> Path:
+    from sightline.boxes import read_boxes
+    from sightline.decode import OutputSpec
+    from sightline.preprocess import InputSpec
+    from trainer.export import export_run
+
+    output = OutputSpec("detect", "sigmoid", tuple(SPOT_BGR), (8, 16), 0.5)
+    export_run(
+        path, model, read_boxes(data), InputSpec(64, 64), name="spots", metrics={}, provenance={"seed": 0},
+        seed=0, output=output,
+    )  # fmt: skip
     return path
 
 

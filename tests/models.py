@@ -77,15 +77,19 @@ class SpotNet(nn.Module):
     """A detector whose answers are known: float32 [1, height, width, 3], RGB, 0..255 -> for strides 8 and 16 logits
     [1, h, w, 2] of (red, blue) cells, and distances [1, h, w, 4] of one stride to each side."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels: str = "red, blue", reach: float = 1.0, doubt: float = 6.0) -> None:
+        """labels: in their order. reach: of a box to each side, in strides. doubt: with 13, half of a cell is
+        not enough to see something."""
         super().__init__()
         self.scores = nn.Conv2d(3, 2, 1)
         self.edges = nn.Conv2d(3, 4, 1)
         with torch.no_grad():
             self.scores.weight[:] = 0.1 * torch.tensor([[1.0, -0.5, -0.5], [-0.5, -0.5, 1.0]])[:, :, None, None]
-            self.scores.bias[:] = -6.0
+            if labels == "blue, red":
+                self.scores.weight[:] = self.scores.weight.flip(0)
+            self.scores.bias[:] = -doubt
             self.edges.weight[:] = 1e-5
-            self.edges.bias[:] = 1.0
+            self.edges.bias[:] = reach
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = x.permute(0, 3, 1, 2)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.layers import SqueezeExcite
 from torch import Tensor, nn
 
 from sightline.errors import ConfigError, ModelError, reason
@@ -23,6 +22,12 @@ WIDTH = 96  # channels of neck and head
 PRIOR = 0.01  # of a score before anything is learned: most cells are empty (Lin et al. 2017, "Focal Loss")
 DISTANCE = 2.0  # the same of an edge, in strides
 
+# classes of torch and timm, which has several of the same thing, and what people call them
+_FEARED = {
+    "SqueezeExcite": "squeeze-and-excite", "SEModule": "squeeze-and-excite", "EffectiveSEModule": "squeeze-and-excite",
+    "SiLU": "SiLU", "Swish": "SiLU", "GELU": "GELU", "GELUTanh": "GELU", "Hardswish": "hard swish",
+    "HardSwish": "hard swish", "LayerNorm": "layer norm", "LayerNorm2d": "layer norm",
+}  # fmt: skip
 Outputs = tuple[Tensor, ...]
 
 
@@ -132,11 +137,8 @@ def build_detector(arch: str, classes: int, weights: str, size: int) -> Detector
 
 def quantizes_badly(model: nn.Module) -> str | None:
     """Why int8 will cost this model much, or the Edge TPU will not take it; None where nothing speaks against it."""
-    found = {
-        "squeeze-and-excite": SqueezeExcite, "SiLU": nn.SiLU, "GELU": nn.GELU, "hard swish": nn.Hardswish,
-        "layer norm": nn.LayerNorm,
-    }  # fmt: skip
-    names = [name for name, kind in found.items() if any(isinstance(m, kind) for m in model.modules())]
+    kinds = {type(m).__name__ for m in model.modules()}
+    names = sorted({_FEARED[kind] for kind in kinds & _FEARED.keys()})
     return f"it has {', '.join(names)}" if names else None
 
 

@@ -112,7 +112,10 @@ main()
 def test_an_unknown_command_is_told_with_its_neighbour(sightline: Sightline) -> None:
     done = sightline("covert", "x")
     assert done.returncode == 2
-    assert "no command 'covert' (did you mean convert?); the commands are: train, convert, inspect, run" in done.stderr
+    assert (
+        "no command 'covert' (did you mean convert?); the commands are: train, convert, inspect, evaluate, run"
+        in done.stderr
+    )
 
 
 def test_debug_shows_the_traceback_and_without_it_there_is_none(sightline: Sightline) -> None:
