@@ -11,7 +11,12 @@ from typing import Any
 
 import click
 
+from sightline.bare import AS_IS
+from sightline.decode import TASKS
 from sightline.device import SCHEMES, load_device
+from sightline.errors import ConfigError
+
+DECODERS = [layout or "classes" for layout in TASKS]
 
 
 @click.command()
@@ -22,8 +27,9 @@ from sightline.device import SCHEMES, load_device
     "--scheme",
     "schemes",
     multiple=True,
-    type=click.Choice(SCHEMES),
-    help="Quantization; several times for several variants, the first runs by default.  [default: the device's]",
+    type=click.Choice([*SCHEMES, AS_IS]),
+    help="Quantization; several times for several variants, the first runs by default; as_is leaves a .tflite of "
+    "others as it is.  [default: the device's]",
 )
 @click.option("--max-drop", type=click.FloatRange(0, 100), default=0.5, show_default=True,
               help="Points of accuracy, or mAP, that may be lost against float32.")  # fmt: skip
@@ -38,15 +44,28 @@ from sightline.device import SCHEMES, load_device
 @click.option(
     "--resize", type=click.Choice(["letterbox", "center_crop", "stretch"]), help="For a model.  [default: letterbox]"
 )
+@click.option("--decoder", type=click.Choice(DECODERS), help="Of as_is, where its outputs may be several things.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def convert(source: Path, out: Path, device: str, as_json: bool, schemes: tuple[Any, ...], **o: Any) -> None:
+def convert(
+    source: Path, out: Path, device: str, as_json: bool, schemes: tuple[Any, ...], decoder: str | None, **o: Any
+) -> None:
     """Quantize a run for a device, verify it, leave a bundle.
 
     SOURCE is a run folder, or a model of your own with --normalization and pictures: .pt2 (torch.export), .onnx,
     .keras, .h5, a TensorFlow SavedModel folder, or a float .tflite. The bundle is written only if it lost no more than
     --max-drop on pictures that neither training nor calibration saw.
+
+    With --scheme as_is a .tflite that is quantized already, or detects, finds masks or points, becomes a bundle as it
+    is; what it gives is read from its metadata and its outputs.
     """
     load_device(device)  # before the libraries, which take seconds
+    if AS_IS in schemes:
+        if len(schemes) > 1:
+            raise ConfigError("--scheme as_is stands alone: nothing else is made of the model")
+        _wrap(source, out, device, as_json, decoder, o)
+        return
+    if decoder:
+        raise ConfigError("--decoder is for --scheme as_is; what is converted here gives scores of classes")
     from converters.convert import convert as run
     from converters.convert import report_path
     from converters.page import percent, points
@@ -84,6 +103,29 @@ def convert(source: Path, out: Path, device: str, as_json: bool, schemes: tuple[
         click.echo(f"{m.scheme:22}{size}{quality}{m.agreement:>10.2%}")
     click.echo(f"{out}: verified on {result.pictures} held-out pictures, in {seconds:.0f} s; see {report_path(out)}")
     click.echo(f"next: sightline run {out} --source 0")
+
+
+def _wrap(source: Path, out: Path, device: str, as_json: bool, decoder: str | None, o: dict[str, Any]) -> None:
+    from converters.as_is import wrap
+    from converters.page import percent
+    from converters.source import Given
+
+    given = Given(**{f.name: o[f.name] for f in dataclasses.fields(Given)})
+    w = wrap(source, out, device=device, given=given, decoder=decoder, progress=Bar())
+    if as_json:
+        quality = {w.metric: w.quality.value, **w.quality.more} if w.quality else {}
+        told = {"bundle": str(out), "task": w.task, "decoder": w.layout, "classes": len(w.labels), "bytes": w.bytes}
+        click.echo(json.dumps({**told, "pictures": w.pictures, **quality, "notes": w.notes}))
+        return
+    for note in w.notes:
+        click.echo(f"note: {note}", err=True)
+    shown = ", ".join(w.labels[:6]) + (", ..." if len(w.labels) > 6 else "")
+    click.echo(f"{source}: there to {w.task}, its outputs read as {w.layout}; {len(w.labels)} classes: {shown}")
+    if w.quality:
+        click.echo(f"{w.title} {percent(w.quality.value)} on {w.pictures} pictures")
+    else:
+        click.echo("not measured: nobody gave labelled pictures (--data)")
+    click.echo(f"wrote {out}\nnext: sightline run {out} --source 0")
 
 
 class Bar:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from converters.rules import Quality, Rules, rules_of
 from converters.verify import Progress, each, read_all
 from sightline.average_precision import Truth
+from sightline.bare import read_model
 from sightline.boxes import read_boxes
-from sightline.bundle import read_bundle
 from sightline.datasets import read_class_folders
 from sightline.decode import OutputSpec
 from sightline.errors import ConfigError, DataError, ModelError
@@ -82,22 +82,32 @@ def evaluate(
     for c in candidates:
         if c.output.task != first.output.task:
             raise ConfigError(f"{first.name} is there to {first.output.task}, {c.name} to {c.output.task}: not both")
-    labels, found, skipped = _read(root, first.output.task, part, chosen, corrupt, progress)
+    labels, found, skipped = read_pictures(root, first.output.task, part, chosen, corrupt, progress)
     results: list[Result] = []
     for c in candidates:
-        unknown = [label for label in labels if label not in c.output.labels]
-        if unknown:
-            raise DataError(f"{root}: {c.name} knows no {unknown[0]!r}; its labels are {', '.join(c.output.labels)}")
-        index = np.asarray([c.output.labels.index(label) for label in labels])
-        truth = [_renumbered(answer, index) for _, answer in found]
-        before = next((r for r in results if r.candidate.input == c.input and r.candidate.output == c.output), None)
-        rules = before.rules if before else rules_of(c.output, c.input, truth)
-        frames = before.frames if before else read_all([path for path, _ in found], c.input, rules, progress)
-        answers = rules.collect(each(c.content, frames, c.input, c.name, rules.answer))
-        quality = rules.quality(answers)
-        assert quality is not None  # each picture has its truth
-        results.append(Result(c, rules, frames, quality, answers))
+        results.append(measure(c, labels, found, root, progress, results))
     return Evaluation(root, part, chosen, [path for path, _ in found], skipped, results)
+
+
+def measure(
+    c: Candidate, labels: Sequence[str], found: Sequence[tuple[Path, Any]], root: Path, progress: Progress,
+    others: Sequence[Result] = (),
+) -> Result:  # fmt: skip
+    """labels: of the data set `root`, found: its pictures with their truth; see `read_pictures`. others: who may have
+    read the same pictures for the same input. Raises DataError for a label that the model does not know."""
+    unknown = [label for label in labels if label not in c.output.labels]
+    if unknown:
+        known = ", ".join(c.output.labels[:10]) + (", ..." if len(c.output.labels) > 10 else "")
+        raise DataError(f"{root}: {c.name} knows no {unknown[0]!r}; its labels are {known}")
+    index = np.asarray([c.output.labels.index(label) for label in labels])
+    truth = [_renumbered(answer, index) for _, answer in found]
+    before = next((r for r in others if r.candidate.input == c.input and r.candidate.output == c.output), None)
+    rules = before.rules if before else rules_of(c.output, c.input, truth)
+    frames = before.frames if before else read_all([path for path, _ in found], c.input, rules, progress)
+    answers = rules.collect(each(c.content, frames, c.input, c.name, rules.answer))
+    quality = rules.quality(answers)
+    assert quality is not None  # each picture has its truth
+    return Result(c, rules, frames, quality, answers)
 
 
 def _candidates(path: Path, schemes: Sequence[str]) -> list[Candidate]:
@@ -113,7 +123,7 @@ def _candidates(path: Path, schemes: Sequence[str]) -> list[Candidate]:
         return [Candidate(f"{m.name} float32", content, m.input, m.output, _seed(m.provenance))]
     if not path.exists():
         raise ModelError(f"{path}: no such run or bundle")
-    bundle = read_bundle(path)
+    bundle = read_model(path)
     m2 = bundle.manifest
     variants = {scheme: bundle.variant(scheme)[1] for scheme in schemes or m2.variants}
     usable = {scheme: content for scheme, content in variants.items() if not is_compiled(content)}
@@ -131,7 +141,7 @@ def _seed(provenance: dict[str, Any]) -> int:
     return int(recipe.get("seed", 0)) if isinstance(recipe, dict) else 0
 
 
-def _read(
+def read_pictures(
     root: Path, task: str, part: Part, seed: int, corrupt: Literal["refuse", "skip"], progress: Progress
 ) -> tuple[tuple[str, ...], list[tuple[Path, Any]], int]:
     """The labels of a data set, (picture, class or boxes) of each of its pictures, and how many were skipped."""

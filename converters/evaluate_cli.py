@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from sightline.bare import AS_IS
 from sightline.device import SCHEMES
 from sightline.errors import InputError
 from sightline.files import write_file
@@ -25,7 +26,11 @@ from sightline.files import write_file
 )
 @click.option("--seed", type=int, help="Of the split, where DATA has none of its own.  [default: the models' own]")
 @click.option(
-    "--scheme", "schemes", multiple=True, type=click.Choice(SCHEMES), help="Variant of a bundle.  [default: all]"
+    "--scheme",
+    "schemes",
+    multiple=True,
+    type=click.Choice([*SCHEMES, AS_IS]),
+    help="Variant of a bundle.  [default: all]",
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Page to write: classes, curves, worst pictures.")
 @click.option(

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.answer import answer as read
 from sightline.average_precision import LOW, Truth, average_precision, iou
 from sightline.decode import OutputSpec
-from sightline.detect import detect
 from sightline.interpreter import Interpreter
 from sightline.predictions import Detection
-from sightline.preprocess import InputSpec, Placement, place
+from sightline.preprocess import InputSpec
 
 SAME_IOU = 0.5  # two boxes of one class that share more are the same answer
 NEARLY = 0.8  # of the threshold: a box that just fails to reach it is not another answer
@@ -119,13 +119,14 @@ class BoxRules:
 
     def __init__(self, output: OutputSpec, input: InputSpec, truth: Sequence[Truth]) -> None:
         self.spec, self.input, self.truth = output, input, list(truth)
-        self.placements: list[Placement] = [place(1, 1, input)] * len(truth)
+        self.sizes = [(1, 1)] * len(truth)
 
     def prepare(self, i: int, size: tuple[int, int]) -> None:
-        self.placements[i] = place(*size, self.input)
+        self.sizes[i] = size
 
     def answer(self, interpreter: Interpreter, i: int) -> tuple[Detection, ...]:
-        return detect(interpreter.raw(), interpreter.outputs, self.spec, self.placements[i], LOW)
+        raw, tensors = interpreter.raw(), interpreter.outputs
+        return read(raw, tensors, self.input, self.spec, self.sizes[i], LOW)  # type: ignore[return-value]
 
     def collect(self, answers: list[tuple[Detection, ...]]) -> list[tuple[Detection, ...]]:
         return answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ def _from_run(path: Path, given: Given, say: Say) -> Source:
             f"{root}: {missing} of the {len(files)} held-out pictures of {path} are not there; "
             "say where the data set is now with --data DIR"
         )
-    frames = calibration["frames"] if given.calibration is None else _calibration_frames(given.calibration, spec)
+    frames = calibration["frames"] if given.calibration is None else calibration_frames(given.calibration, spec)
     say(f"{path}: {classes} classes, {len(files)} held-out pictures; converting")
     return Source(
         name=manifest.name,
@@ -219,8 +220,8 @@ def _from_model(path: Path, reader: Reader, given: Given, say: Say) -> Source:
             f"{path}: a model alone cannot be judged; give labelled pictures with --data DIR, one subfolder per class, "
             "or, when there are none, pictures with --calibration DIR and the outputs' names with --labels FILE"
         )
-    normalization = _normalization(path, given.normalization)
-    labels = _read_labels(given.labels) if given.labels else None
+    normalization = parse_normalization(path, given.normalization)
+    labels = read_labels(given.labels) if given.labels else None
     pictures = read_class_folders(given.data) if given.data else None
     labels = labels or pictures.labels  # type: ignore[union-attr]  # one of the two is there
     say(f"{path}: {len(labels)} classes; converting")
@@ -240,7 +241,7 @@ def _from_model(path: Path, reader: Reader, given: Given, say: Say) -> Source:
         heldout: list[tuple[Path, Any]] = [(pictures.root / p.path, index[p.label]) for p in pictures.val]
         dataset = {"name": pictures.root.resolve().name, "fingerprint": pictures.fingerprint}
         if given.calibration:
-            calibration = _calibration_frames(given.calibration, spec)
+            calibration = calibration_frames(given.calibration, spec)
     else:
         assert given.calibration is not None
         listed = _listed(given.calibration)
@@ -266,7 +267,7 @@ def _from_model(path: Path, reader: Reader, given: Given, say: Say) -> Source:
     )
 
 
-def _normalization(path: Path, text: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def parse_normalization(path: Path, text: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if text in NORMALIZATIONS:
         return NORMALIZATIONS[text]
     choices = f"one of {', '.join(NORMALIZATIONS)}, or MEAN/STD in grey levels, such as 127.5/127.5"
@@ -284,14 +285,13 @@ def _normalization(path: Path, text: str | None) -> tuple[tuple[float, ...], tup
     return mean, std
 
 
-def _read_labels(path: Path) -> tuple[str, ...]:
+def read_labels(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(f"{path}: not a readable file of labels ({getattr(e, 'strerror', None) or e})") from None
-    while lines and not lines[-1].strip():
-        lines.pop()
-    labels = tuple(line.strip() for line in lines)
+    # what comes after an empty line are remarks (Pascal VOC's list has some); how many labels there are is checked
+    labels = tuple(itertools.takewhile(bool, (line.strip() for line in lines)))
     try:
         OutputSpec("classify", "none", labels)
     except ValueError as e:
@@ -332,7 +332,7 @@ def _check_frames(frames: NDArray[Any], spec: InputSpec, where: str) -> None:
         raise DataError(f"{where}: frames must be uint8 [n, {spec.height}, {spec.width}, 3], not {found}")
 
 
-def _calibration_frames(path: Path, spec: InputSpec) -> Frame:
+def calibration_frames(path: Path, spec: InputSpec) -> Frame:
     if path.suffix == ".npz" and path.is_file():
         frames = unpack(path.read_bytes(), str(path), "frames")["frames"]
         _check_frames(frames, spec, str(path))

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from edge.selftest import try_in_child
-from sightline.bundle import read_bundle
+from sightline.bare import read_model
 from sightline.device import load_device
 from sightline.errors import DeviceError
 
@@ -25,7 +25,7 @@ def bench(model: Path, device: str | None, scheme: str | None, as_json: bool) ->
     The same self-test that a new model has to pass before a running agent takes it. Exit code 3 when this machine
     computes something else than was measured, or is too slow.
     """
-    device = device or read_bundle(model).manifest.device
+    device = device or read_model(model).manifest.device
     budget = load_device(device)[1].latency_budget_ms
     tried = try_in_child(model, device, scheme)
     if as_json:

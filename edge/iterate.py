@@ -28,7 +28,7 @@ from edge.model import open_model
 from edge.results import Results
 from edge.sources import find_source
 from edge.tally import Tally
-from sightline.bundle import read_bundle
+from sightline.bare import read_model
 from sightline.device import load_device
 from sightline.predictions import Result
 from sightline.preprocess import Frame
@@ -61,7 +61,7 @@ class Predictions:
         """source: as `sightline run --source` takes it. track: follow a detector's boxes. realtime, loop: of a clip.
         environment: for `${NAME}` in an address. Raises InputError for a bundle or a source that is none,
         InterpreterError where this machine computes other numbers than were measured."""
-        read = read_bundle(Path(bundle))
+        read = read_model(Path(bundle), load_device(device)[1].delegate if device else "xnnpack")
         name, config = load_device(device or read.manifest.device)
         cv2.setNumThreads(1)  # the cores are the interpreter's
         found = find_source(expand(str(source), environment), config, realtime=realtime, loop=loop)

@@ -30,7 +30,7 @@ from edge.snapshots import slug, slugs
 from edge.wanted import What
 from edge.zones import COUNTS, Passage, Place
 from sightline.errors import ConfigError
-from sightline.predictions import Detection, ModelId, Result
+from sightline.predictions import Detection, ModelId, Pose, Result
 from sightline.preprocess import Frame
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ def state_of(result: Result) -> dict[str, Any]:
     best = result.predictions[0] if result.predictions else None
     counts: dict[str, int] = {}
     # of a classification the best is what is there; of a detection each box is
-    for prediction in result.predictions if isinstance(best, Detection) else result.predictions[:1]:
+    for prediction in result.predictions if isinstance(best, Detection | Pose) else result.predictions[:1]:
         counts[prediction.label] = counts.get(prediction.label, 0) + 1
     return {
         "seen": result.cause is None,

@@ -18,10 +18,8 @@ from edge.model import Model
 from edge.sinks import Sink
 from edge.tally import Tally
 from edge.track import LOW, Tracker
-from sightline.decode import decode
-from sightline.detect import detect
-from sightline.predictions import Cause, Prediction, Result
-from sightline.preprocess import place
+from sightline.answer import answer as read
+from sightline.predictions import Cause, Detection, Prediction, Result
 
 TICK_S = 0.1
 TOP, TOP_BOXES = 3, 100
@@ -149,19 +147,18 @@ class Results:
         self._say(result, slot)
 
     def _decoded(self, answer: Answer) -> tuple[Prediction, ...]:
-        spec, interpreter, frame = answer.model.manifest.output, answer.model.interpreter, answer.slot.frame
-        if spec.task == "classify":
-            return decode(interpreter.dequantize(answer.outputs), spec, self._top or TOP, self.threshold)
+        m, frame = answer.model.manifest, answer.slot.frame
         assert frame is not None
-        placement = place(frame.shape[1], frame.shape[0], answer.model.manifest.input)
-        top, lowest = self._top or TOP_BOXES, min(self.threshold, LOW) if self._track else self.threshold
-        boxes = detect(answer.outputs, interpreter.outputs, spec, placement, lowest, top)
+        lowest = min(self.threshold, LOW) if self._track else self.threshold
+        size = frame.shape[1], frame.shape[0]
+        found = read(answer.outputs, answer.model.interpreter.outputs, m.input, m.output, size, lowest, self._top)
         if not self._track:
-            return boxes
+            return found
         identity, tracker = self._trackers[answer.slot.camera]
         if identity != answer.model.identity:  # another model's classes are others
             tracker = Tracker()
             self._trackers[answer.slot.camera] = answer.model.identity, tracker
+        boxes = [p for p in found if isinstance(p, Detection)]
         return tracker(boxes, answer.slot.moment_ns or answer.slot.captured_ns, self.threshold)
 
     def _watch(self) -> None:

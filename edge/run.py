@@ -31,7 +31,7 @@ from edge.sources import Recording, Source, find_source, tell_apart
 from edge.swap import Swap
 from edge.tally import Tally
 from edge.watchdog import Watchdog
-from sightline.bundle import read_bundle
+from sightline.bare import read_model
 from sightline.device import DeviceConfig, load_device
 from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_file
@@ -51,8 +51,10 @@ def run_agent(
     faulthandler.enable()  # a crash, or whoever ends a process that is stuck, shows where it was
     watchdog = Watchdog()
     stamp = stamp_of(model)
-    bundle = read_bundle(model)
+    bundle = read_model(model, load_device(device)[1].delegate if device else "xnnpack")
     device_name, config = load_device(device or bundle.manifest.device)
+    for note in bundle.manifest.provenance.get("assumed", ()):
+        click.echo(f"note: {note}", err=True)
     if config.runner != "agent":
         raise ConfigError(
             f"{device_name} is not run by `sightline run` but by its {config.runner}; to try the bundle here: "
@@ -102,7 +104,7 @@ def run_agent(
     try:
         opened = open_model(bundle, config, scheme)
         if o["track"] and opened.manifest.output.task != "detect":
-            raise ConfigError("--track: boxes are followed, and this model classifies")
+            raise ConfigError(f"--track: boxes are followed, and this model is there to {opened.manifest.output.task}")
         if as_json:
             sinks.append(JsonLines(None, lossless=lossless, stopping=stopping))
         else:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.model import open_model
-from sightline.bundle import read_bundle
+from sightline.bare import read_model
 from sightline.device import load_device
 from sightline.errors import DeviceError, InputError, SightlineError
 
@@ -50,7 +50,7 @@ def trial(bundle: Path, device: str, scheme: str | None) -> Trial:
     """In this process. Raises what makes the bundle unusable."""
     began = time.perf_counter()
     config = load_device(device)[1]
-    model = open_model(read_bundle(bundle), config, scheme)
+    model = open_model(read_model(bundle, config.delegate), config, scheme)
     load_ms = 1000 * (time.perf_counter() - began)
     entry = model.interpreter.encoder.empty()
     model.interpreter.encoder(np.zeros(entry.shape[1:], np.uint8), entry)

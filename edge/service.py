@@ -15,7 +15,7 @@ import click
 
 from edge.credentials import shows_credentials
 from edge.watchdog import MINIMUM_S
-from sightline.bundle import read_bundle
+from sightline.bare import read_model
 from sightline.device import load_device
 from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_file
@@ -188,7 +188,7 @@ def uninstall(name: str, root: Path | None) -> None:
 
 
 def _unit(model: Path, options: tuple[str, ...], **o: object) -> Unit:
-    bundle = read_bundle(model)
+    bundle = read_model(model)
     name = str(o["name"] or bundle.manifest.name)
     text = list(options)
     if not {"--source", "--config"} & {option.partition("=")[0] for option in text}:

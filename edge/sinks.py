@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.wanted import Wanted, What
-from sightline.predictions import Detection, Result
+from sightline.predictions import Detection, Pose, Result
 
 if TYPE_CHECKING:
     from edge.wanted import Item
@@ -217,7 +217,7 @@ class Text(Sink):
     def write(self, result: Item) -> bool:
         if not isinstance(result, Result):
             return False
-        boxes = Counter(p.label for p in result.predictions if isinstance(p, Detection))
+        boxes = Counter(p.label for p in result.predictions if isinstance(p, Detection | Pose))
         best = ", ".join(f"{n} {label}" for label, n in sorted(boxes.items()))
         best = best or (result.predictions[0].label if result.predictions else "")
         now = f"ok {best}" if result.cause is None else f"not inferred: {result.cause.code}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge.model import Model, Stamp, open_model, stamp_of
-from sightline.bundle import read_bundle
+from sightline.bare import read_model
 from sightline.device import load_device
 from sightline.errors import InputError, SightlineError
 
@@ -92,7 +92,8 @@ class Swap:
                 return tried.error
             if tried.sha256 == self._current.identity.sha256 and tried.version == self._current.identity.version:
                 return None
-            model = open_model(read_bundle(self._bundle), load_device(self._device)[1], self._scheme)
+            config = load_device(self._device)[1]
+            model = open_model(read_model(self._bundle, config.delegate), config, self._scheme)
             if model.identity.sha256 != tried.sha256:
                 raise InputError(f"{self._bundle}: changed while it was tried")
         except SightlineError as e:

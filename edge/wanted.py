@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from sightline.predictions import Detection, Result
+from sightline.predictions import Detection, Pose, Result
 
 if TYPE_CHECKING:
     from edge.rules import Event
@@ -29,7 +29,7 @@ class Wanted:
             return self.what == "events"
         if self.what != "changes":
             return self.what == "results"
-        seen = tuple(sorted(p.label for p in item.predictions if isinstance(p, Detection)))
+        seen = tuple(sorted(p.label for p in item.predictions if isinstance(p, Detection | Pose)))
         best = item.predictions[0].label if item.predictions and not seen else ""
         answer = (item.cause.code if item.cause else "", best, seen)
         before, at = self._before.get(item.source, (None, 0))

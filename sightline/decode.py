@@ -1,4 +1,4 @@
-"""From a model's raw outputs to predictions, in numpy alone."""
+"""What a model's outputs mean, and a classifier's predictions from them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,37 @@ from numpy.typing import NDArray
 from sightline.predictions import Classification
 
 Floats = NDArray[np.float32]
+Task = Literal["classify", "detect", "segment", "pose"]
+Layout = Literal["", "ssd", "yolo", "yolo5", "yolo_pose", "boxes", "mask", "movenet", "movenet_multi", "posenet"]
+TASKS: dict[Layout, tuple[Task, ...]] = {
+    "": ("classify", "detect"), "ssd": ("detect",), "yolo": ("detect",), "yolo5": ("detect",), "boxes": ("detect",),
+    "yolo_pose": ("pose",), "mask": ("segment",), "movenet": ("pose",), "movenet_multi": ("pose",),
+    "posenet": ("pose",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class OutputSpec:
     """What a model's outputs mean. Classification has one output, float [1, classes], in the order of `labels`;
-    detection two for each of its strides, see `sightline.detect`.
+    detection two for each of its strides, see `sightline.detect`; what others made has a `layout`, one of
+    `sightline.layouts`.
 
     activation: what turns the outputs into scores: `softmax` for exactly one class a picture, `sigmoid` for any number
     of them, `none` where the graph ends in one. strides: of a detector's levels, in pixels of the input. threshold:
-    lowest score that is worth showing, where nobody asks for another.
+    lowest score that is worth showing, where nobody asks for another. relative: whether a layout's coordinates are 0 to
+    1 of the input, not pixels. order: which output is which of a layout's; none = as they come. points: names
+    of a pose's.
     """
 
-    task: Literal["classify", "detect"]
+    task: Task
     activation: Literal["softmax", "sigmoid", "none"]
     labels: tuple[str, ...]
     strides: tuple[int, ...] = ()
     threshold: float = 0.0
+    layout: Layout = ""
+    relative: bool = False
+    order: tuple[int, ...] = ()
+    points: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.labels:
@@ -37,11 +51,13 @@ class OutputSpec:
             raise ValueError("two classes have the same label")
         for label in self.labels:
             check_label(label)
-        if (self.task == "detect") != bool(self.strides):
-            raise ValueError("a detector has strides, and nothing else has")
+        if (self.task == "detect" and not self.layout) != bool(self.strides):
+            raise ValueError("a detector of Sightline's has strides, and nothing else has")
+        if self.task not in TASKS[self.layout]:
+            raise ValueError(f"the layout {self.layout!r} is there to {' or '.join(TASKS[self.layout])}")
         if any(stride < 1 for stride in self.strides) or len(set(self.strides)) < len(self.strides):
             raise ValueError(f"strides {self.strides}: different numbers of pixels are needed")
-        if self.task == "detect" and self.activation != "sigmoid":
+        if self.strides and self.activation != "sigmoid":
             raise ValueError("a detector's scores are sigmoids of its logits")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold {self.threshold} is not a score from 0 to 1")

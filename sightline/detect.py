@@ -61,30 +61,52 @@ def detect(
         for i, stride in enumerate(spec.strides)
     ]
     boxes, logits, classes = (np.concatenate([level[k] for level in found]) for k in range(3))
-    real = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    if not real.all():  # a head may say anything
-        boxes, logits, classes = boxes[real], logits[real], classes[real]
     if len(logits) > CANDIDATES:
         best = np.argpartition(-logits, CANDIDATES)[:CANDIDATES]
         boxes, logits, classes = boxes[best], logits[best], classes[best]
-    if not len(logits):
-        return ()
-    scores = 1 / (1 + np.exp(-logits))
-    sizes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    # by class, best first; OpenCV's own loop over a hundred boxes takes 0.05 ms
-    order = cv2.dnn.NMSBoxesBatched(sizes, scores, classes, 0.0, IOU)  # type: ignore[arg-type]
-    kept = np.asarray(order, np.int64).reshape(-1)
-    sx, sy, sw, sh = placement.source
-    edges = [*placement.to_source(boxes[kept, 0], boxes[kept, 1]), *placement.to_source(boxes[kept, 2], boxes[kept, 3])]
-    left, top_, right, bottom = (
-        np.clip(edge, low, high) for edge, (low, high) in zip(edges, ((sx, sx + sw), (sy, sy + sh)) * 2, strict=True)
-    )
+    return to_detections(boxes, 1 / (1 + np.exp(-logits)), classes, spec.labels, placement, top)
+
+
+def to_detections(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    classes: NDArray[np.int64],
+    labels: Sequence[str],
+    placement: Placement,
+    top: int,
+    *,
+    alone: bool = False,
+) -> tuple[Detection, ...]:
+    """boxes: [n, 4], left, top, right, bottom in pixels of the input. scores, classes: [n]. alone: what overlaps a
+    better one of its class stays."""
+    kept = np.argsort(-scores, kind="stable") if alone else suppress(boxes, scores, classes)
+    edges = to_frame(boxes[kept], placement)
     inside = [
-        Detection(spec.labels[k], k, float(s), Box(float(x), float(y), float(r - x), float(b - y)))
-        for k, s, x, y, r, b in zip(classes[kept].tolist(), scores[kept], left, top_, right, bottom, strict=True)
+        Detection(labels[k], k, float(s), Box(x, y, r - x, b - y))
+        for k, s, (x, y, r, b) in zip(classes[kept].tolist(), scores[kept], edges.tolist(), strict=True)
         if r > x and b > y
     ]
     return tuple(inside[:top])
+
+
+def suppress(boxes: NDArray[np.float32], scores: NDArray[np.float32], classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which boxes stay, best first: those that overlap no better one of their class."""
+    real = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))  # a head may say anything
+    if not len(real):
+        return real
+    boxes = boxes[real]
+    sizes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    # by class, best first; OpenCV's own loop over a hundred boxes takes 0.05 ms
+    order = cv2.dnn.NMSBoxesBatched(sizes, scores[real], classes[real], 0.0, IOU)  # type: ignore[arg-type]
+    return real[np.asarray(order, np.int64).reshape(-1)]
+
+
+def to_frame(boxes: NDArray[np.float32], placement: Placement) -> NDArray[np.float64]:
+    """[n, 4] edges in pixels of the input -> the same in pixels of the frame, cut to what the model saw of it."""
+    sx, sy, sw, sh = placement.source
+    edges = [*placement.to_source(boxes[:, 0], boxes[:, 1]), *placement.to_source(boxes[:, 2], boxes[:, 3])]
+    limits = ((sx, sx + sw), (sy, sy + sh)) * 2
+    return np.stack([np.clip(edge, low, high) for edge, (low, high) in zip(edges, limits, strict=True)], axis=1)
 
 
 def _level(

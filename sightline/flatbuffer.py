@@ -82,6 +82,13 @@ class Table:
             raise ValueError(f"{count} numbers at byte {start}, where {MOST_TABLES} would be many")
         return struct.unpack_from(f"<{count}f", self.data, start)
 
+    def integers(self, slot: int) -> tuple[int, ...]:
+        """int32s."""
+        start, count = self.vector(slot, 4)
+        if count > MOST_TABLES:
+            raise ValueError(f"{count} numbers at byte {start}, where {MOST_TABLES} would be many")
+        return struct.unpack_from(f"<{count}i", self.data, start)
+
     def text(self, slot: int) -> str:
         start, count = self.vector(slot, 1)
         if count > MOST_CHARACTERS:

@@ -115,20 +115,21 @@ class Interpreter:
 
     def results(self) -> list[NDArray[np.float32]]:
         """Each output of the last `invoke` as float32, dequantized."""
-        return self.dequantize(self.raw())
+        return dequantize(self.outputs, self.raw())
 
     def raw(self) -> list[NDArray[Any]]:
         """Copies of the outputs of the last `invoke`, as the model stores them."""
         return [self._litert.get_tensor(t.index) for t in self.outputs]
 
-    def dequantize(self, outputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """What `raw` gave, as float32. Any thread may, whatever the interpreter is doing."""
-        results = []
-        for t, raw in zip(self.outputs, outputs, strict=True):
-            if t.scale:
-                raw = (raw.astype(np.float32) - t.zero_point) * np.float32(t.scale)
-            results.append(raw.astype(np.float32, copy=False))
-        return results
+
+def dequantize(tensors: Sequence[Tensor], outputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+    """What `Interpreter.raw` gave, as float32."""
+    results = []
+    for t, raw in zip(tensors, outputs, strict=True):
+        if t.scale:
+            raw = (raw.astype(np.float32) - t.zero_point) * np.float32(t.scale)
+        results.append(raw.astype(np.float32, copy=False))
+    return results
 
 
 class Encoder:
@@ -214,6 +215,8 @@ def _byte_table(tensor: Tensor, spec: InputSpec, name: str) -> NDArray[Any]:
     """[3, 256]: what each byte of each channel is in the input's own dtype."""
     if tensor.dtype == "float32":
         return spec.values
+    if tensor.dtype == "uint8" and not tensor.scale:  # it says nothing: bytes as they are
+        return spec.values.round().clip(0, 255).astype(np.uint8)
     if tensor.dtype not in ("int8", "uint8") or not tensor.scale:
         raise ModelError(f"{name}: an input of {tensor.dtype} is not supported; int8, uint8 or float32 are")
     limits = np.iinfo(tensor.dtype)

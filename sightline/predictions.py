@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).with_name("prediction.schema.json")  # what `Result.to_json` gives
 
@@ -31,6 +34,10 @@ class Box:
     width: float
     height: float
 
+    def to_json(self) -> dict[str, float]:
+        sides = {"x": self.x, "y": self.y, "width": self.width, "height": self.height}
+        return {k: round(v, 2) for k, v in sides.items()}
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -44,14 +51,73 @@ class Detection:
     track: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        b = self.box
-        box = {"x": round(b.x, 2), "y": round(b.y, 2), "width": round(b.width, 2), "height": round(b.height, 2)}
-        score = round(self.score, 5)
+        score, box = round(self.score, 5), self.box.to_json()
         known = {"kind": "detection", "label": self.label, "index": self.index, "score": score, "box": box}
         return known if self.track is None else {**known, "track": self.track}
 
 
-Prediction = Classification | Detection
+@dataclass(frozen=True)
+class Region:
+    """All that is of one class. score: the share of `over` that it covers, 0..1. box: around it. mask: bool [rows,
+    columns], which lies over the part `over` of the frame; both in pixels of the frame."""
+
+    label: str
+    index: int
+    score: float
+    box: Box
+    over: Box
+    mask: NDArray[np.bool_] = field(compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        rows, columns = self.mask.shape
+        flat = np.concatenate([[False], self.mask.reshape(-1), [False]])
+        edges = np.flatnonzero(flat[1:] != flat[:-1])  # where runs of what it is not, and of what it is, change
+        runs = np.diff([0, *edges.tolist(), self.mask.size]).tolist()
+        return {
+            "kind": "region",
+            "label": self.label,
+            "index": self.index,
+            "score": round(self.score, 5),
+            "box": self.box.to_json(),
+            "mask": {"columns": columns, "rows": rows, "over": self.over.to_json(), "runs": runs},
+        }
+
+
+@dataclass(frozen=True)
+class Point:
+    """x, y: pixels of the frame. score: 0..1."""
+
+    name: str
+    x: float
+    y: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Pose:
+    """One person, or whatever else the model knows. score: 0..1. box: around it, or around its points."""
+
+    label: str
+    index: int
+    score: float
+    box: Box
+    points: tuple[Point, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        points = [
+            {"name": p.name, "x": round(p.x, 2), "y": round(p.y, 2), "score": round(p.score, 5)} for p in self.points
+        ]
+        return {
+            "kind": "pose",
+            "label": self.label,
+            "index": self.index,
+            "score": round(self.score, 5),
+            "box": self.box.to_json(),
+            "points": points,
+        }
+
+
+Prediction = Classification | Detection | Region | Pose
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -64,8 +64,8 @@ class Placement:
     source: tuple[int, int, int, int]
     target: tuple[int, int, int, int]
 
-    def to_source(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the input, in pixels of the frame; the exact inverse of what `Preprocessor` did."""
+    def to_source(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """A point of the input, or arrays of them, in pixels of the frame: the exact inverse of `Preprocessor`."""
         sx, sy, sw, sh = self.source
         tx, ty, tw, th = self.target
         return sx + (x - tx) * sw / tw, sy + (y - ty) * sh / th

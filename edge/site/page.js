@@ -93,13 +93,31 @@ function overlay(result) {
     const [x, y] = p.points[0];
     g.fillStyle = "#ffd60a"; g.fillText(p.name, Math.min(x * width + 6, width - 60), Math.min(y * height + 6, height - 20));
   }
+  for (const p of boxes) if (p.mask) paint(g, p, k);
   for (const p of boxes) {
     const [x, y, bw, bh] = [p.box.x, p.box.y, p.box.width, p.box.height].map(v => v * k);
     g.strokeStyle = "#3cf0dc"; g.strokeRect(x, y, bw, bh);
     const words = `${p.label} ${percent(p.score)}${p.track ? " #" + p.track : ""}`, high = y > 22 ? y - 22 : y;
     g.fillStyle = "rgba(5,8,11,.82)"; g.fillRect(x - 1, high, g.measureText(words).width + 10, 21);
     g.fillStyle = "#fff"; g.fillText(words, x + 4, high + 3);
+    g.fillStyle = "#ffd60a";
+    for (const q of p.points || []) if (q.score >= .2) { g.beginPath(); g.arc(q.x * k, q.y * k, 4, 0, 7); g.fill(); }
   }
+}
+
+// a mask comes as runs of what it is not and of what it is, row by row
+function paint(g, p, k) {
+  const {columns, rows, over, runs} = p.mask, cw = over.width * k / columns, ch = over.height * k / rows;
+  g.fillStyle = `hsla(${(p.index * 67 + 170) % 360},90%,60%,.45)`;
+  let at = 0;
+  runs.forEach((n, i) => {
+    for (let left = i % 2 ? n : 0, from = at; left > 0;) {
+      const x = from % columns, wide = Math.min(left, columns - x);
+      g.fillRect(over.x * k + x * cw, over.y * k + Math.floor(from / columns) * ch, wide * cw, ch + .5);
+      from += wide; left -= wide;
+    }
+    at += n;
+  });
 }
 
 function chart() {

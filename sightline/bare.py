@@ -1,0 +1,44 @@
+"""A .tflite of somebody else's as if it were a bundle: it can run, but nobody measured it, and nothing proves it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sightline.bundle import Bundle, Manifest, read_bundle
+from sightline.errors import ModelError
+from sightline.files import file_table, sha256
+from sightline.interpreter import Delegate
+from sightline.recognize import NO_HINTS, Hints, recognize
+
+AS_IS = "as_is"  # the scheme of what was not converted
+
+
+def read_model(path: Path, delegate: Delegate = "xnnpack") -> Bundle:
+    """A bundle, or a bare .tflite. delegate: that can run it, if need be. Raises ModelError."""
+    return bare_bundle(path, delegate=delegate) if path.is_file() else read_bundle(path)
+
+
+def bare_bundle(path: Path, hints: Hints = NO_HINTS, delegate: Delegate = "xnnpack") -> Bundle:
+    """Raises ModelError where it is no .tflite, or does not say enough of itself."""
+    if path.suffix != ".tflite":
+        raise ModelError(f"{path}: is no bundle and no .tflite; `sightline convert` makes a bundle of a model")
+    try:
+        content = path.read_bytes()
+    except OSError as e:
+        raise ModelError(f"{path}: {e.strerror}") from None
+    found = recognize(content, str(path), hints, delegate)
+    digest = sha256(content)
+    manifest = Manifest(
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip(".-_") or "model",
+        version=digest[:8],
+        device="coral_usb" if delegate == "edgetpu" else "desktop",
+        default=AS_IS,
+        input=found.input,
+        output=found.output,
+        variants={AS_IS: path.name},
+        metrics={},
+        provenance={"source": {"file": path.name, "sha256": digest}, "assumed": list(found.notes)},
+    )
+    contents = {path.name: content}
+    return Bundle(path, manifest, file_table(contents), contents)

@@ -1,0 +1,206 @@
+"""What other people's models give, in numpy: boxes, masks, keypoints.
+
+ssd            TFLite_Detection_PostProcess: boxes [1, n, 4] as top, left, bottom, right of 0..1, classes [1, n],
+               scores [1, n], count [1]
+yolo           Ultralytics' since v8: [1, 4 + classes, n], or the same turned: middle x, y, width, height, scores
+yolo5          its older ones: [1, n, 5 + classes], which has how sure it is of anything after the box
+yolo_pose      [1, 5 + 3 * points, n]
+boxes          finished ones: [1, n, 6], left, top, right, bottom, score, class (YOLO 26, exports with NMS)
+mask           [1, height, width] class of each pixel, or [1, height, width, classes] scores (DeepLab)
+movenet        [1, 1, 17, 3]: y, x, score of each point, 0..1 (MoveNet single pose)
+movenet_multi  [1, people, 56]: the same 17, then top, left, bottom, right, score
+posenet        heatmaps [1, h, w, points], offsets [1, h, w, 2 * points], y before x (PoseNet, one person)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.decode import OutputSpec
+from sightline.detect import CANDIDATES, LOWEST, suppress, to_detections, to_frame
+from sightline.interpreter import Tensor
+from sightline.predictions import Box, Detection, Point, Pose, Prediction, Region
+from sightline.preprocess import Placement
+
+Floats = NDArray[np.float32]
+
+BODY = (
+    "nose", "left eye", "right eye", "left ear", "right ear", "left shoulder", "right shoulder", "left elbow",
+    "right elbow", "left wrist", "right wrist", "left hip", "right hip", "left knee", "right knee", "left ankle",
+    "right ankle",
+)  # fmt: skip
+SURE = 0.2  # of a point's score: those above are what a pose's box is around
+NOTHING = ("background", "???")  # names of what is no class
+SMALLEST = 0.001  # of the picture: a region that covers less is noise
+
+
+def read_layout(
+    outputs: Sequence[NDArray[Any]],
+    tensors: Sequence[Tensor],
+    spec: OutputSpec,
+    size: tuple[int, int],
+    placement: Placement,
+    threshold: float,
+    top: int,
+) -> tuple[Prediction, ...]:
+    """outputs: as the model stores them. size: (width, height) of its input. The others: see `sightline.detect`."""
+    threshold = max(threshold, LOWEST)
+    match spec.layout:
+        case "ssd":
+            return _ssd([_real(outputs[i], tensors[i]) for i in spec.order], spec, size, placement, threshold, top)
+        case "yolo" | "yolo5" | "yolo_pose":
+            return _yolo(outputs[0], tensors[0], spec, size, placement, threshold, top)
+        case "boxes":
+            rows = _real(outputs[0], tensors[0]).reshape(-1, 6)
+            return _finished(rows[:, :4], rows[:, 4], rows[:, 5], spec, size, placement, threshold, top)
+        case "mask":
+            return _mask(outputs[0], spec, size, placement, threshold, top)
+        case "movenet":
+            points = _real(outputs[0], tensors[0]).reshape(1, -1, 3)[..., [1, 0, 2]]
+            return _poses(points, None, spec, size, placement, threshold, top)
+        case "movenet_multi":
+            rows = _real(outputs[0], tensors[0]).reshape(-1, 56)
+            points, boxes = rows[:, :51].reshape(-1, 17, 3)[..., [1, 0, 2]], rows[:, [52, 51, 54, 53]]
+            return _poses(points, (boxes, rows[:, 55]), spec, size, placement, threshold, top)
+        case "posenet":
+            heat, offsets = (_real(outputs[i], tensors[i])[0] for i in spec.order)
+            return _poses(_posenet(heat, offsets, size), None, spec, size, placement, threshold, top)
+    raise ValueError(f"no layout {spec.layout!r}")
+
+
+def name_of(labels: Sequence[str], k: int) -> str:
+    """A model may know more classes than somebody named."""
+    return labels[k] if 0 <= k < len(labels) else f"class {k}"
+
+
+def _ssd(
+    parts: list[Floats], spec: OutputSpec, size: tuple[int, int], placement: Placement, threshold: float, top: int
+) -> tuple[Detection, ...]:
+    boxes, classes, scores, count = (part.reshape(-1) for part in parts)
+    n = max(0, min(int(count[0]), len(scores)))
+    corners = boxes.reshape(-1, 4)[:n, [1, 0, 3, 2]]
+    return _finished(corners, scores[:n], classes[:n], spec, size, placement, threshold, top)
+
+
+def _finished(
+    boxes: Floats, scores: Floats, classes: Floats, spec: OutputSpec, size: tuple[int, int], placement: Placement,
+    threshold: float, top: int,
+) -> tuple[Detection, ...]:  # fmt: skip
+    kept = np.flatnonzero((scores >= threshold) & (classes >= 0))
+    kinds = classes[kept].round().astype(np.int64)
+    labels = [name_of(spec.labels, k) for k in range(int(kinds.max(initial=-1)) + 1)]
+    corners = _pixels(boxes[kept], spec, size)
+    return to_detections(corners, scores[kept].clip(0, 1), kinds, labels, placement, top, alone=True)
+
+
+def _yolo(
+    output: NDArray[Any], tensor: Tensor, spec: OutputSpec, size: tuple[int, int], placement: Placement,
+    threshold: float, top: int,
+) -> tuple[Prediction, ...]:  # fmt: skip
+    poses = spec.layout == "yolo_pose"
+    first = 5 if spec.layout == "yolo5" else 4
+    table = output[0]  # the longer side is that of the boxes
+    rows = table if table.shape[0] < table.shape[1] else table.T
+    # as stored: the order of integers is that of scores
+    best = rows[4] if poses else rows[first:].max(axis=0)
+    chosen = np.flatnonzero(best >= _stored(threshold, tensor))
+    real = _real(rows[:, chosen], tensor)
+    if poses:
+        scores, classes = real[4], np.zeros(len(chosen), np.int64)
+    else:
+        scores, classes = real[first:].max(axis=0), real[first:].argmax(axis=0)
+    if first == 5:
+        scores = scores * real[4]
+    kept = np.flatnonzero(scores >= threshold)
+    kept = kept[np.argsort(-scores[kept], kind="stable")[:CANDIDATES]]
+    real, scores, classes = real[:, kept], scores[kept].clip(0, 1), classes[kept]
+    middle, half = real[:2].T, real[2:4].T / 2
+    boxes = _pixels(np.concatenate([middle - half, middle + half], axis=1), spec, size)
+    if not poses:
+        return to_detections(boxes, scores, classes, spec.labels, placement, top)
+    alone = suppress(boxes, scores, classes)[:top]
+    points = real[5:, alone].T.reshape(len(alone), -1, 3)
+    return _poses(points, (boxes[alone], scores[alone]), spec, size, placement, threshold, top)
+
+
+def _mask(
+    output: NDArray[Any], spec: OutputSpec, size: tuple[int, int], placement: Placement, threshold: float, top: int
+) -> tuple[Region, ...]:
+    scored = output.ndim == 4 and output.shape[-1] > 1
+    classes = output[0].argmax(axis=-1) if scored else output.reshape(-1, output.shape[2])
+    # what was padded is no part of the frame
+    (tx, ty, tw, th), (sx, sy, sw, sh) = placement.target, placement.source
+    across, down = classes.shape[1] / size[0], classes.shape[0] / size[1]
+    x0, x1, y0, y1 = (round(v) for v in (tx * across, (tx + tw) * across, ty * down, (ty + th) * down))
+    classes = classes[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+    rows, columns = classes.shape
+    over = Box(sx, sy, sw, sh)
+    found = []
+    for k, count in zip(*np.unique(classes, return_counts=True), strict=True):
+        label, share = name_of(spec.labels, int(k)), float(count) / classes.size
+        if label.lower() in NOTHING or share < max(threshold, SMALLEST):
+            continue
+        mask = classes == k
+        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        left, right = (sx + float(v) * sw / columns for v in (xs[0], xs[-1] + 1))
+        top_, bottom = (sy + float(v) * sh / rows for v in (ys[0], ys[-1] + 1))
+        found.append(Region(label, int(k), share, Box(left, top_, right - left, bottom - top_), over, mask))
+    return tuple(sorted(found, key=lambda r: -r.score)[:top])
+
+
+def _posenet(heat: Floats, offsets: Floats, size: tuple[int, int]) -> Floats:
+    """[1, points, 3]: x, y in 0..1 and the score of the best cell of each heatmap."""
+    rows, columns, points = heat.shape
+    cells = heat.reshape(-1, points).argmax(axis=0)
+    y, x = np.divmod(cells, columns)
+    k = np.arange(points)
+    down, across = (size[1] - 1) / max(rows - 1, 1), (size[0] - 1) / max(columns - 1, 1)
+    where_y = y * down + offsets[y, x, k]
+    where_x = x * across + offsets[y, x, points + k]
+    scores = 1 / (1 + np.exp(-heat[y, x, k].clip(-80, 80)))
+    return np.stack([where_x / size[0], where_y / size[1], scores], axis=1)[None].astype(np.float32)
+
+
+def _poses(
+    points: Floats, known: tuple[Floats, Floats] | None, spec: OutputSpec, size: tuple[int, int], placement: Placement,
+    threshold: float, top: int,
+) -> tuple[Pose, ...]:  # fmt: skip
+    """points: [n, points, 3], x, y, score. known: boxes [n, 4] in pixels of the input, and their scores [n]."""
+    where = _pixels(np.concatenate([points[..., :2]] * 2, axis=-1).reshape(-1, 4), spec, size)[:, :2]
+    xs, ys = placement.to_source(where[:, 0], where[:, 1])
+    placed = np.stack([xs, ys, points[..., 2].reshape(-1).clip(0, 1)], axis=1).reshape(points.shape)
+    boxes, scores = known if known else (None, placed[..., 2].mean(axis=1))
+    found = []
+    for i in np.argsort(-scores, kind="stable")[:top].tolist():
+        if scores[i] < threshold:
+            break
+        sure = placed[i][placed[i][:, 2] >= SURE]
+        if boxes is not None:
+            left, top_, right, bottom = to_frame(boxes[i : i + 1], placement)[0].tolist()
+        elif len(sure):
+            (left, top_), (right, bottom) = sure[:, :2].min(axis=0).tolist(), sure[:, :2].max(axis=0).tolist()
+        else:
+            continue
+        named = [Point(name_of(spec.points, k), *map(float, p)) for k, p in enumerate(placed[i].tolist())]
+        box = Box(left, top_, max(right - left, 1.0), max(bottom - top_, 1.0))
+        found.append(Pose(spec.labels[0], 0, float(scores[i]), box, tuple(named)))
+    return tuple(found)
+
+
+def _pixels(boxes: Floats, spec: OutputSpec, size: tuple[int, int]) -> Floats:
+    return boxes * np.asarray([*size, *size], np.float32) if spec.relative else boxes
+
+
+def _stored(score: float, tensor: Tensor) -> float:
+    """The lowest number, as the model stores it, that is at least `score`."""
+    return float(np.ceil(score / tensor.scale + tensor.zero_point)) if tensor.scale else score
+
+
+def _real(stored: NDArray[Any], tensor: Tensor) -> Floats:
+    if not tensor.scale:
+        return stored.astype(np.float32, copy=False)
+    return (stored.astype(np.float32) - tensor.zero_point) * np.float32(tensor.scale)

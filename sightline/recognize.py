@@ -1,0 +1,367 @@
+"""What somebody else's .tflite is: read from what it says of itself, and from the shapes of what it gives.
+
+Where several things are possible it is an error that lists them: a wrong guess would be a wrong answer without a sign.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from sightline.decode import TASKS, Layout, OutputSpec
+from sightline.errors import ModelError
+from sightline.flatbuffer import Table
+from sightline.interpreter import Delegate, Interpreter, Tensor
+from sightline.layouts import BODY
+from sightline.metadata import Metadata, read_metadata
+from sightline.preprocess import InputSpec, Resize
+
+POSTPROCESS = "TFLite_Detection_PostProcess"
+STRIDES = (8, 16, 32)  # of YOLO's three levels
+THRESHOLDS = {"ssd": 0.4, "yolo": 0.25, "yolo5": 0.25, "yolo_pose": 0.25, "boxes": 0.25}  # as their makers show them
+_BY_TASK: dict[str, tuple[Layout, ...]] = {
+    "detect": ("yolo", "yolo5", "boxes"), "pose": ("yolo_pose",), "classify": ("",),
+}  # fmt: skip
+_SCORES = (14, 25)  # builtin ops that end in scores: LOGISTIC, SOFTMAX
+_AFTER = (6, 22, 114)  # that may come after: DEQUANTIZE, RESHAPE, QUANTIZE
+_MOST_BYTES = 1 << 20  # of a text in the archive
+_NO_CLASS = ("???", "background")
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the user says: it goes before what the file says. decoder: of `sightline.decode.TASKS`, `classes` for scores
+    of classes."""
+
+    labels: tuple[str, ...] | None = None
+    decoder: str | None = None
+    normalization: Normalization | None = None
+    resize: Resize | None = None
+
+
+NO_HINTS = Hints()
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """notes: what was taken for granted, for people."""
+
+    input: InputSpec
+    output: OutputSpec
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is known before the layout. said: what Ultralytics wrote into the file, {} elsewhere. parts: outputs of the
+    post-processing op, in its order, as indices of the model's outputs."""
+
+    interpreter: Interpreter
+    said: dict[str, Any]
+    metadata: Metadata | None
+    labels: tuple[str, ...] | None
+    parts: tuple[int, ...]
+    ends_in_scores: bool
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [t.shape for t in self.interpreter.outputs]
+
+    @property
+    def cells(self) -> int:
+        _, height, width, _ = self.interpreter.input.shape
+        return sum((height // s) * (width // s) for s in STRIDES)
+
+
+def recognize(content: bytes, name: str, hints: Hints = NO_HINTS, delegate: Delegate = "xnnpack") -> Recognized:
+    """Raises ModelError, which says what it cannot be, or what has to be said of it."""
+    interpreter = Interpreter(content, name=name, delegate=delegate)
+    said = _ultralytics(content, name)
+    metadata = read_metadata(content, name)
+    task = said.get("task")
+    if task not in (None, "detect", "pose", "classify"):
+        raise ModelError(f"{name}: its metadata says that it is for {task!r}; detect, pose and classify can be run")
+    labels = hints.labels or _said_labels(said) or (metadata.labels if metadata else None)
+    try:
+        parts, ends_in_scores = _post_process(content), _ends_in_scores(content)
+    except ValueError as e:
+        raise ModelError(f"{name}: {e}") from None
+    found = _Found(interpreter, said, metadata, labels, parts, ends_in_scores)
+    layout = _layout(found, name, hints.decoder)
+    notes: list[str] = []
+    output = _output(found, layout, name, notes)
+    return Recognized(_input(found, layout, name, hints, notes), output, tuple(notes))
+
+
+def _layout(f: _Found, name: str, decoder: str | None) -> Layout:
+    possible = [layout for layout, fits in _FITS.items() if fits(f)]
+    shapes = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in f.interpreter.outputs)
+    if decoder:
+        chosen: Layout = "" if decoder == "classes" else decoder  # type: ignore[assignment]
+        if chosen not in possible:
+            fitting = f"; what fits: {_listed(possible)}" if possible else ""
+            raise ModelError(f"{name}: its outputs ({shapes}) are not those of {decoder!r}{fitting}")
+        return chosen
+    wanted = _BY_TASK.get(f.said.get("task", ""))
+    if wanted:
+        possible = [layout for layout in possible if layout in wanted]
+    elif f.labels:  # as many as it has scores for decides
+        exact = [layout for layout in possible if _count(f, layout) == len(f.labels)]
+        possible = exact or possible
+    if len(possible) == 1:
+        return possible[0]
+    if possible:
+        raise ModelError(
+            f"{name}: its outputs ({shapes}) may be several things; say which with --decoder: {_listed(possible)}"
+        )
+    raise ModelError(
+        f"{name}: nothing is known that gives {shapes}; what can be run are scores of classes, boxes of "
+        f"{POSTPROCESS} or of Ultralytics' detectors, class masks, and the points of MoveNet and PoseNet"
+    )
+
+
+def _listed(layouts: list[Layout]) -> str:
+    return ", ".join(f"{layout or 'classes'} (to {' or '.join(_tasks(layout))})" for layout in layouts)
+
+
+def _tasks(layout: Layout) -> tuple[str, ...]:
+    return TASKS[layout] if layout else ("classify",)
+
+
+def _one(f: _Found) -> tuple[int, ...]:
+    """The shape of the only output, without the first 1."""
+    return f.shapes[0][1:] if len(f.shapes) == 1 and f.shapes[0][:1] == (1,) else ()
+
+
+def _yolo_channels(f: _Found, boxes: int) -> int:
+    """How many numbers there are for each of so many boxes; 0 = this is not it."""
+    shape = _one(f)
+    if len(shape) != 2 or boxes not in shape or f.interpreter.outputs[0].dtype.startswith(("int32", "int64")):
+        return 0
+    channels = shape[0] if shape[1] == boxes else shape[1]
+    return channels if channels < boxes else 0
+
+
+def _is_pose(f: _Found) -> bool:
+    channels = _yolo_channels(f, f.cells)
+    return channels > 5 and (channels - 5) % 3 == 0 and (channels == 5 + 3 * len(BODY) or f.said.get("task") == "pose")
+
+
+def _is_mask(f: _Found) -> bool:
+    shape, dtype = _one(f), f.interpreter.outputs[0].dtype
+    if len(shape) == 3 and shape[2] == 1:
+        shape = shape[:2]
+    if len(shape) == 2:  # a class of each pixel
+        return dtype in ("int64", "int32", "uint8") and min(shape) > 4
+    return len(shape) == 3 and min(shape[:2]) > 4 and 2 <= shape[2] <= 1024
+
+
+def _is_posenet(f: _Found) -> bool:
+    return len(_posenet_parts(f)) == 2
+
+
+def _posenet_parts(f: _Found) -> tuple[int, ...]:
+    """Which outputs are heatmaps and offsets; there are displacements too, for more than one person."""
+    flat = [(i, s) for i, s in enumerate(f.shapes) if len(s) == 4]
+    for i, heat in flat:
+        others = [k for k, s in flat if s[:3] == heat[:3] and s[3] == 2 * heat[3]]
+        if heat[3] == len(BODY) and others:
+            return i, others[0]
+    return ()
+
+
+_FITS: dict[Layout, Callable[[_Found], bool]] = {
+    "": lambda f: len(_one(f)) >= 1 and int(np.prod(_one(f))) == _one(f)[-1] >= 2,
+    "ssd": lambda f: bool(f.parts),
+    "yolo": lambda f: _yolo_channels(f, f.cells) >= 5,
+    "yolo5": lambda f: _yolo_channels(f, 3 * f.cells) >= 6,
+    "yolo_pose": _is_pose,
+    "boxes": lambda f: len(_one(f)) == 2 and _one(f)[1] == 6 and _one(f)[0] > 6,
+    "mask": _is_mask,
+    "movenet": lambda f: _one(f) == (1, 17, 3),
+    "movenet_multi": lambda f: len(_one(f)) == 2 and _one(f)[1] == 56 and _one(f)[0] <= 16,
+    "posenet": _is_posenet,
+}
+
+
+def _count(f: _Found, layout: Layout) -> int | None:
+    """How many classes it has scores for; None where that does not show."""
+    match layout:
+        case "":
+            return _one(f)[-1]
+        case "yolo":
+            return _yolo_channels(f, f.cells) - 4
+        case "yolo5":
+            return _yolo_channels(f, 3 * f.cells) - 5
+        case "mask" if len(_one(f)) == 3 and _one(f)[2] > 1:
+            return _one(f)[2]
+    return None
+
+
+def _output(f: _Found, layout: Layout, name: str, notes: list[str]) -> OutputSpec:
+    labels, count = f.labels, _count(f, layout)
+    order: tuple[int, ...] = ()
+    points: tuple[str, ...] = ()
+    relative = False
+    match layout:
+        case "ssd":
+            order, relative = f.parts, True
+        case "yolo" | "yolo5" | "yolo_pose" | "boxes":
+            relative = _is_relative(f, layout)
+        case "posenet":
+            order, relative = _posenet_parts(f), True
+        case "movenet" | "movenet_multi":
+            relative = True
+    if TASKS[layout] == ("pose",):
+        channels = _yolo_channels(f, f.cells)
+        points = (
+            BODY
+            if layout != "yolo_pose" or channels == 5 + 3 * len(BODY)
+            else tuple(f"point {k}" for k in range((channels - 5) // 3))
+        )
+        labels = labels if labels and len(labels) == 1 else ("person",)
+    elif labels and layout == "ssd" and labels[0].lower() in _NO_CLASS:
+        notes.append(f"the labels begin with {labels[0]!r}, which this kind of detector does not count: left out")
+        labels = labels[1:]
+    if labels and count and len(labels) != count:
+        if len(labels) == count + 1 and labels[0].lower() in _NO_CLASS:
+            notes.append(f"the labels begin with {labels[0]!r}, of which the model gives no score: left out")
+            labels = labels[1:]
+        else:
+            raise ModelError(f"{name}: gives scores of {count} classes, but there are {len(labels)} labels")
+    if not labels:
+        if layout in ("ssd", "mask", "boxes"):
+            count = count or 1
+        labels = tuple(f"class {k}" for k in range(count or 1))
+        notes.append("it has no labels, so classes go by their numbers; say them with --labels")
+    task = TASKS[layout][0]
+    activation: Literal["softmax", "none"] = "none" if layout or f.ends_in_scores else "softmax"
+    return OutputSpec(
+        task, activation, _unique(labels), threshold=THRESHOLDS.get(layout, 0.0), layout=layout, relative=relative,
+        order=order, points=points,
+    )  # fmt: skip
+
+
+def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """COCO's list has several '???'."""
+    return tuple(label if labels.count(label) == 1 else f"{label} {k}" for k, label in enumerate(labels))
+
+
+def _is_relative(f: _Found, layout: Layout) -> bool:
+    """Whether coordinates are 0 to 1. The middles of a detector's cells lie all over the picture, whatever it shows:
+    in pixels they are far beyond 1."""
+    if layout == "boxes":
+        boxes = _probe(f)[0].reshape(-1, 6)[:, :4]
+    else:
+        table = _probe(f)[0][0]
+        boxes = (table if table.shape[0] < table.shape[1] else table.T)[:4].T
+    return bool(np.abs(boxes).max() <= 4)
+
+
+def _probe(f: _Found) -> list[Any]:
+    """The outputs for a picture of noise."""
+    _, height, width, _ = f.interpreter.input.shape
+    noise = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+    entry = f.interpreter.encoder.empty()
+    values = noise / 255 if entry.dtype == np.float32 else noise.view(np.int8) if entry.dtype == np.int8 else noise
+    f.interpreter.feed(values.astype(entry.dtype))
+    f.interpreter.invoke()
+    return f.interpreter.results()
+
+
+def _input(f: _Found, layout: Layout, name: str, hints: Hints, notes: list[str]) -> InputSpec:
+    t = f.interpreter.input
+    _, height, width, _ = t.shape
+    normalization = hints.normalization or _normalization(t, f)
+    if normalization is None:
+        raise ModelError(
+            f"{name}: takes float pictures and does not say how they are normalised, and a wrong guess gives wrong "
+            "answers silently; make it a bundle that says it: sightline convert --scheme as_is --normalization, one of "
+            "0..255, 0..1, -1..1, imagenet, or MEAN/STD"
+        )
+    resize = hints.resize
+    if resize is None:
+        # how their makers feed them; a mask or a classifier has no custom, and letterbox loses nothing
+        resize = "stretch" if layout == "ssd" else "letterbox"
+        notes.append(f"pictures are fitted in by {resize}; say another with --resize")
+    mean, std = normalization
+    return InputSpec(width, height, resize, mean=mean, std=std)
+
+
+def _normalization(t: Tensor, f: _Found) -> Normalization | None:
+    if t.dtype != "float32":  # bytes as they are: that is how such models are fed everywhere
+        shift = 128 if t.dtype == "int8" else 0
+        return ((float(t.zero_point + shift),) * 3, (1 / t.scale,) * 3) if t.scale else ((0.0,) * 3, (1.0,) * 3)
+    if f.said:
+        return (0.0,) * 3, (255.0,) * 3
+    if f.metadata and f.metadata.mean and f.metadata.std:
+        return f.metadata.mean, f.metadata.std
+    return None
+
+
+def _said_labels(said: dict[str, Any]) -> tuple[str, ...] | None:
+    names = said.get("names")
+    if isinstance(names, dict):
+        names = [names[k] for k in sorted(names, key=int)]
+    return tuple(str(n) for n in names) if isinstance(names, list | tuple) and names else None
+
+
+def _ultralytics(content: bytes, name: str) -> dict[str, Any]:
+    """What Ultralytics writes into its exports, JSON or a Python dictionary in the archive at the file's end."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for info in archive.infolist():
+                if not info.filename.endswith((".json", ".txt")) or info.file_size > _MOST_BYTES:
+                    continue
+                text = archive.read(info).decode("utf-8", "replace").strip()
+                if not text.startswith("{"):
+                    continue
+                try:
+                    said = json.loads(text)
+                except ValueError:
+                    said = ast.literal_eval(text)
+                if isinstance(said, dict) and "names" in said:
+                    return said
+    except zipfile.BadZipFile:
+        return {}
+    except Exception as e:  # a damaged archive raises many kinds
+        raise ModelError(f"{name}: its metadata cannot be read: {e}") from None
+    return {}
+
+
+def _post_process(content: bytes) -> tuple[int, ...]:
+    """Where, among the model's outputs, the op's are: boxes, classes, scores, count; () where there is no such op."""
+    model = Table.root(content, b"TFL3")
+    graph = model.item(2, 0)
+    for op, _ in _backwards(model, graph):
+        if model.item(1, op.number(0, "<I")).text(1) == POSTPROCESS:
+            made, own = op.integers(2), graph.integers(2)
+            if len(made) == 4 and all(t in own for t in made):
+                return tuple(own.index(t) for t in made)
+            raise ValueError(f"the outputs of {POSTPROCESS} are not the model's own")
+    return ()
+
+
+def _ends_in_scores(content: bytes) -> bool:
+    model = Table.root(content, b"TFL3")
+    for _, kind in _backwards(model, model.item(2, 0)):
+        if kind not in _AFTER:
+            return kind in _SCORES
+    return False
+
+
+def _backwards(model: Table, graph: Table) -> Iterator[tuple[Table, int]]:
+    """The ops from the last one, and the number of each one's kind."""
+    for i in reversed(range(graph.vector(3, 4)[1])):
+        op = graph.item(3, i)
+        code = model.item(1, op.number(0, "<I"))
+        yield op, max(code.number(0, "<b"), code.number(3, "<i"))
