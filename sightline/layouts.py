@@ -64,7 +64,8 @@ def read_layout(
             return _poses(points, None, spec, size, placement, threshold, top)
         case "movenet_multi":
             rows = _real(outputs[0], tensors[0]).reshape(-1, 56)
-            points, boxes = rows[:, :51].reshape(-1, 17, 3)[..., [1, 0, 2]], rows[:, [52, 51, 54, 53]]
+            points = rows[:, :51].reshape(-1, 17, 3)[..., [1, 0, 2]]
+            boxes = _pixels(rows[:, [52, 51, 54, 53]], spec, size)
             return _poses(points, (boxes, rows[:, 55]), spec, size, placement, threshold, top)
         case "posenet":
             heat, offsets = (_real(outputs[i], tensors[i])[0] for i in spec.order)

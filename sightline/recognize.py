@@ -294,7 +294,8 @@ def _input(f: _Found, layout: Layout, name: str, hints: Hints, notes: list[str])
         resize = "stretch" if layout == "ssd" else "letterbox"
         notes.append(f"pictures are fitted in by {resize}; say another with --resize")
     mean, std = normalization
-    return InputSpec(width, height, resize, mean=mean, std=std)
+    # plain interpolation is what their makers measured with, whatever aliases
+    return InputSpec(width, height, resize, "linear", mean=mean, std=std)
 
 
 def _normalization(t: Tensor, f: _Found) -> Normalization | None:
