@@ -19,6 +19,7 @@ from sightline.bundle import check_bundle_path, check_name, write_bundle
 from sightline.device import load_device
 from sightline.errors import ConfigError, InputError, ModelError
 from sightline.interpreter import Interpreter, is_compiled
+from sightline.layouts import comparable
 from sightline.preprocess import Frame, InputSpec
 from sightline.recognize import Hints
 from sightline.run_folder import GOLDEN_FRAMES
@@ -84,7 +85,9 @@ def wrap(
         frames = calibration_frames(given.calibration, spec)
     shapes = [t.shape[1:] for t in Interpreter(content, spec, name=str(model)).outputs]
     golden = _golden(frames, spec, sum(int(np.prod(s)) for s in shapes))
-    parts = split(run_all(content, golden, spec, str(model)), shapes)
+    rows = [split(row[None], shapes) for row in run_all(content, golden, spec, str(model))]
+    settled = [comparable([part[0] for part in row], output) for row in rows]
+    parts = [np.stack([row[i] for row in settled]) for i in range(len(shapes))]
     file = f"{name}.{AS_IS}.tflite"
     manifest = dataclasses.replace(
         bare.manifest,

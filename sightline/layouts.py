@@ -73,6 +73,22 @@ def read_layout(
     raise ValueError(f"no layout {spec.layout!r}")
 
 
+def comparable(outputs: Sequence[Floats], spec: OutputSpec) -> list[Floats]:
+    """What two machines must agree on, in the outputs' own shapes, the rest 0. Finished boxes change places where two
+    scores are nearly the same, and those beyond their count are whatever lay in the memory: of them it is the scores,
+    best first."""
+    if spec.layout not in ("ssd", "boxes"):
+        return list(outputs)
+    settled = [np.zeros_like(o) for o in outputs]
+    if spec.layout == "boxes":
+        settled[0].reshape(-1, 6)[:, 4] = -np.sort(-outputs[0].reshape(-1, 6)[:, 4])
+        return settled
+    where, count = spec.order[2], int(outputs[spec.order[3]].reshape(-1)[0])
+    scores = outputs[where].reshape(-1)[: max(0, count)]
+    settled[where].reshape(-1)[: len(scores)] = -np.sort(-scores)
+    return settled
+
+
 def name_of(labels: Sequence[str], k: int) -> str:
     """A model may know more classes than somebody named."""
     return labels[k] if 0 <= k < len(labels) else f"class {k}"
