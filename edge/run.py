@@ -293,11 +293,13 @@ def _check_place(path: Path, option: str) -> None:
 def _info(device: str, model: Model, sources: list[str]) -> dict[str, Any]:
     """What the page says of the model that runs."""
     metrics = model.manifest.metrics.get(model.scheme) or {}
+    metric = "mAP" if model.manifest.output.task == "detect" else "accuracy"
     return {
         "device": device,
         "source": ", ".join(sources),
         "scheme": model.scheme,
-        "accuracy": metrics.get("accuracy"),
+        "metric": metric,
+        "quality": metrics.get("map" if metric == "mAP" else metric),
         "model": {"name": model.identity.name, "version": model.identity.version, "sha256": model.identity.sha256},
     }
 

@@ -19,6 +19,7 @@ from sightline.predictions import Detection
 
 Floats = NDArray[np.float64]
 LOW = 0.1  # of a score: below it a box is not even asked about
+SAME = 0.6  # overlap from which two boxes show one thing, whatever they call it
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Tracker:
         """The boxes with the id of what they show, where it is followed.
 
         found: also those that score less than `sure`, down to LOW; of them those are left out that nothing explains
-        which is followed. at_ns: of capture, on a clock that nobody sets.
+        which is followed, and those that a better one covers. at_ns: of capture, on a clock that nobody sets.
         """
         self._move((at_ns - self._at_ns) / 1e9 if self._at_ns is not None else 0.0)
         self._at_ns = at_ns
@@ -68,7 +69,8 @@ class Tracker:
         scores = np.asarray([d.score for d in found])
         classes = np.asarray([d.index for d in found], np.int64)
         track_of = np.full(len(found), -1)
-        for some, meet in ((scores >= sure, self.config.meet), (scores < sure, self.config.meet_unsure)):
+        unsure = (scores < sure) & ~_covered(boxes, scores)
+        for some, meet in ((scores >= sure, self.config.meet), (unsure, self.config.meet_unsure)):
             rows = np.flatnonzero(some)
             left = np.setdiff1d(np.arange(len(self._ids)), track_of)
             for row, column in self._pairs(boxes[rows], classes[rows], left, meet):
@@ -165,6 +167,14 @@ class Tracker:
         return pairs
 
 
+def _covered(boxes: Floats, scores: Floats) -> NDArray[np.bool_]:
+    """Which boxes lie where a better one lies: second thoughts about what that shows, of another class."""
+    if len(boxes) < 2:
+        return np.zeros(len(boxes), bool)
+    better = scores[None, :] > scores[:, None]
+    return np.asarray(((overlaps(boxes, boxes) >= SAME) & better).any(axis=1))
+
+
 def overlaps(a: Floats, b: Floats, grow: float = 0.0) -> Floats:
     """[n, m]: intersection over union of [n, 4] and [m, 4] (middle x, y, width, height), each `grow` of its own size
     larger on every side."""
@@ -172,4 +182,4 @@ def overlaps(a: Floats, b: Floats, grow: float = 0.0) -> Floats:
     low = np.maximum(a[:, None, :2] - size_a / 2, b[None, :, :2] - size_b / 2)
     high = np.minimum(a[:, None, :2] + size_a / 2, b[None, :, :2] + size_b / 2)
     shared = np.maximum(high - low, 0).prod(axis=2)
-    return np.asarray(shared / (size_a.prod(axis=2) + size_b.prod(axis=2) - shared))
+    return np.asarray(shared / np.maximum(size_a.prod(axis=2) + size_b.prod(axis=2) - shared, 1e-9))

@@ -131,3 +131,27 @@ def write_scattered(folder: Path, *, train: int, val: int, seed: int = 0) -> int
 def _overlap(box: tuple[int, int, int, int], d: Digit) -> bool:
     x, y, width, height = box
     return x < d.x + d.width and d.x < x + width and y < d.y + d.height and d.y < y + height
+
+
+def write_moving(path: Path, *, seconds: float = 20.0, fps: int = 15, count: int = 5, seed: int = 0) -> None:
+    """A clip: digits that were not learned from go their ways over a photograph, turn at its edges, and cross."""
+    scatter = Scatter("val", seed)
+    rng = np.random.default_rng((seed, 2))
+    ground = scatter.background(rng)
+    moving = []
+    for _ in range(count):
+        k = int(rng.integers(len(scatter.scans)))
+        ink = glyph(scatter.scans[k], int(rng.integers(48, LARGEST)), rng.uniform(-8, 8))
+        room = np.asarray([WIDTH - ink.shape[1], HEIGHT - ink.shape[0]], np.float64)
+        at, speed = rng.uniform(0, 1, 2) * room, rng.uniform(20, 60, 2) * rng.choice([-1, 1], 2)
+        x, y = at.astype(int)
+        moving.append((ink, room, at, speed, colour(ground[y : y + ink.shape[0], x : x + ink.shape[1]], rng)))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (WIDTH, HEIGHT))  # type: ignore[attr-defined]
+    for i in range(round(seconds * fps)):
+        frame = ground.copy()
+        for ink, room, at, speed, paint in moving:
+            way = (at + speed * i / fps) % (2 * room)  # there and back
+            x, y = np.minimum(way, 2 * room - way).astype(int).tolist()
+            draw(frame, ink, x, y, paint)
+        writer.write(np.clip(frame + rng.normal(0, 3, frame.shape), 0, 255).astype(np.uint8))
+    writer.release()

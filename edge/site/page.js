@@ -16,7 +16,7 @@ async function open() {
   text("name", info.model.name); text("about", `${info.source} on ${info.device}`);
   model(info.model);
   text("scheme", info.scheme);
-  text("accuracy", info.accuracy === null ? "unknown" : percent(info.accuracy, 2));
+  text("accuracy", info.quality === null ? "unknown" : `${info.metric} ${percent(info.quality, 2)}`);
   const names = info.cameras;
   places = info.places || [];
   $("cameras").hidden = names.length < 2;

@@ -134,7 +134,14 @@ def agent(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def page_of(source: str = "a.mp4", model: str = "colours") -> Iterator[tuple[Web, Callable[[Result], None]]]:
     """A page without an agent, and what shows it a result: the same one is shown until another is given."""
     identity = {"name": model, "version": "1.0", "sha256": SHA}
-    info = {"device": "desktop", "source": source, "scheme": "static_int8", "accuracy": 0.9876, "model": identity}
+    info = {
+        "device": "desktop",
+        "source": source,
+        "scheme": "static_int8",
+        "metric": "accuracy",
+        "quality": 0.9876,
+        "model": identity,
+    }
     page = Page([source], fps=10, width=320, info=info, status=lambda: {"fps": 30.0, "frames": 12, "dropped": {}})
     web = Web(page, 0)
     web.start()

@@ -27,7 +27,14 @@ from sightline.predictions import Cause, Classification, ModelId, Result
 from tests.conftest import BGR
 
 SCHEMA = json.loads(Path(sightline.predictions.__file__).with_name("prediction.schema.json").read_text())
-INFO = {"device": "desktop", "source": "a.mp4", "scheme": "static_int8", "accuracy": 0.98, "model": {"name": "colours"}}
+INFO = {
+    "device": "desktop",
+    "source": "a.mp4",
+    "scheme": "static_int8",
+    "metric": "accuracy",
+    "quality": 0.98,
+    "model": {"name": "colours"},
+}
 STATUS = {"fps": 29.9, "frames": 7, "dropped": {"overwritten": 2}}
 ROUTES = ("/", "/api/info", "/snapshot.jpg", "/stream.mjpg", "/events")
 
