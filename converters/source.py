@@ -227,7 +227,7 @@ def _from_model(path: Path, reader: Reader, given: Given, say: Say) -> Source:
     say(f"{path}: {len(labels)} classes; converting")
     float_model = reader.to_tflite(path, say)
     interpreter = Interpreter(float_model, name=str(path))
-    height, width = interpreter.input.shape[1:3]
+    width, height = interpreter.size
     spec = InputSpec(width, height, given.resize or "letterbox", mean=normalization[0], std=normalization[1])
     _check_outputs(path, interpreter, labels, given)
 

@@ -81,7 +81,8 @@ def _prove(bundle: Bundle, scheme: str, interpreter: Interpreter, name: str) -> 
     """Seconds of the last inference."""
     if bundle.path.is_file():  # a bare model: nobody has measured what it computes
         began = time.monotonic()
-        interpreter(np.zeros(interpreter.input.shape[1:], np.uint8))
+        width, height = interpreter.size
+        interpreter(np.zeros((height, width, 3), np.uint8))
         return time.monotonic() - began
     if "golden.npz" not in bundle.contents:
         raise ModelError(f"{bundle.path}: has no golden.npz, so nothing proves what it computes; convert it again")

@@ -53,7 +53,8 @@ def trial(bundle: Path, device: str, scheme: str | None) -> Trial:
     model = open_model(read_model(bundle, config.delegate), config, scheme)
     load_ms = 1000 * (time.perf_counter() - began)
     entry = model.interpreter.encoder.empty()
-    model.interpreter.encoder(np.zeros(entry.shape[1:], np.uint8), entry)
+    width, height = model.interpreter.size
+    model.interpreter.encoder(np.zeros((height, width, 3), np.uint8), entry)
     times: list[float] = []
     until = time.perf_counter() + SECONDS
     while len(times) < INFERENCES or time.perf_counter() < until:

@@ -34,7 +34,8 @@ class Tensor:
 class Interpreter:
     """One model, loaded from bytes that were hashed: what was verified is what runs.
 
-    The model takes one picture, [1, height, width, 3]: int8, uint8 or float32, of the values that its InputSpec says.
+    The model takes one picture, [1, height, width, 3], or a plane a channel, [1, 3, height, width], as some converters
+    leave it: int8, uint8 or float32, of the values that its InputSpec says.
     """
 
     def __init__(
@@ -78,14 +79,19 @@ class Interpreter:
         except (ValueError, RuntimeError) as e:  # a name that is not UTF-8 is a ValueError too
             reason = " ".join([*str(e).split(), *said])
             raise ModelError(f"{name}: LiteRT cannot load it: {reason}") from None
-        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[0] != 1 or inputs[0].shape[3] != 3:
+        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[0] != 1 or 3 not in inputs[0].shape[1::2]:
             shapes = ", ".join(f"{t.name} {list(t.shape)}" for t in inputs)
             raise ModelError(f"{name}: one input [1, height, width, 3] is needed, it has: {shapes}")
         self.input = inputs[0]
-        if spec is not None and self.input.shape != (1, spec.height, spec.width, 3):
+        if spec is not None and self.size != (spec.width, spec.height):
             raise ModelError(f"{name}: takes {list(self.input.shape)}, not {spec.width}x{spec.height} as it should")
         self.encoder = Encoder(self.input, spec or InputSpec(1, 1), name)
         self._entry = self.encoder.empty()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the picture that it takes."""
+        return _size(self.input)
 
     @property
     def table(self) -> NDArray[Any]:
@@ -145,25 +151,39 @@ class Encoder:
         self.table = _byte_table(tensor, spec, name)
         byte = np.arange(256, dtype=np.uint8)
         uniform = bool((self.table == self.table[0]).all())
+        self._planes = _in_planes(tensor)
         self._plain = uniform and np.array_equal(self.table[0], byte)  # float32 or uint8, as it is
         # int8 of scale 1 and zero point -128: `byte - 128` is one flipped bit, 7x faster than a table
         self._flip = uniform and np.array_equal(self.table[0], (byte ^ 0x80).view(np.int8))
 
     def empty(self) -> NDArray[Any]:
-        """A buffer for the input tensor, [1, height, width, 3]."""
+        """A buffer for the input tensor, in its shape."""
         return np.empty(self.tensor.shape, self.tensor.dtype)
 
     def __call__(self, image: Frame, out: NDArray[Any]) -> None:
         """image: uint8 [height, width, 3], RGB. out: as `empty` makes it."""
-        if image.shape != self.tensor.shape[1:]:
-            raise ValueError(f"the model takes {list(self.tensor.shape[1:])}, not {list(image.shape)}")
-        if self._flip:
+        width, height = _size(self.tensor)
+        if image.shape != (height, width, 3):
+            raise ValueError(f"the model takes {[height, width, 3]}, not {list(image.shape)}")
+        if self._planes:
+            for channel, table in enumerate(self.table):
+                np.take(table, image[:, :, channel], out=out[0, channel], mode="clip")
+        elif self._flip:
             np.bitwise_xor(image, 0x80, out=out[0].view(np.uint8))
         elif self._plain:
             out[0] = image
         else:
             for channel, table in enumerate(self.table):
                 np.take(table, image[:, :, channel], out=out[0, :, :, channel], mode="clip")
+
+
+def _in_planes(tensor: Tensor) -> bool:
+    return tensor.shape[3] != 3
+
+
+def _size(tensor: Tensor) -> tuple[int, int]:
+    height, width = tensor.shape[2:] if _in_planes(tensor) else tensor.shape[1:3]
+    return width, height
 
 
 def is_compiled(content: bytes) -> bool:

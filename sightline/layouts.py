@@ -121,7 +121,7 @@ def _yolo(
     poses = spec.layout == "yolo_pose"
     first = 5 if spec.layout == "yolo5" else 4
     table = output[0]  # the longer side is that of the boxes
-    rows = table if table.shape[0] < table.shape[1] else table.T
+    rows = table if table.shape[0] <= table.shape[1] else table.T
     # as stored: the order of integers is that of scores
     best = rows[4] if poses else rows[first:].max(axis=0)
     chosen = np.flatnonzero(best >= _stored(threshold, tensor))

@@ -78,7 +78,7 @@ class _Found:
 
     @property
     def cells(self) -> int:
-        _, height, width, _ = self.interpreter.input.shape
+        width, height = self.interpreter.size
         return sum((height // s) * (width // s) for s in STRIDES)
 
 
@@ -148,7 +148,7 @@ def _yolo_channels(f: _Found, boxes: int) -> int:
     if len(shape) != 2 or boxes not in shape or f.interpreter.outputs[0].dtype.startswith(("int32", "int64")):
         return 0
     channels = shape[0] if shape[1] == boxes else shape[1]
-    return channels if channels < boxes else 0
+    return channels if channels <= boxes else 0
 
 
 def _is_pose(f: _Found) -> bool:
@@ -260,18 +260,18 @@ def _is_relative(f: _Found, layout: Layout) -> bool:
     """Whether coordinates are 0 to 1. The middles of a detector's cells lie all over the picture, whatever it shows:
     in pixels they are far beyond 1."""
     if layout == "boxes":
-        boxes = _probe(f)[0].reshape(-1, 6)[:, :4]
+        corners = _probe(f)[0].reshape(-1, 6)[:, :4]
+        middles = (corners[:, :2] + corners[:, 2:]) / 2
     else:
         table = _probe(f)[0][0]
-        boxes = (table if table.shape[0] < table.shape[1] else table.T)[:4].T
-    return bool(np.abs(boxes).max() <= 4)
+        middles = (table if table.shape[0] <= table.shape[1] else table.T)[:2]
+    return bool(np.abs(middles).max() <= 4)
 
 
 def _probe(f: _Found) -> list[Any]:
     """The outputs for a picture of noise."""
-    _, height, width, _ = f.interpreter.input.shape
-    noise = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
     entry = f.interpreter.encoder.empty()
+    noise = np.random.default_rng(0).integers(0, 256, entry.shape, dtype=np.uint8)
     values = noise / 255 if entry.dtype == np.float32 else noise.view(np.int8) if entry.dtype == np.int8 else noise
     f.interpreter.feed(values.astype(entry.dtype))
     f.interpreter.invoke()
@@ -280,7 +280,7 @@ def _probe(f: _Found) -> list[Any]:
 
 def _input(f: _Found, layout: Layout, name: str, hints: Hints, notes: list[str]) -> InputSpec:
     t = f.interpreter.input
-    _, height, width, _ = t.shape
+    width, height = f.interpreter.size
     normalization = hints.normalization or _normalization(t, f)
     if normalization is None:
         raise ModelError(

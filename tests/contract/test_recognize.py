@@ -283,3 +283,25 @@ def test_a_real_person() -> None:
     rows = np.loadtxt(MODELS / "movenet_single_pose_lightning_ptq_reference.csv", delimiter=",", skiprows=1)
     given = [(p.x / width, p.y / height) for p in found[0].points]
     assert np.abs(np.asarray(given) - rows[:, 4:6]).max() < 0.03
+
+
+def test_a_plane_a_channel_is_what_some_converters_leave(tmp_path: Path) -> None:
+    """[1, 3, height, width], as Ultralytics' own exports to LiteRT have it."""
+    import warnings
+
+    import litert_torch
+    import torch
+
+    class Planes(f.Yolo):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.permute(0, 2, 3, 1))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations of its own
+        edge = litert_torch.convert(Planes(scale=255.0).eval(), (torch.zeros(1, 3, 64, 64),))
+    edge.export(str(tmp_path / "planes.tflite"))
+    content = f.with_ultralytics((tmp_path / "planes.tflite").read_bytes())
+    assert Interpreter(content).input.shape == (1, 3, 64, 64) and Interpreter(content).size == (64, 64)
+    found, output = look(content, Hints())
+    assert output.layout == "yolo" and output.relative
+    assert_squares(found)
