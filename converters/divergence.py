@@ -35,14 +35,19 @@ def class_divergence(wanted: Outputs, given: Outputs, spec: OutputSpec) -> float
     return float((p * np.log(p / q)).sum(axis=-1).mean())
 
 
+def cell_divergence(wanted: Outputs, given: Outputs) -> float:
+    """The same of logits of cells, [n, ...], each a distribution of two; summed over the cells of a picture."""
+    p, q = (np.clip(1 / (1 + np.exp(-np.clip(v, -30, 30))), FLOOR, 1 - FLOOR) for v in (wanted, given))
+    return float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum()) / len(wanted)
+
+
 def box_divergence(wanted: Sequence[Outputs], given: Sequence[Outputs]) -> float:
     """The same of a detector's outputs, summed over the cells of a picture: of each score as a distribution of two, and
     1 - IoU of each cell's box, as far as float32 sees something there."""
     total = 0.0
     for logits, edges, its_logits, its_edges in zip(wanted[::2], wanted[1::2], given[::2], given[1::2], strict=True):
-        p, q = (np.clip(1 / (1 + np.exp(-np.clip(v, -30, 30))), FLOOR, 1 - FLOOR) for v in (logits, its_logits))
-        total += float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum())
-        best = p.max(axis=-1)
+        total += cell_divergence(logits, its_logits) * len(logits)
+        best = (1 / (1 + np.exp(-np.clip(logits, -30, 30)))).max(axis=-1)
         seen = best > 10 * FLOOR
         a, b = edges[seen].clip(0), its_edges[seen].clip(0)
         shared = _area(np.minimum(a, b))

@@ -64,7 +64,8 @@ def variants(e: Evaluation) -> tuple[list[str], list[list[str]]]:
     first = e.results[0]
     boxes = isinstance(first.rules, BoxRules)
     wrong = "missed or false" if boxes else "wrong"
-    heads = ["", "size", first.rules.title, *(["mAP50"] if boxes else []), wrong]
+    more = ["mAP50" if key == "map50" else key for key in first.quality.more]
+    heads = ["", "size", first.rules.title, *more, wrong]
     rows = [
         [
             r.candidate.name, kib(len(r.candidate.content)), percent(r.quality.value),

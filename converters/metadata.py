@@ -120,6 +120,9 @@ def _described(output: OutputSpec) -> list[tuple[str, str, bool]]:
     if output.task == "classify":
         return [(*_OUTPUTS[output.activation], True)]
     described = []
+    if output.layout == "points":
+        text = f"One logit a label for each cell of {output.strides[0]}x{output.strides[0]} pixels; things are peaks."
+        return [("heat", text, True)]
     for stride in output.strides:
         cells = f"cell of {stride}x{stride} pixels"
         described.append((f"logits_{stride}", f"One logit a label for each {cells}; a sigmoid gives the score.", True))

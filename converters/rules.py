@@ -13,6 +13,7 @@ from sightline.answer import answer as read
 from sightline.average_precision import LOW, Truth, average_precision, iou
 from sightline.decode import OutputSpec
 from sightline.interpreter import Interpreter
+from sightline.point_score import in_boxes, point_score
 from sightline.predictions import Detection
 from sightline.preprocess import InputSpec
 
@@ -64,7 +65,9 @@ class Rules(Protocol):
 
 def rules_of(output: OutputSpec, input: InputSpec, truth: Sequence[Any]) -> Rules:
     """truth: of each held-out picture its class or boxes; None where nobody labelled it."""
-    return BoxRules(output, input, truth) if output.task == "detect" else ClassRules(output, truth)
+    if output.task != "detect":
+        return ClassRules(output, truth)
+    return (PointRules if output.layout == "points" else BoxRules)(output, input, truth)
 
 
 class ClassRules:
@@ -155,7 +158,7 @@ class BoxRules:
     def mistakes(self, i: int, answer: tuple[Detection, ...]) -> int:
         """Boxes that were missed, and boxes that are shown where there is nothing of their class."""
         shown, truth = self.shown(answer), self.truth[i]
-        found = match(shown, truth.labels, truth.boxes)
+        found = self._found(shown, truth)
         return len(shown) + len(truth.labels) - 2 * found
 
     def say(self, answer: tuple[Detection, ...]) -> str:
@@ -168,7 +171,38 @@ class BoxRules:
         """(how many of `these` that are worth showing `those` have too, how many there are)."""
         wanted = [d for d in these if d.score >= self.spec.threshold]
         others = [d for d in those if d.score >= NEARLY * self.spec.threshold]
-        return match(wanted, np.asarray([d.index for d in others]), boxes_of(others)), len(wanted)
+        return self._same(wanted, Truth(np.asarray([d.index for d in others], np.int64), boxes_of(others))), len(wanted)
+
+    def _found(self, shown: Sequence[Detection], truth: Truth) -> int:
+        """How many of them are there."""
+        return match(shown, truth)
+
+    def _same(self, these: Sequence[Detection], those: Truth) -> int:
+        return match(these, those)
+
+
+class PointRules(BoxRules):
+    """The points of each picture, each with a cell around it."""
+
+    metric, title = "f1", "F1"
+
+    def quality(self, answers: Sequence[Any], some: slice = slice(None)) -> Quality | None:
+        truth = self.truth[some]
+        measured = point_score(answers, truth, len(self.spec.labels), self.spec.threshold)
+        counts = np.bincount(np.concatenate([t.labels for t in truth]), minlength=len(self.spec.labels))
+        occurring = [(k, label) for k, label in enumerate(self.spec.labels) if counts[k]]
+        return Quality(
+            value=measured.f1,
+            per_class={label: float(measured.per_class[k]) for k, label in occurring},
+            sizes={label: int(counts[k]) for k, label in occurring},
+            more={"precision": measured.precision, "recall": measured.recall},
+        )
+
+    def _found(self, shown: Sequence[Detection], truth: Truth) -> int:
+        return sum(in_boxes(shown, truth))
+
+    def _same(self, these: Sequence[Detection], those: Truth) -> int:
+        return sum(in_boxes(these, those, 0.5))  # a cell away
 
 
 def drawable(found: Sequence[Detection], colour: tuple[int, int, int]) -> tuple[Any, list[str], tuple[int, int, int]]:
@@ -176,13 +210,13 @@ def drawable(found: Sequence[Detection], colour: tuple[int, int, int]) -> tuple[
     return boxes_of(found), [d.label for d in found], colour
 
 
-def match(found: Sequence[Detection], labels: NDArray[np.int64], boxes: NDArray[np.float64]) -> int:
-    """How many of `found`, best first, are among the boxes [n, 4] with their labels [n]."""
-    if not len(found) or not len(boxes):
+def match(found: Sequence[Detection], truth: Truth) -> int:
+    """How many of `found`, best first, are among the boxes of `truth`."""
+    if not len(found) or not len(truth.boxes):
         return 0
-    overlap = iou(boxes_of(found), boxes)
-    overlap[np.asarray([d.index for d in found])[:, None] != labels] = 0
-    free = np.ones(len(boxes), bool)
+    overlap = iou(boxes_of(found), truth.boxes)
+    overlap[np.asarray([d.index for d in found])[:, None] != truth.labels] = 0
+    free = np.ones(len(truth.boxes), bool)
     for row in overlap:  # the best score chooses first, and no box serves two
         k = int(np.argmax(row * free))
         if row[k] * free[k] >= SAME_IOU:

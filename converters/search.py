@@ -13,7 +13,7 @@ import numpy as np
 
 from converters.bias import correct_biases
 from converters.calibrate import METHODS, Activation, Ranges, observe, ranges
-from converters.divergence import box_divergence, class_divergence, split
+from converters.divergence import box_divergence, cell_divergence, class_divergence, split
 from converters.equalize import equalize
 from converters.graph import ops, runnable
 from converters.mixed import Share, by_share, float_sets
@@ -191,6 +191,8 @@ class Search:
         if not runnable(content):
             return np.inf
         outputs, shapes = self._outputs(content), self.source.shapes
+        if self.source.output.layout == "points":
+            return cell_divergence(self.reference, outputs)
         if self.source.output.task == "detect":
             return box_divergence(split(self.reference, shapes), split(outputs, shapes))
         return class_divergence(self.reference, outputs, self.source.output)

@@ -64,7 +64,7 @@ def open_model(bundle: Bundle, config: DeviceConfig, scheme: str | None = None) 
 def _check_outputs(interpreter: Interpreter, manifest: Manifest, name: str) -> None:
     """Raises ModelError where they are not what the manifest says."""
     output = manifest.output
-    if output.layout:  # its shapes were read when it was recognized
+    if output.layout and not output.strides:  # its shapes were read when it was recognized
         return
     if output.task == "detect":
         try:

@@ -13,11 +13,13 @@ from sightline.predictions import Classification
 
 Floats = NDArray[np.float32]
 Task = Literal["classify", "detect", "segment", "pose"]
-Layout = Literal["", "ssd", "yolo", "yolo5", "yolo_pose", "boxes", "mask", "movenet", "movenet_multi", "posenet"]
+Layout = Literal[
+    "", "points", "ssd", "yolo", "yolo5", "yolo_pose", "boxes", "mask", "movenet", "movenet_multi", "posenet"
+]
 TASKS: dict[Layout, tuple[Task, ...]] = {
-    "": ("classify", "detect"), "ssd": ("detect",), "yolo": ("detect",), "yolo5": ("detect",), "boxes": ("detect",),
-    "yolo_pose": ("pose",), "mask": ("segment",), "movenet": ("pose",), "movenet_multi": ("pose",),
-    "posenet": ("pose",),
+    "": ("classify", "detect"), "points": ("detect",), "ssd": ("detect",), "yolo": ("detect",), "yolo5": ("detect",),
+    "boxes": ("detect",), "yolo_pose": ("pose",), "mask": ("segment",), "movenet": ("pose",),
+    "movenet_multi": ("pose",), "posenet": ("pose",),
 }  # fmt: skip
 
 
@@ -51,7 +53,7 @@ class OutputSpec:
             raise ValueError("two classes have the same label")
         for label in self.labels:
             check_label(label)
-        if (self.task == "detect" and not self.layout) != bool(self.strides):
+        if (self.task == "detect" and self.layout in ("", "points")) != bool(self.strides):
             raise ValueError("a detector of Sightline's has strides, and nothing else has")
         if self.task not in TASKS[self.layout]:
             raise ValueError(f"the layout {self.layout!r} is there to {' or '.join(TASKS[self.layout])}")

@@ -33,11 +33,8 @@ def check_outputs(tensors: Sequence[Tensor], spec: OutputSpec, width: int, heigh
 
 def check_shapes(given: Sequence[tuple[int, ...]], spec: OutputSpec, width: int, height: int) -> None:
     """The same of the outputs' shapes."""
-    wanted = [
-        (1, height // stride, width // stride, channels)
-        for stride in spec.strides
-        for channels in (len(spec.labels), 4)
-    ]
+    kinds = (len(spec.labels),) if spec.layout == "points" else (len(spec.labels), 4)
+    wanted = [(1, height // stride, width // stride, channels) for stride in spec.strides for channels in kinds]
     if list(given) != wanted:
         raise ValueError(f"outputs of {[list(s) for s in given]} where {[list(s) for s in wanted]} are needed")
 

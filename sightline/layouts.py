@@ -1,5 +1,6 @@
-"""What other people's models give, in numpy: boxes, masks, keypoints.
+"""What models give other than classes and Sightline's own boxes, in numpy: points, other people's boxes, masks, poses.
 
+    points         Sightline's own: a heat map [1, h, w, classes] of logits, in which each thing is a peak
 ssd            TFLite_Detection_PostProcess: boxes [1, n, 4] as top, left, bottom, right of 0..1, classes [1, n],
                scores [1, n], count [1]
 yolo           Ultralytics' since v8: [1, 4 + classes, n], or the same turned: middle x, y, width, height, scores
@@ -14,6 +15,7 @@ posenet        heatmaps [1, h, w, points], offsets [1, h, w, 2 * points], y befo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +52,8 @@ def read_layout(
     """outputs: as the model stores them. size: (width, height) of its input. The others: see `sightline.detect`."""
     threshold = max(threshold, LOWEST)
     match spec.layout:
+        case "points":
+            return _points(outputs[0], tensors[0], spec, placement, threshold, top)
         case "ssd":
             return _ssd([_real(outputs[i], tensors[i]) for i in spec.order], spec, size, placement, threshold, top)
         case "yolo" | "yolo5" | "yolo_pose":
@@ -92,6 +96,36 @@ def comparable(outputs: Sequence[Floats], spec: OutputSpec) -> list[Floats]:
 def name_of(labels: Sequence[str], k: int) -> str:
     """A model may know more classes than somebody named."""
     return labels[k] if 0 <= k < len(labels) else f"class {k}"
+
+
+def _points(
+    output: NDArray[Any], tensor: Tensor, spec: OutputSpec, placement: Placement, threshold: float, top: int
+) -> tuple[Detection, ...]:
+    """A box is the cell around the point."""
+    stride = spec.strides[0]
+    cells = output[0]
+    lowest = _stored(math.log(threshold / (1 - threshold)) if threshold < 1 else math.inf, tensor)
+    if not (cells >= lowest).any():
+        return ()
+    # a peak is as high as all that is around it; where neighbours are equal, int8 has many such, the first one is it
+    around = np.pad(cells.astype(np.float32), ((1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    rows, columns, _ = cells.shape
+    peak = cells >= lowest
+    for dy, dx in ((0, 0), (0, 1), (0, 2), (1, 0)):
+        peak &= cells > around[dy : dy + rows, dx : dx + columns]
+    for dy, dx in ((1, 2), (2, 0), (2, 1), (2, 2)):
+        peak &= cells >= around[dy : dy + rows, dx : dx + columns]
+    y, x, classes = np.nonzero(peak)
+    scores = 1 / (1 + np.exp(-_real(cells[y, x, classes], tensor)))
+    # between cells: the middle of what is seen around the peak
+    near = np.stack([around[y + dy, x + dx, classes] for dy in range(3) for dx in range(3)], axis=1)
+    weight = 1 / (1 + np.exp(-_real_numbers(near, tensor).clip(-80, 80)))
+    dy, dx = np.divmod(np.arange(9), 3)
+    whole = weight.sum(axis=1)
+    px = (x + 0.5 + (weight * (dx - 1)).sum(axis=1) / whole) * stride
+    py = (y + 0.5 + (weight * (dy - 1)).sum(axis=1) / whole) * stride
+    boxes = np.stack([px - stride / 2, py - stride / 2, px + stride / 2, py + stride / 2], axis=1).astype(np.float32)
+    return to_detections(boxes, scores.astype(np.float32), classes, spec.labels, placement, top, alone=True)
 
 
 def _ssd(
@@ -218,6 +252,8 @@ def _stored(score: float, tensor: Tensor) -> float:
 
 
 def _real(stored: NDArray[Any], tensor: Tensor) -> Floats:
-    if not tensor.scale:
-        return stored.astype(np.float32, copy=False)
-    return (stored.astype(np.float32) - tensor.zero_point) * np.float32(tensor.scale)
+    return _real_numbers(stored.astype(np.float32, copy=False), tensor)
+
+
+def _real_numbers(stored: Floats, tensor: Tensor) -> Floats:
+    return (stored - tensor.zero_point) * np.float32(tensor.scale) if tensor.scale else stored

@@ -28,8 +28,8 @@ DETECTOR_SIZE = 320  # pixels, where nobody says another
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
     "--task",
-    type=click.Choice(["classify", "detect"]),
-    help="What to learn.  [default: classify]",
+    type=click.Choice(["classify", "detect", "points"]),
+    help="What is there, its box, or for tiny devices its place alone.  [default: classify]",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Run folder to write; its name is the model's."
@@ -87,8 +87,8 @@ def train(context: click.Context, data: Path, out: Path, parent: Path | None, **
     """Train a model on labelled pictures; leaves a run folder.
 
     To classify, DATA has one subfolder of pictures per class, or train/ and val/ that each have them; without val/ a
-    fifth of each class is held out. To detect, it has boxes: COCO's .json, Pascal VOC's .xml or YOLO's .txt with a
-    data.yaml (`sightline inspect DATA --sheet` shows them). On several GPUs:
+    fifth of each class is held out. To detect or to point, it has boxes: COCO's .json, Pascal VOC's .xml or YOLO's
+    .txt with a data.yaml (`sightline inspect DATA --sheet` shows them). On several GPUs:
     torchrun --nproc-per-node N -m trainer DATA ...
     """
     from trainer.model import check_arch, native_size  # torch: seconds, which `--help` need not wait for
@@ -105,7 +105,7 @@ def train(context: click.Context, data: Path, out: Path, parent: Path | None, **
         raise InputError(f"{out}: nothing to resume: it has no finished epoch")
     if not options["resume"] and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists; go on with --resume, or give another --out")
-    detects = options["task"] == "detect"
+    detects = options["task"] != "classify"
     size = options["image_size"] or (DETECTOR_SIZE if detects else native_size(options["arch"]))
     spec = run_before.manifest.input if run_before else InputSpec(size, size, options["resize"])
     main_process = os.environ.get("RANK", "0") == "0"
@@ -142,7 +142,7 @@ def train(context: click.Context, data: Path, out: Path, parent: Path | None, **
     workers = min(4, os.cpu_count() or 1)
     if recipe.batch > len(pictures.train):
         raise ConfigError(f"--batch {recipe.batch} is more than the {len(pictures.train)} training pictures")
-    task = _task(pictures, spec)
+    task = _task(options["task"], pictures, spec)
     if main_process and detects:
         _warn_of_arch(recipe.arch)
     metrics = run(task, recipe, out, workers, options["resume"], run_before)
@@ -152,17 +152,25 @@ def train(context: click.Context, data: Path, out: Path, parent: Path | None, **
     if options["as_json"]:
         click.echo(json.dumps({"run": str(out), **metrics, "seconds": round(seconds, 1)}))
     else:
-        score = (
-            f"{metrics['accuracy']:.2%} of"
-            if not detects
-            else (f"mAP {metrics['map']:.2%} (mAP50 {metrics['map50']:.2%}) on")
-        )
+        match options["task"]:
+            case "classify":
+                score = f"{metrics['accuracy']:.2%} of"
+            case "detect":
+                score = f"mAP {metrics['map']:.2%} (mAP50 {metrics['map50']:.2%}) on"
+            case _:
+                score = (
+                    f"F1 {metrics['f1']:.2%} (precision {metrics['precision']:.2%}, recall {metrics['recall']:.2%}) on"
+                )
         click.echo(f"{out}: {score} {len(pictures.val)} held-out pictures, in {seconds:.0f} s")
         click.echo(f"next: sightline convert {out} --device raspberry_pi_5 --out {out.name}.bundle")
 
 
-def _task(pictures: ClassFolders | BoxedPictures, spec: InputSpec) -> Task:
+def _task(name: str, pictures: ClassFolders | BoxedPictures, spec: InputSpec) -> Task:
     if isinstance(pictures, BoxedPictures):
+        if name == "points":
+            from trainer.points import PointTask
+
+            return PointTask(pictures, spec)
         from trainer.detection import DetectionTask
 
         return DetectionTask(pictures, spec)
@@ -218,7 +226,7 @@ def _open_parent(path: Path) -> Run:
 def _inherited(context: click.Context, run: Run) -> dict[str, Any]:
     """What fine-tuning takes from the run. Raises ConfigError for an option that would make it another model."""
     recipe, spec = run.manifest.provenance["recipe"], run.manifest.input
-    task = run.manifest.output.task
+    task = "points" if run.manifest.output.layout == "points" else run.manifest.output.task
     fixed = {"task": task, "arch": recipe["arch"], "image_size": spec.width, "resize": spec.resize}
     given = {k: v for k, v in context.params.items() if context.get_parameter_source(k) is ParameterSource.COMMANDLINE}
     if "weights" in given:

@@ -20,6 +20,7 @@ from trainer.model import Normalized, check_arch, download, read_state, suits
 STRIDES = (8, 16, 32)
 WIDTH = 96  # channels of neck and head
 PRIOR = 0.01  # of a score before anything is learned: most cells are empty (Lin et al. 2017, "Focal Loss")
+POINT_WIDTH = 48  # the same of a point detector
 DISTANCE = 2.0  # the same of an edge, in strides
 
 # classes of torch and timm, which has several of the same thing, and what people call them
@@ -107,6 +108,14 @@ def build_detector(arch: str, classes: int, weights: str, size: int) -> Detector
     weights: of the backbone: `timm` (downloaded from its hub), `none`, or a file of a state dict.
     Raises ConfigError for an arch that cannot be one, ModelError where weights cannot be had or do not fit.
     """
+    backbone, channels, mean, std = _backbone(arch, weights, size, STRIDES)
+    return Detector(backbone, channels, classes, mean, std).to(memory_format=torch.channels_last)
+
+
+def _backbone(
+    arch: str, weights: str, size: int, strides: Sequence[int]
+) -> tuple[nn.Module, list[int], tuple[float, ...], tuple[float, ...]]:
+    """(a backbone that gives a map for each stride, channels of these, mean, deviation of its normalisation)."""
     check_arch(arch)
     if size % STRIDES[-1]:
         raise ConfigError(
@@ -115,7 +124,7 @@ def build_detector(arch: str, classes: int, weights: str, size: int) -> Detector
     try:
         backbone = timm.create_model(arch, features_only=True)
         reductions, channels = list(backbone.feature_info.reduction()), list(backbone.feature_info.channels())  # type: ignore[operator,union-attr]
-        chosen = [reductions.index(stride) for stride in STRIDES]
+        chosen = [reductions.index(stride) for stride in strides]
     except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as e:
         raise ConfigError(
             f"{arch} cannot be a detector's backbone: it has no feature maps at strides 8, 16 and 32 ({reason(e)}); "
@@ -131,8 +140,37 @@ def build_detector(arch: str, classes: int, weights: str, size: int) -> Detector
         _load(backbone, state, weights)
     config = timm.get_pretrained_cfg(arch)
     mean, std = (config.mean, config.std) if config else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    detector = Detector(backbone, [channels[i] for i in chosen], classes, mean, std)
-    return detector.to(memory_format=torch.channels_last)
+    return backbone, [channels[i] for i in chosen], mean, std
+
+
+class PointDetector(Normalized):
+    """float32 [n, height, width, 3], RGB, 0..255 -> logits [n, height / 8, width / 8, classes] of where middles are."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        channels: Sequence[int],
+        classes: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__(backbone, mean, std)
+        self.lateral = nn.ModuleList(_block(c, POINT_WIDTH, kernel=1) for c in channels)
+        self.mix = nn.Sequential(_separable(POINT_WIDTH), _separable(POINT_WIDTH))
+        self.last = nn.Conv2d(POINT_WIDTH, classes, 1)
+        nn.init.normal_(self.last.weight, std=0.01)
+        nn.init.constant_(self.last.bias, -torch.log(torch.tensor(1 / PRIOR - 1)).item())  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine, coarse = self.backbone(self.normalize(x.permute(0, 3, 1, 2)))
+        wide = nn.functional.interpolate(self.lateral[1](coarse), scale_factor=2.0, mode="nearest")
+        return self.last(self.mix(self.lateral[0](fine) + wide)).permute(0, 2, 3, 1)
+
+
+def build_point_detector(arch: str, classes: int, weights: str, size: int) -> PointDetector:
+    """As `build_detector`, of whose backbone it needs the maps at strides 8 and 16 alone."""
+    backbone, channels, mean, std = _backbone(arch, weights, size, STRIDES[:2])
+    return PointDetector(backbone, channels, classes, mean, std).to(memory_format=torch.channels_last)
 
 
 def quantizes_badly(model: nn.Module) -> str | None:

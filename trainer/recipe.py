@@ -10,7 +10,7 @@ from typing import Literal
 class Recipe:
     """Everything that decides what is learned; a resumed run must have the same. patience: epochs, 0 = off."""
 
-    task: Literal["classify", "detect"]
+    task: Literal["classify", "detect", "points"]
     arch: str
     weights: str
     epochs: int
