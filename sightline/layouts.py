@@ -120,10 +120,10 @@ def _points(
     # between cells: the middle of what is seen around the peak
     near = np.stack([around[y + dy, x + dx, classes] for dy in range(3) for dx in range(3)], axis=1)
     weight = 1 / (1 + np.exp(-_real_numbers(near, tensor).clip(-80, 80)))
-    dy, dx = np.divmod(np.arange(9), 3)
+    down, across = np.divmod(np.arange(9), 3)
     whole = weight.sum(axis=1)
-    px = (x + 0.5 + (weight * (dx - 1)).sum(axis=1) / whole) * stride
-    py = (y + 0.5 + (weight * (dy - 1)).sum(axis=1) / whole) * stride
+    px = (x + 0.5 + (weight * (across - 1)).sum(axis=1) / whole) * stride
+    py = (y + 0.5 + (weight * (down - 1)).sum(axis=1) / whole) * stride
     boxes = np.stack([px - stride / 2, py - stride / 2, px + stride / 2, py + stride / 2], axis=1).astype(np.float32)
     return to_detections(boxes, scores.astype(np.float32), classes, spec.labels, placement, top, alone=True)
 
