@@ -25,7 +25,8 @@ from sightline.preprocess import InputSpec, Resize
 
 POSTPROCESS = "TFLite_Detection_PostProcess"
 STRIDES = (8, 16, 32)  # of YOLO's three levels
-THRESHOLDS = {"ssd": 0.4, "yolo": 0.25, "yolo5": 0.25, "yolo_pose": 0.25, "boxes": 0.25}  # as their makers show them
+THRESHOLDS = {"ssd": 0.4, "yolo": 0.25, "yolo5": 0.25, "yolo_pose": 0.25, "boxes": 0.25, "movenet": 0.3,
+              "movenet_multi": 0.3, "posenet": 0.3}  # fmt: skip  # as their makers show them
 _BY_TASK: dict[str, tuple[Layout, ...]] = {
     "detect": ("yolo", "yolo5", "boxes"), "pose": ("yolo_pose",), "classify": ("",),
 }  # fmt: skip

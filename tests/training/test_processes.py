@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sightline.run_folder import read_run
 from tests.training.helpers import arguments
 
@@ -29,6 +31,18 @@ def test_two_processes_end_in_one_run(pictures: Path, tmp_path: Path) -> None:
     assert run.manifest.provenance["world"] == 2
     assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2
     assert done.stderr.count("48 pictures to learn from") == 1, "each process told it"
+
+
+@pytest.mark.parametrize("task", ["detect", "points"])
+def test_two_processes_learn_boxes(spots: Path, tmp_path: Path, task: str) -> None:
+    out = tmp_path / "run"
+    options = {"task": task, "image_size": 64, "batch": 4, "epochs": 2}
+    done = torchrun("-m", "trainer", *arguments(spots, out, json=True, **options))
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    told, run = json.loads(line), read_run(out).manifest
+    metric = "map" if task == "detect" else "f1"
+    assert told[metric] == run.metrics[metric] and run.provenance["world"] == 2
 
 
 DIVIDED = """
