@@ -278,8 +278,8 @@ if MODELS.is_dir():  # real models, where somebody has them; what needs none is 
         assert found[0].label == "Egyptian cat" and found[0].index == 286 and found[0].score > 0.8
 
     def test_a_real_bird() -> None:
-        """Of all pixels those on which the masks agree, over their union. The bird's own IoU is 0.82: this small net takes
-        some of it for a dog."""
+        """Of all pixels those on which the masks agree, over their union. The bird's own IoU is 0.82: this small net
+        takes some of it for a dog."""
         labels = (MODELS / "pascal_voc_segmentation_labels.txt").read_text().splitlines()[:21]
         found, _ = real_answer("deeplabv3_mnv2_dm05_pascal_quant.tflite", "bird_segmentation.bmp", Hints(tuple(labels)))
         assert found[0].label == "bird"
