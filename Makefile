@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # for the tests alone: a browser for the live page, an RTSP camera for the agent, systemd-analyze for its unit, a clock, a broker
-SYSTEM := chromium chromium-driver python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
+SYSTEM := mmdebstrap chromium chromium-driver python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
           gstreamer1.0-plugins-good gstreamer1.0-plugins-bad systemd faketime procps mosquitto openssl
 
-.PHONY: help demo test check bench system clean
+.PHONY: help demo test test-pi check bench system clean
 help:
 	@echo "make demo    train on real pictures, convert to int8, run on a camera clip: minutes, no download of data"
 	@echo "make test    check, then every test"
+	@echo "make test-pi the agent on Raspberry Pi OS, emulated"
 	@echo "make check   ruff, mypy, import contracts"
 	@echo "make bench   the figures of benchmarks/, as JSON lines"
 
@@ -40,6 +41,10 @@ check: $(INSTALLED)
 
 test: system check
 	$(BIN)/pytest
+
+# Raspberry Pi OS, emulated; part of `make test` too
+test-pi: system $(INSTALLED)
+	$(BIN)/pytest tests/pi
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.agent

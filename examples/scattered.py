@@ -133,25 +133,33 @@ def _overlap(box: tuple[int, int, int, int], d: Digit) -> bool:
     return x < d.x + d.width and d.x < x + width and y < d.y + d.height and d.y < y + height
 
 
-def write_moving(path: Path, *, seconds: float = 20.0, fps: int = 15, count: int = 5, seed: int = 0) -> None:
-    """A clip: digits that were not learned from go their ways over a photograph, turn at its edges, and cross."""
+def write_moving(
+    path: Path, *, seconds: float = 20.0, fps: int = 15, count: int = 4, seed: int = 0
+) -> list[list[Digit]]:
+    """A clip: digits that were not learned from go their ways over a photograph, turn at its edges, and cross. Returns
+    where they are in each frame, each at the same place of the list; the first ones go behind the others."""
     scatter = Scatter("val", seed)
     rng = np.random.default_rng((seed, 2))
     ground = scatter.background(rng)
     moving = []
     for _ in range(count):
         k = int(rng.integers(len(scatter.scans)))
-        ink = glyph(scatter.scans[k], int(rng.integers(48, LARGEST)), rng.uniform(-8, 8))
+        ink = glyph(scatter.scans[k], int(rng.integers(56, LARGEST)), rng.uniform(-8, 8))
         room = np.asarray([WIDTH - ink.shape[1], HEIGHT - ink.shape[0]], np.float64)
         at, speed = rng.uniform(0, 1, 2) * room, rng.uniform(20, 60, 2) * rng.choice([-1, 1], 2)
         x, y = at.astype(int)
-        moving.append((ink, room, at, speed, colour(ground[y : y + ink.shape[0], x : x + ink.shape[1]], rng)))
+        paint = colour(ground[y : y + ink.shape[0], x : x + ink.shape[1]], rng)
+        moving.append((int(scatter.labels[k]), ink, room, at, speed, paint))
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (WIDTH, HEIGHT))  # type: ignore[attr-defined]
+    truth = []
     for i in range(round(seconds * fps)):
-        frame = ground.copy()
-        for ink, room, at, speed, paint in moving:
+        frame, there = ground.copy(), []
+        for label, ink, room, at, speed, paint in moving:
             way = (at + speed * i / fps) % (2 * room)  # there and back
             x, y = np.minimum(way, 2 * room - way).astype(int).tolist()
             draw(frame, ink, x, y, paint)
+            there.append(Digit(label, x, y, ink.shape[1], ink.shape[0]))
         writer.write(np.clip(frame + rng.normal(0, 3, frame.shape), 0, 255).astype(np.uint8))
+        truth.append(there)
     writer.release()
+    return truth

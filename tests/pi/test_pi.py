@@ -1,0 +1,129 @@
+"""Raspberry Pi OS, 64-bit, bookworm and trixie: what a Pi installs is what runs there, and it says what a PC says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Sightline, need
+from tests.pi.emulated import SUITES, Pi, build, missing
+
+SCORE = 0.02  # a score's difference that int8 kernels and decoders may make
+WHEELS_MB, INSTALLED_MB = 100, 300
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("uv"), "build", "--quiet", "--wheel", "--out-dir", out],
+        capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (path,) = out.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session", params=list(SUITES))
+def pi(request: pytest.FixtureRequest, wheel: Path) -> Iterator[Pi]:
+    lacking = missing()
+    need(lacking is None, f"an emulated Raspberry Pi needs {lacking}")
+    yield build(request.config.cache.mkdir("pi"), request.param, wheel)
+
+
+def megabytes(folder: Path) -> float:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
+
+
+def test_it_is_small_and_has_no_training_library(pi: Pi) -> None:
+    names = {path.name.lower().split("-")[0] for path in pi.wheels.iterdir()}
+    assert {"sightline", "numpy", "ai_edge_litert"} <= names
+    assert not names & {"torch", "torchvision", "tensorflow", "timm", "jax"}
+    assert megabytes(pi.wheels) <= WHEELS_MB and megabytes(pi.site) <= INSTALLED_MB
+    done = pi.run("-c", "import platform, sys; print(platform.machine(), *sys.version_info[:2])")
+    assert done.stdout.split() == ["aarch64", *SUITES[pi.suite].split(".")], done.stderr
+
+
+def results(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_it_sees_on_a_clip_and_in_a_folder_what_a_pc_sees(
+    pi: Pi, bundle: Path, clip: Path, pictures: Path, sightline: Sightline
+) -> None:
+    for source, frames in ((clip, 60), (pictures / "red", 20)):
+        line = ("run", bundle, "--source", source, "--json", "--no-page")
+        here, there = sightline(*line), pi.run("-m", "sightline", *line)
+        assert there.returncode == 0, there.stderr
+        ours, theirs = results(here.stdout), results(there.stdout)
+        assert len(ours) == len(theirs) == frames
+        for a, b in zip(ours, theirs, strict=True):
+            assert a["model"] == b["model"], "the very same file"
+            assert a["predictions"][0]["label"] == b["predictions"][0]["label"]
+            assert a["predictions"][0]["score"] == pytest.approx(b["predictions"][0]["score"], abs=SCORE)
+
+
+def test_its_self_test_passes_and_a_changed_byte_does_not(pi: Pi, bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    done = pi.run("-m", "edge.selftest", bundle, "raspberry_pi_4", "", "0")
+    assert done.returncode == 0 and "p50_ms" in json.loads(done.stdout.splitlines()[-1]), (done.stdout, done.stderr)
+    changed = tmp_path / "changed.bundle"
+    shutil.copytree(bundle, changed)
+    (model,) = changed.glob("*.static_int8.tflite")
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    done = pi.run("-m", "edge.selftest", changed, "raspberry_pi_4", "", "0")
+    assert "sha256" in done.stdout or "is not the file" in done.stdout, done.stdout
+
+
+def test_it_draws_the_boxes_that_a_pc_draws(
+    pi: Pi, spots_run: Path, spots: Path, tmp_path: Path, sightline: Sightline
+) -> None:
+    from converters.convert import convert
+
+    bundle = tmp_path / "spots.bundle"
+    convert(spots_run, bundle, device="raspberry_pi_4")
+    line = ("run", bundle, "--source", spots / "val", "--track", "--json", "--no-page")
+    here, there = sightline(*line), pi.run("-m", "sightline", *line)
+    assert there.returncode == 0, there.stderr
+    ours, theirs = results(here.stdout), results(there.stdout)
+    assert len(ours) == len(theirs) == 12 and sum(len(r["predictions"]) for r in ours) >= 12
+    for a, b in zip(ours, theirs, strict=True):
+        assert [p["label"] for p in a["predictions"]] == [p["label"] for p in b["predictions"]]
+        for p, q in zip(a["predictions"], b["predictions"], strict=True):
+            assert p["score"] == pytest.approx(q["score"], abs=SCORE) and p.get("track") == q.get("track")
+            assert list(p["box"].values()) == pytest.approx(list(q["box"].values()), abs=1.0)
+
+
+def test_it_sees_a_network_camera_and_shows_it(pi: Pi, bundle: Path, tmp_path: Path) -> None:
+    from tests.faults.test_rtsp import rtsp_camera
+
+    output = tmp_path / "results.jsonl"
+    with rtsp_camera() as (_, address):
+        line = ["run", bundle, "--source", address, "--output", output, "--send", "results", "--page-port", 0]
+        command = [str(pi.python), "-m", "sightline", *map(str, line)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as agent:
+            try:
+                assert agent.stderr is not None
+                page = next(text for text in agent.stderr if "live page" in text).split()[-1]
+                until = time.monotonic() + 120
+                while time.monotonic() < until and (not output.exists() or output.read_text().count('"ok"') < 5):
+                    time.sleep(0.5)
+                with urllib.request.urlopen(page, timeout=30) as answer:
+                    assert b"<canvas" in answer.read()
+            finally:
+                agent.terminate()
+                agent.stderr.read()
+    seen = [r for r in results(output.read_text()) if r["status"] == "ok"]
+    assert len(seen) >= 5 and {r["image"]["width"] for r in seen} != {None}
+    assert agent.returncode == 0
