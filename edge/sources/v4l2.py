@@ -28,7 +28,7 @@ _QUERYCAP = 0x80685600
 _CAPABILITY = struct.Struct("16s32s32s6I")  # driver, card, bus, version, capabilities, device_caps, reserved
 _CAPTURE = 0x00000001 | 0x00001000  # VIDEO_CAPTURE, VIDEO_CAPTURE_MPLANE
 _DEVICE_CAPS = 0x80000000  # device_caps speaks for this node, capabilities for the whole device
-_RASPBERRY_PI_PORT = ("unicam", "rp1-cfe")  # drivers of the ribbon cable's port: raw sensor data, no pictures
+RASPBERRY_PI_PORT = ("unicam", "rp1-cfe")  # drivers of the ribbon cable's port: raw sensor data, no pictures
 
 
 class Node(NamedTuple):
@@ -120,6 +120,6 @@ class Camera(Video):
             return f"cannot be opened as a camera ({e.strerror}); those that this machine has: {cameras()}"
         if not node.captures:
             return f"belongs to {node.card}, but no pictures come from it; those that do: {cameras()}"
-        if node.driver in _RASPBERRY_PI_PORT:
+        if node.driver in RASPBERRY_PI_PORT:
             return "is the Raspberry Pi's camera port, which gives raw sensor data; take --source picamera"
         return f"{node.card} cannot be opened; in use by another program? `fuser -v {self.path}` says by which"
