@@ -1,4 +1,4 @@
-"""The TFLite interpreter (ai-edge-litert): the same for the converter that measures and the agent that runs."""
+"""The TFLite interpreter: the same for the converter that measures and the agent that runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sightline.errors import ConfigError, InterpreterError, ModelError
 from sightline.preprocess import Frame, InputSpec
+from sightline.runtime import Runtime, find_runtime
 
 Delegate = Literal["xnnpack", "none", "edgetpu"]
 _EDGETPU_LIBRARY = "libedgetpu.so.1"
@@ -52,8 +53,7 @@ class Interpreter:
         Raises ModelError for a model that does not load or is not of this kind, InterpreterError (exit code 3) for a
         delegate that is not there.
         """
-        # imported here: `sightline --help` must not pay for it
-        from ai_edge_litert import interpreter as litert
+        runtime = find_runtime()
 
         compiled = is_compiled(content)
         options: dict[str, Any] = {"model_content": content, "num_threads": threads}
@@ -63,19 +63,19 @@ class Interpreter:
                     f"{name}: is not compiled for the Edge TPU, so this device's delegate cannot run it; compile it "
                     "with edgetpu_compiler, or run it on the CPU with --device desktop"
                 )
-            options["experimental_delegates"] = [_load_edgetpu(litert)]
+            options["experimental_delegates"] = [_load_edgetpu(runtime)]
         elif compiled:
             raise ConfigError(f"{name}: is compiled for the Edge TPU; run it with a --device whose delegate is edgetpu")
         elif delegate == "none":
-            resolver = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+            resolver = runtime.more.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
             options["experimental_op_resolver_type"] = resolver
         said: list[str] = []
         try:
             with _stderr_kept(said):
-                self._litert = litert.Interpreter(**options)
-                self._litert.allocate_tensors()
-            inputs = [_tensor(d) for d in self._litert.get_input_details()]
-            self.outputs = [_tensor(d) for d in self._litert.get_output_details()]
+                self._lite = runtime.lite.Interpreter(**options)
+                self._lite.allocate_tensors()
+            inputs = [_tensor(d) for d in self._lite.get_input_details()]
+            self.outputs = [_tensor(d) for d in self._lite.get_output_details()]
         except (ValueError, RuntimeError) as e:  # a name that is not UTF-8 is a ValueError too
             reason = " ".join([*str(e).split(), *said])
             raise ModelError(f"{name}: LiteRT cannot load it: {reason}") from None
@@ -111,11 +111,11 @@ class Interpreter:
 
     def feed(self, entry: NDArray[Any]) -> None:
         """The same for what `encoder` has made of a picture; a copy and nothing else."""
-        self._litert.set_tensor(self.input.index, entry)
+        self._lite.set_tensor(self.input.index, entry)
 
     def invoke(self) -> None:
         try:
-            self._litert.invoke()
+            self._lite.invoke()
         except (ValueError, RuntimeError) as e:
             raise InterpreterError(f"inference failed: {' '.join(str(e).split())}") from None
 
@@ -125,7 +125,7 @@ class Interpreter:
 
     def raw(self) -> list[NDArray[Any]]:
         """Copies of the outputs of the last `invoke`, as the model stores them."""
-        return [self._litert.get_tensor(t.index) for t in self.outputs]
+        return [self._lite.get_tensor(t.index) for t in self.outputs]
 
 
 def dequantize(tensors: Sequence[Tensor], outputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
@@ -214,9 +214,9 @@ def _temporary() -> IO[bytes]:
     return tempfile.TemporaryFile()
 
 
-def _load_edgetpu(litert: Any) -> Any:
+def _load_edgetpu(runtime: Runtime) -> Any:
     try:
-        return litert.load_delegate(_EDGETPU_LIBRARY)
+        return runtime.more.load_delegate(_EDGETPU_LIBRARY)
     except OSError:
         raise InterpreterError(
             f"{_EDGETPU_LIBRARY} is not installed; install libedgetpu1-std from Coral's Debian repository"

@@ -114,7 +114,7 @@ def test_a_float_model_takes_the_values_that_its_spec_says(float32: bytes) -> No
     spec = InputSpec(SIZE, SIZE, mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 40.0))
     image = every_byte()
     plain = Interpreter(float32)
-    plain._litert.set_tensor(plain.input.index, ((image - np.float32(spec.mean)) / np.float32(spec.std))[None])
+    plain._lite.set_tensor(plain.input.index, ((image - np.float32(spec.mean)) / np.float32(spec.std))[None])
     plain.invoke()
     given = Interpreter(float32, spec)(image)[0]
     assert np.allclose(given, plain.results()[0], atol=1e-5)
