@@ -69,15 +69,19 @@ class Tracker:
         scores = np.asarray([d.score for d in found])
         classes = np.asarray([d.index for d in found], np.int64)
         track_of = np.full(len(found), -1)
-        unsure = (scores < sure) & ~_covered(boxes, scores)
+        unsure = scores < sure
+        unsure[unsure] = ~_covered(boxes[unsure], scores[unsure], boxes, scores)
         for some, meet in ((scores >= sure, self.config.meet), (unsure, self.config.meet_unsure)):
             rows = np.flatnonzero(some)
-            left = np.setdiff1d(np.arange(len(self._ids)), track_of)
-            for row, column in self._pairs(boxes[rows], classes[rows], left, meet):
-                track_of[rows[row]] = left[column]
+            free = np.ones(len(self._ids), bool)
+            free[track_of[track_of >= 0]] = False
+            left = np.flatnonzero(free)
+            found_rows, columns = self._pairs(boxes[rows], classes[rows], left, meet)
+            track_of[rows[found_rows]] = left[columns]
         matched = np.flatnonzero(track_of >= 0)
         self._correct(track_of[matched], boxes[matched])
-        ids = {int(i): int(self._ids[track_of[i]]) for i in matched if self._confirmed[track_of[i]]}
+        known = matched[self._confirmed[track_of[matched]]]
+        ids = dict(zip(known.tolist(), self._ids[track_of[known]].tolist(), strict=True))
         self._forget()
         new = np.flatnonzero((track_of < 0) & (scores >= sure))[: max(0, self.config.most - len(self._ids))]
         self._begin(boxes[new], classes[new])
@@ -147,32 +151,31 @@ class Tracker:
 
     def _pairs(
         self, boxes: Floats, classes: NDArray[np.int64], tracks: NDArray[np.int64], meet: float
-    ) -> list[tuple[int, int]]:
-        """(box, track) of those that overlap enough, the best first, each once."""
+    ) -> tuple[list[int], list[int]]:
+        """(boxes, tracks) of the pairs that overlap enough, the best first, each once."""
         if not len(boxes) or not len(tracks):
-            return []
+            return [], []
         overlap = overlaps(boxes, self._state[tracks], self.config.grow)
         overlap[classes[:, None] != self._classes[tracks][None, :]] = 0
         # one that is confirmed goes before one that may be noise
         order = overlap + 0.5 * self._confirmed[tracks][None, :] * (overlap > 0)
-        pairs: list[tuple[int, int]] = []
+        pairs: dict[int, int] = {}
         rows, columns = np.nonzero(overlap >= meet)
-        used_rows, used_columns = set[int](), set[int]()
-        for k in np.argsort(-order[rows, columns], kind="stable"):
-            row, column = int(rows[k]), int(columns[k])
-            if row not in used_rows and column not in used_columns:
-                pairs.append((row, column))
-                used_rows.add(row)
-                used_columns.add(column)
-        return pairs
+        used = set[int]()
+        best = np.argsort(-order[rows, columns], kind="stable")
+        for row, column in zip(rows[best].tolist(), columns[best].tolist(), strict=True):
+            if row not in pairs and column not in used:
+                pairs[row] = column
+                used.add(column)
+        return list(pairs), list(pairs.values())
 
 
-def _covered(boxes: Floats, scores: Floats) -> NDArray[np.bool_]:
-    """Which boxes lie where a better one lies: second thoughts about what that shows, of another class."""
-    if len(boxes) < 2:
-        return np.zeros(len(boxes), bool)
-    better = scores[None, :] > scores[:, None]
-    return np.asarray(((overlaps(boxes, boxes) >= SAME) & better).any(axis=1))
+def _covered(boxes: Floats, scores: Floats, others: Floats, their_scores: Floats) -> NDArray[np.bool_]:
+    """Which boxes lie where a better one of the others lies: second thoughts about what that shows."""
+    if not len(boxes):
+        return np.zeros(0, bool)
+    better = their_scores[None, :] > scores[:, None]
+    return np.asarray(((overlaps(boxes, others) >= SAME) & better).any(axis=1))
 
 
 def overlaps(a: Floats, b: Floats, grow: float = 0.0) -> Floats:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 320, 240
-SMALLEST, LARGEST = 28, 84  # pixels of a digit's longer side
+SIZES = (28, 84)  # pixels of a digit's longer side
 MOST = 6  # digits in a picture
 HELD_OUT = 0.3  # of the scans, and of each photograph, at its right
 Part = Literal["train", "val"]
@@ -36,7 +36,8 @@ class Digit:
 class Scatter:
     """Draws pictures of one part, each a function of (seed, index)."""
 
-    def __init__(self, part: Part, seed: int = 0) -> None:
+    def __init__(self, part: Part, seed: int = 0, sizes: tuple[int, int] = SIZES) -> None:
+        """sizes: pixels of a digit's longer side, the least and the most."""
         from sklearn.datasets import load_digits, load_sample_images
 
         digits = load_digits()
@@ -49,6 +50,7 @@ class Scatter:
             edge = round(photo.shape[1] * (1 - HELD_OUT))
             half = photo[:, :edge] if part == "train" else photo[:, edge:]
             self.photos.append(np.ascontiguousarray(half[..., ::-1]))
+        self.sizes = sizes
         self.seed = (seed, 0 if part == "train" else 1)
 
     def __call__(self, index: int) -> tuple[NDArray[np.uint8], list[Digit]]:
@@ -58,7 +60,7 @@ class Scatter:
         found: list[Digit] = []
         for _ in range(int(rng.integers(0, MOST + 1))):
             k = int(rng.integers(len(self.scans)))
-            ink = glyph(self.scans[k], int(rng.integers(SMALLEST, LARGEST)), rng.uniform(-12, 12))
+            ink = glyph(self.scans[k], int(rng.integers(*self.sizes)), rng.uniform(-12, 12))
             height, width = ink.shape
             x, y = int(rng.integers(WIDTH - width)), int(rng.integers(HEIGHT - height))
             if any(_overlap((x, y, width, height), d) for d in found):
@@ -105,11 +107,11 @@ def draw(frame: NDArray[np.float32], ink: NDArray[np.float32], x: int, y: int, p
     part += ink[..., None] * (paint - part)
 
 
-def write_scattered(folder: Path, *, train: int, val: int, seed: int = 0) -> int:
+def write_scattered(folder: Path, *, train: int, val: int, seed: int = 0, sizes: tuple[int, int] = SIZES) -> int:
     """folder/train and folder/val with pictures and COCO's _annotations.coco.json; returns the number of boxes."""
     total = 0
     for part, count in (("train", train), ("val", val)):
-        scatter = Scatter(part, seed)  # type: ignore[arg-type]
+        scatter = Scatter(part, seed, sizes)  # type: ignore[arg-type]
         (folder / part).mkdir(parents=True, exist_ok=True)
         images, annotations = [], []
         for i in range(count):
@@ -144,7 +146,7 @@ def write_moving(
     moving = []
     for _ in range(count):
         k = int(rng.integers(len(scatter.scans)))
-        ink = glyph(scatter.scans[k], int(rng.integers(56, LARGEST)), rng.uniform(-8, 8))
+        ink = glyph(scatter.scans[k], int(rng.integers(64, 100)), rng.uniform(-8, 8))
         room = np.asarray([WIDTH - ink.shape[1], HEIGHT - ink.shape[0]], np.float64)
         at, speed = rng.uniform(0, 1, 2) * room, rng.uniform(20, 60, 2) * rng.choice([-1, 1], 2)
         x, y = at.astype(int)

@@ -21,6 +21,7 @@ from sightline.run_folder import Run, read_run
 if TYPE_CHECKING:
     from trainer.task import Task
 
+BOXES_BATCH = 16  # from scratch, 6 in place of 16 pictures a step made mAP 45 into 60 in the same time: steps count
 DETECTOR_SIZE = 320  # pixels, where nobody says another
 
 
@@ -55,7 +56,9 @@ DETECTOR_SIZE = 320  # pixels, where nobody says another
 @click.option(
     "--epochs", type=click.IntRange(1), help="Passes over the pictures.  [default: 30, 8 for --quantization-aware]"
 )
-@click.option("--batch", type=click.IntRange(2), default=64, show_default=True, help="Pictures a step (and process).")
+@click.option(
+    "--batch", type=click.IntRange(2), help="Pictures a step (and process).  [default: 64, 16 for detect and points]"
+)
 @click.option(
     "--learning-rate",
     type=click.FloatRange(1e-7, 1),
@@ -126,7 +129,7 @@ def train(context: click.Context, data: Path, out: Path, parent: Path | None, **
         arch=options["arch"],
         weights=options["weights"],
         epochs=epochs,
-        batch=options["batch"],
+        batch=options["batch"] or (BOXES_BATCH if detects else 64),
         learning_rate=options["learning_rate"] or usual_rate,
         weight_decay=0.05,
         warmup_epochs=min(3, epochs // 4),
