@@ -21,7 +21,7 @@ from sightline.bundle import read_bundle
 
 OUT = Path("demo")
 DEVICE = "raspberry_pi_5"
-PICTURES, HELD_OUT, SIZES = 1200, 120, (56, 110)
+PICTURES, HELD_OUT, SIZES = 1500, 150, (56, 110)
 
 
 def main() -> None:
@@ -38,7 +38,8 @@ def main() -> None:
     # from nothing, because weights would be a download; no flips, because a mirrored digit is none
     _sightline(
         "train", OUT / "pictures", "--task", "detect", "--out", OUT / "digits", "--arch", "mobilenetv4_conv_small_050",
-        "--weights", "none", "--image-size", 128, "--epochs", 10, "--batch", 6, "--learning-rate", 0.003, "--augment", "light", "--no-flip",
+        "--weights", "none", "--image-size", 128, "--epochs", 10, "--batch", 6, "--learning-rate", 0.003,
+        "--augment", "light", "--no-flip",
     )  # fmt: skip
     took["train"] = time.monotonic() - began
 

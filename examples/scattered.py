@@ -136,7 +136,7 @@ def _overlap(box: tuple[int, int, int, int], d: Digit) -> bool:
 
 
 def write_moving(
-    path: Path, *, seconds: float = 20.0, fps: int = 15, count: int = 4, seed: int = 0
+    path: Path, *, seconds: float = 20.0, fps: int = 15, count: int = 3, seed: int = 0
 ) -> list[list[Digit]]:
     """A clip: digits that were not learned from go their ways over a photograph, turn at its edges, and cross. Returns
     where they are in each frame, each at the same place of the list; the first ones go behind the others."""
