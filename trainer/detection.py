@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from sightline.average_precision import LOW, AveragePrecision, average_precision
+from sightline.average_precision import average_precision
 from sightline.boxes import BoxedPictures
 from sightline.decode import OutputSpec
-from sightline.detect import detect
-from sightline.interpreter import Tensor as Stored
-from sightline.predictions import Detection
-from sightline.preprocess import InputSpec, place
-from trainer.boxed_data import AugmentedBoxes, PlainBoxes, collate
+from sightline.preprocess import InputSpec
+from trainer.boxes import BoxTask, Found
 from trainer.detection_loss import detection_loss
 from trainer.detector import STRIDES, build_detector
-from trainer.export import export_run
 from trainer.recipe import Recipe
 
 
-class DetectionTask:
+class DetectionTask(BoxTask):
     """See `trainer.task.Task`."""
 
     goal, title = "map", "mAP"
-    collate = staticmethod(collate)
 
     def __init__(self, data: BoxedPictures, spec: InputSpec) -> None:
-        self.data, self.spec = data, spec
+        super().__init__(data, spec)
+        self.output = OutputSpec("detect", "sigmoid", data.labels, STRIDES)
 
     def build(self, recipe: Recipe, weights: str) -> nn.Module:
         return build_detector(recipe.arch, len(self.data.labels), weights, self.spec.width)
 
-    def train_set(self, recipe: Recipe) -> AugmentedBoxes:
-        return AugmentedBoxes(
-            self.data.root, self.data.train, self.spec, recipe.seed, recipe.augment, recipe.flip, recipe.epochs
-        )
-
-    def val_set(self) -> PlainBoxes:
-        return PlainBoxes(self.data.root, self.data.val, self.spec)
-
-    def loss(self, outputs: tuple[Tensor, ...], targets: Tensor, recipe: Recipe) -> Tensor:
+    def loss(self, outputs: tuple[Tensor, ...], targets: Tensor, recipe: Recipe | None = None) -> Tensor:
         return detection_loss(outputs, targets, self.spec.width)
 
     def imitation(self, outputs: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> Tensor:
@@ -61,41 +44,6 @@ class DetectionTask:
             total = total + gap + (shift * sure).sum()
         return total / len(outputs[0])
 
-    def evaluate(self, model: nn.Module, batches: DataLoader[Any], device: torch.device) -> dict[str, float]:
-        model.eval()
-        found, loss = self._detect(model, batches, device)
-        measured = self._measure(found)
-        return {"map": measured.map, "map50": measured.map50, "loss": loss}
-
-    def export(
-        self, out: Path, model: nn.Module, metrics: Mapping[str, Any], provenance: Mapping[str, Any], seed: int
-    ) -> None:
-        batches = DataLoader(self.val_set(), 32, collate_fn=collate)
-        threshold = self._measure(self._detect(model.cpu().eval(), batches, torch.device("cpu"))[0]).threshold
-        output = OutputSpec("detect", "sigmoid", self.data.labels, STRIDES, round(threshold, 2))
-        export_run(
-            out, model, self.data, self.spec, name=out.name, metrics=dict(metrics), provenance=dict(provenance),
-            seed=seed, output=output,
-        )  # fmt: skip
-
-    def _detect(
-        self, model: nn.Module, batches: DataLoader[Any], device: torch.device
-    ) -> tuple[list[Sequence[Detection]], float]:
-        """Of each held-out picture what the model says, in the very steps of the device; and the mean loss."""
-        spec = OutputSpec("detect", "sigmoid", self.data.labels, STRIDES)
-        found: list[Sequence[Detection]] = []
-        loss = 0.0
-        with torch.no_grad():
-            for images, targets in batches:
-                outputs = model(images.to(device).float())
-                loss += float(detection_loss(outputs, targets.to(device), self.spec.width)) * len(images)
-                arrays = [o.float().cpu().numpy() for o in outputs]
-                for row in range(len(images)):
-                    mine = [a[row : row + 1] for a in arrays]
-                    stored = [Stored(i, "", a.shape, "float32", 0.0, 0) for i, a in enumerate(mine)]
-                    picture = self.data.val[len(found)]
-                    found.append(detect(mine, stored, spec, place(picture.width, picture.height, self.spec), LOW))
-        return found, loss / len(found)
-
-    def _measure(self, found: Sequence[Sequence[Detection]]) -> AveragePrecision:
-        return average_precision(found, [p.truth for p in self.data.val], len(self.data.labels))
+    def measure(self, found: Found) -> tuple[dict[str, float], float]:
+        a = average_precision(found, [p.truth for p in self.data.val], len(self.data.labels))
+        return {"map": a.map, "map50": a.map50}, a.threshold

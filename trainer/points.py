@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from sightline.answer import answer
 from sightline.boxes import BoxedPictures
 from sightline.decode import OutputSpec
-from sightline.detect import LOWEST
-from sightline.interpreter import Tensor as Stored
-from sightline.point_score import PointScore, point_score
-from sightline.predictions import Detection
+from sightline.point_score import point_score
 from sightline.preprocess import InputSpec
-from trainer.boxed_data import AugmentedBoxes, PlainBoxes, collate
+from trainer.boxes import BoxTask, Found
 from trainer.detector import build_point_detector
-from trainer.export import export_run
 from trainer.recipe import Recipe
 
 STRIDE = 8
@@ -57,28 +47,19 @@ def point_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return -lost.sum() / there.sum().clamp(min=1)
 
 
-class PointTask:
+class PointTask(BoxTask):
     """See `trainer.task.Task`."""
 
     goal, title = "f1", "F1"
-    collate = staticmethod(collate)
 
     def __init__(self, data: BoxedPictures, spec: InputSpec) -> None:
-        self.data, self.spec = data, spec
+        super().__init__(data, spec)
         self.output = OutputSpec("detect", "sigmoid", data.labels, (STRIDE,), layout="points")
 
     def build(self, recipe: Recipe, weights: str) -> nn.Module:
         return build_point_detector(recipe.arch, len(self.data.labels), weights, self.spec.width)
 
-    def train_set(self, recipe: Recipe) -> AugmentedBoxes:
-        return AugmentedBoxes(
-            self.data.root, self.data.train, self.spec, recipe.seed, recipe.augment, recipe.flip, recipe.epochs
-        )
-
-    def val_set(self) -> PlainBoxes:
-        return PlainBoxes(self.data.root, self.data.val, self.spec)
-
-    def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe | None = None) -> Tensor:
         return point_loss(outputs, targets)
 
     def imitation(self, outputs: Tensor, wanted: Tensor) -> Tensor:
@@ -87,40 +68,6 @@ class PointTask:
         binary = nn.functional.binary_cross_entropy_with_logits
         return (binary(outputs, scores, reduction="sum") - binary(wanted, scores, reduction="sum")) / len(outputs)
 
-    def evaluate(self, model: nn.Module, batches: DataLoader[Any], device: torch.device) -> dict[str, float]:
-        model.eval()
-        found, loss = self._detect(model, batches, device)
-        measured = self._measure(found)
-        return {"f1": measured.f1, "precision": measured.precision, "recall": measured.recall, "loss": loss}
-
-    def export(
-        self, out: Path, model: nn.Module, metrics: Mapping[str, Any], provenance: Mapping[str, Any], seed: int
-    ) -> None:
-        batches = DataLoader(self.val_set(), 32, collate_fn=collate)
-        threshold = self._measure(self._detect(model.cpu().eval(), batches, torch.device("cpu"))[0]).threshold
-        output = OutputSpec("detect", "sigmoid", self.data.labels, (STRIDE,), threshold, "points")
-        export_run(
-            out, model, self.data, self.spec, name=out.name, metrics=dict(metrics), provenance=dict(provenance),
-            seed=seed, output=output,
-        )  # fmt: skip
-
-    def _detect(
-        self, model: nn.Module, batches: DataLoader[Any], device: torch.device
-    ) -> tuple[list[Sequence[Detection]], float]:
-        found: list[Sequence[Detection]] = []
-        loss = 0.0
-        with torch.no_grad():
-            for images, targets in batches:
-                outputs = model(images.to(device).float())
-                loss += float(point_loss(outputs, targets.to(device))) * len(images)
-                array = outputs.float().cpu().numpy()
-                stored = [Stored(0, "", (1, *array.shape[1:]), "float32", 0.0, 0)]
-                for row in range(len(images)):
-                    picture = self.data.val[len(found)]
-                    size = picture.width, picture.height
-                    said = answer([array[row : row + 1]], stored, self.spec, self.output, size, LOWEST)
-                    found.append([d for d in said if isinstance(d, Detection)])
-        return found, loss / len(found)
-
-    def _measure(self, found: Sequence[Sequence[Detection]]) -> PointScore:
-        return point_score(found, [p.truth for p in self.data.val], len(self.data.labels))
+    def measure(self, found: Found) -> tuple[dict[str, float], float]:
+        p = point_score(found, [picture.truth for picture in self.data.val], len(self.data.labels))
+        return {"f1": p.f1, "precision": p.precision, "recall": p.recall}, p.threshold
