@@ -114,9 +114,9 @@ def make_bundle(folder: Path) -> Path:
     return path
 
 
-def make_clip(path: Path, frames: int = FRAMES) -> Path:
+def make_clip(path: Path, frames: int = FRAMES, fps: int = 30) -> Path:
     """720p with a moving texture, as MPEG-4: the one encoder that OpenCV always has."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 30, (1280, 720))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (1280, 720))
     noise = np.random.default_rng(0).integers(0, 256, (90, 240, 3), dtype=np.uint8)
     texture = cv2.GaussianBlur(cv2.resize(noise, (1920, 720), interpolation=cv2.INTER_CUBIC), (0, 0), 3)
     for i in range(frames):

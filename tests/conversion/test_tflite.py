@@ -85,7 +85,7 @@ def test_a_batch_becomes_one(float_model: bytes, frames: Frame, tmp_path: Path, 
     path = tmp_path / "m.tflite"
     path.write_bytes(changed(float_model, batch(size)))
     content = to_tflite(path)
-    entry = Interpreter(content)._litert.get_input_details()[0]
+    entry = Interpreter(content)._lite.get_input_details()[0]
     assert [*entry["shape"]] == [*entry["shape_signature"]] == [1, SIZE, SIZE, 3]
     assert np.array_equal(run_all(content, frames, SPEC, "m"), run_all(float_model, frames, SPEC, "m"))
     assert np.allclose(outputs(path, frames.astype(np.float32)), run_all(content, frames, SPEC, "m"), atol=1e-4)
