@@ -226,11 +226,16 @@ def _from_model(path: Path, reader: Reader, given: Given, say: Say) -> Source:
     pictures = read_class_folders(given.data) if given.data else None
     labels = labels or pictures.labels  # type: ignore[union-attr]  # one of the two is there
     say(f"{path}: {len(labels)} classes; converting")
-    float_model = reader.to_tflite(path, say)
-    interpreter = Interpreter(float_model, name=str(path))
+    try:
+        float_model = reader.to_tflite(path, say)
+        interpreter = Interpreter(float_model, name=str(path))
+        _check_outputs(path, interpreter, labels, given)
+    except ModelError as e:
+        if path.suffix.lower() != ".tflite" or "not a .tflite" in str(e):
+            raise
+        raise ModelError(f"{e}; or leave it as it is, with --scheme as_is") from None
     width, height = interpreter.size
     spec = InputSpec(width, height, given.resize or "letterbox", mean=normalization[0], std=normalization[1])
-    _check_outputs(path, interpreter, labels, given)
 
     if pictures:
         unknown = [label for label in pictures.labels if label not in labels]

@@ -125,6 +125,7 @@ def test_what_cannot_be_made_a_bundle_says_why(
         ((pictures, *as_is), "no .tflite"),
         ((compiled, *as_is), "compiled for the Edge TPU"),
         ((yolo, *DEVICE, "--out", out, "--decoder", "yolo"), "--decoder is for --scheme as_is"),
+        ((yolo, *DEVICE, "--out", out, "--normalization", "0..1", "--data", pictures), "--scheme as_is"),
     ]:
         done = sightline("convert", *arguments)
         assert done.returncode == 2 and words in done.stderr, (arguments, done.stderr)
