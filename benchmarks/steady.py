@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -68,39 +69,30 @@ def main() -> None:
             clip = make_clip(folder / f"{rate}.mp4", 300, rate)
             agent = [*SIGHTLINE, "run", bundle, "--source", clip, "--device", device, "--json", "--realtime", "--loop"]
             bare = [sys.executable, "-c", BARE, model, clip, SIZE, rate]
-            ours, theirs = (share(command) for command in (agent, bare))
+            ours, theirs = (per_second(command, cpu_s, SECONDS) for command in (agent, bare))
             show(f"steady/cpu_{rate}_fps", ratio=ours / theirs, core_percent=100 * ours, bare_percent=100 * theirs)
         clip = folder / "15.mp4"
         agent = [*SIGHTLINE, "run", bundle, "--source", clip, "--device", device, "--json", "--realtime", "--loop"]
-        show("steady/written_page", bytes_an_hour=written(agent))
+        show("steady/written_page", bytes_an_hour=3600 * per_second(agent, write_bytes, WRITING_S))
         server = ThreadingHTTPServer(("127.0.0.1", 0), Taker)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         hook = ["--webhook", f"http://127.0.0.1:{server.server_port}/", "--outbox", folder / "outbox.sqlite"]
         once = ["--max-fps", 1, "--send", "results"]
-        show("steady/written_message_a_second", bytes_an_hour=written([*agent, *hook, *once]))
+        show(
+            "steady/written_message_a_second",
+            bytes_an_hour=3600 * per_second([*agent, *hook, *once], write_bytes, WRITING_S),
+        )
         server.shutdown()
 
 
-def share(command: list[object]) -> float:
-    """Of one core."""
+def per_second(command: list[object], of: Callable[[int], float], seconds: float) -> float:
+    """By how much `of` a process grows in a second, once it is warm."""
     with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             time.sleep(WARM_S)
-            before = cpu_s(process.pid)
-            time.sleep(SECONDS)
-            return (cpu_s(process.pid) - before) / SECONDS
-        finally:
-            process.kill()
-
-
-def written(command: list[object]) -> float:
-    """Bytes an hour that reach the disk."""
-    with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            time.sleep(WARM_S)
-            before = write_bytes(process.pid)
-            time.sleep(WRITING_S)
-            return (write_bytes(process.pid) - before) * 3600 / WRITING_S
+            before = of(process.pid)
+            time.sleep(seconds)
+            return (of(process.pid) - before) / seconds
         finally:
             process.kill()
 

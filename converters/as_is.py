@@ -15,9 +15,9 @@ from converters.source import Given, calibration_frames, parse_normalization, re
 from converters.verify import Progress, run_all
 from sightline.arrays import pack
 from sightline.bare import AS_IS, bare_bundle
-from sightline.bundle import check_bundle_path, check_name, write_bundle
+from sightline.bundle import name_of_new, write_bundle
 from sightline.device import load_device
-from sightline.errors import ConfigError, InputError, ModelError
+from sightline.errors import ConfigError, ModelError
 from sightline.interpreter import Interpreter, is_compiled
 from sightline.layouts import comparable
 from sightline.preprocess import Frame, InputSpec
@@ -50,11 +50,7 @@ def wrap(
 ) -> Wrapped:  # fmt: skip
     """given: labels, normalization and resize where the file does not say them; data: pictures that judge it, class
     folders or boxes; calibration: pictures that become its golden samples. Raises InputError; writes all or nothing."""
-    if out.suffix != ".bundle":
-        raise InputError(f"{out}: a bundle's name ends in .bundle, so: --out {out.name}.bundle")
-    check_bundle_path(out)
-    name = out.name.removesuffix(".bundle")
-    check_name(name, "--out")
+    name = name_of_new(out)
     device_name, _ = load_device(device)
     hints = Hints(
         labels=read_labels(given.labels) if given.labels else None,

@@ -31,9 +31,9 @@ from converters.verify import (
 )
 from sightline import __version__
 from sightline.arrays import pack
-from sightline.bundle import Manifest, check_bundle_path, check_name, write_bundle
+from sightline.bundle import Manifest, name_of_new, write_bundle
 from sightline.device import Scheme, load_device
-from sightline.errors import InputError, QualityError
+from sightline.errors import QualityError
 from sightline.files import write_file
 
 if TYPE_CHECKING:
@@ -77,11 +77,7 @@ def convert(
     """
     out = Path(out)
     device_name, config = load_device(device)
-    if out.suffix != ".bundle":
-        raise InputError(f"{out}: a bundle's name ends in .bundle, so: --out {out.name}.bundle")
-    check_bundle_path(out)
-    name = out.name.removesuffix(".bundle")
-    check_name(name, "--out")
+    name = name_of_new(out)
     chosen: tuple[Scheme, ...] = tuple(dict.fromkeys(schemes)) or (config.scheme,)
 
     clock = _Clock()

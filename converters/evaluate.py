@@ -38,13 +38,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Result:
-    """A candidate on the pictures. answers: of each one."""
+    """A candidate on the pictures. answers, mistakes (how many there are): of each one."""
 
     candidate: Candidate
     rules: Rules
     frames: Frame
     quality: Quality
     answers: Sequence[Any]
+    mistakes: list[int]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def measure(
     answers = rules.collect(each(c.content, frames, c.input, c.name, rules.answer))
     quality = rules.quality(answers)
     assert quality is not None  # each picture has its truth
-    return Result(c, rules, frames, quality, answers)
+    return Result(c, rules, frames, quality, answers, [rules.mistakes(i, a) for i, a in enumerate(answers)])
 
 
 def _candidates(path: Path, schemes: Sequence[str]) -> list[Candidate]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from converters.charts import curves
-from converters.evaluate import Evaluation, Result
+from converters.evaluate import Evaluation
 from converters.page import GREEN, RED, WHITE, drawn, kib, page, percent, shown_frame, table
 from converters.rules import BoxRules, ClassRules, drawable
 from sightline.average_precision import RECALLS
@@ -37,7 +37,7 @@ def to_json(e: Evaluation) -> dict[str, Any]:
                     for label, value in r.quality.per_class.items()
                 },
                 "threshold": r.candidate.output.threshold,
-                "wrong": sum(mistakes(r)),
+                "wrong": sum(r.mistakes),
             }
             for r in e.results
         },
@@ -48,14 +48,9 @@ def to_json(e: Evaluation) -> dict[str, Any]:
     }
 
 
-def mistakes(r: Result) -> list[int]:
-    """Of each picture."""
-    return [r.rules.mistakes(i, answer) for i, answer in enumerate(r.answers)]
-
-
 def worst(e: Evaluation) -> list[int]:
     """Indices of the pictures in which something is wrong, those first in which the most is, by any of the models."""
-    total = np.sum([mistakes(r) for r in e.results], axis=0)
+    total = np.sum([r.mistakes for r in e.results], axis=0)
     return [i for i in np.argsort(-total, kind="stable").tolist() if total[i]]
 
 
@@ -69,7 +64,7 @@ def variants(e: Evaluation) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             r.candidate.name, kib(len(r.candidate.content)), percent(r.quality.value),
-            *map(percent, r.quality.more.values()), f"{sum(mistakes(r)):,}",
+            *map(percent, r.quality.more.values()), f"{sum(r.mistakes):,}",
         ]
         for r in e.results
     ]  # fmt: skip

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.answer import answer as read
-from sightline.average_precision import LOW, Truth, average_precision, iou
+from sightline.average_precision import Truth, average_precision, iou
 from sightline.decode import OutputSpec
+from sightline.detect import LOWEST
 from sightline.interpreter import Interpreter
 from sightline.point_score import in_boxes, point_score
 from sightline.predictions import Detection
@@ -73,9 +74,8 @@ def rules_of(output: OutputSpec, input: InputSpec, truth: Sequence[Any]) -> Rule
 class ClassRules:
     """The best class of each picture. Answers are int64 [n]."""
 
-    metric, title = "accuracy", "accuracy"
-
     def __init__(self, output: OutputSpec, truth: Sequence[int | None]) -> None:
+        self.metric, self.title = output.metric
         self.labels = output.labels
         self.labelled = all(label is not None for label in truth)
         self.truth = np.asarray([-1 if label is None else label for label in truth])
@@ -117,10 +117,10 @@ class ClassRules:
 class BoxRules:
     """The boxes of each picture, in its pixels, down to scores that nobody shows: average precision asks for them."""
 
-    metric, title = "map", "mAP"
     labelled = True
 
     def __init__(self, output: OutputSpec, input: InputSpec, truth: Sequence[Truth]) -> None:
+        self.metric, self.title = output.metric
         self.spec, self.input, self.truth = output, input, list(truth)
         self.sizes = [(1, 1)] * len(truth)
 
@@ -129,22 +129,25 @@ class BoxRules:
 
     def answer(self, interpreter: Interpreter, i: int) -> tuple[Detection, ...]:
         raw, tensors = interpreter.raw(), interpreter.outputs
-        return read(raw, tensors, self.input, self.spec, self.sizes[i], LOW)  # type: ignore[return-value]
+        return read(raw, tensors, self.input, self.spec, self.sizes[i], LOWEST)  # type: ignore[return-value]
 
     def collect(self, answers: list[tuple[Detection, ...]]) -> list[tuple[Detection, ...]]:
         return answers
 
     def quality(self, answers: Sequence[Any], some: slice = slice(None)) -> Quality | None:
-        measured = average_precision(answers, self.truth[some], len(self.spec.labels))
+        a = average_precision(answers, self.truth[some], len(self.spec.labels))
+        curves = {label: a.precision50[k] for k, label in enumerate(self.spec.labels)}
+        return self._quality(a.map, a.per_class, {"map50": a.map50}, some, curves)
+
+    def _quality(
+        self, value: float, per_class: NDArray[np.float64], more: dict[str, float], some: slice,
+        curves: dict[str, NDArray[np.float64]],
+    ) -> Quality:  # fmt: skip
+        """per_class, curves: of all classes; kept are those that occur."""
         counts = np.bincount(np.concatenate([t.labels for t in self.truth[some]]), minlength=len(self.spec.labels))
-        occurring = [(k, label) for k, label in enumerate(self.spec.labels) if counts[k]]
-        return Quality(
-            value=measured.map,
-            per_class={label: float(measured.per_class[k]) for k, label in occurring},
-            sizes={label: int(counts[k]) for k, label in occurring},
-            more={"map50": measured.map50},
-            curves={label: measured.precision50[k] for k, label in occurring},
-        )
+        sizes = {label: int(counts[k]) for k, label in enumerate(self.spec.labels) if counts[k]}
+        each = {label: float(per_class[k]) for k, label in enumerate(self.spec.labels) if counts[k]}
+        return Quality(value, each, sizes, more, {label: y for label, y in curves.items() if label in sizes})
 
     def agreement(self, a: Sequence[Any], b: Sequence[Any]) -> float:
         """Share of the boxes worth showing, of both, that the other one has too: same class, IoU at least 0.5."""
@@ -169,7 +172,7 @@ class BoxRules:
 
     def _matched(self, these: Sequence[Detection], those: Sequence[Detection]) -> tuple[int, int]:
         """(how many of `these` that are worth showing `those` have too, how many there are)."""
-        wanted = [d for d in these if d.score >= self.spec.threshold]
+        wanted = self.shown(these)
         others = [d for d in those if d.score >= NEARLY * self.spec.threshold]
         return self._same(wanted, Truth(np.asarray([d.index for d in others], np.int64), boxes_of(others))), len(wanted)
 
@@ -184,19 +187,9 @@ class BoxRules:
 class PointRules(BoxRules):
     """The points of each picture, each with a cell around it."""
 
-    metric, title = "f1", "F1"
-
     def quality(self, answers: Sequence[Any], some: slice = slice(None)) -> Quality | None:
-        truth = self.truth[some]
-        measured = point_score(answers, truth, len(self.spec.labels), self.spec.threshold)
-        counts = np.bincount(np.concatenate([t.labels for t in truth]), minlength=len(self.spec.labels))
-        occurring = [(k, label) for k, label in enumerate(self.spec.labels) if counts[k]]
-        return Quality(
-            value=measured.f1,
-            per_class={label: float(measured.per_class[k]) for k, label in occurring},
-            sizes={label: int(counts[k]) for k, label in occurring},
-            more={"precision": measured.precision, "recall": measured.recall},
-        )
+        p = point_score(answers, self.truth[some], len(self.spec.labels), self.spec.threshold)
+        return self._quality(p.f1, p.per_class, {"precision": p.precision, "recall": p.recall}, some, {})
 
     def _found(self, shown: Sequence[Detection], truth: Truth) -> int:
         return sum(in_boxes(shown, truth))

@@ -154,8 +154,7 @@ def _from_run(path: Path, given: Given, say: Say) -> Source:
     run = read_run(path)
     manifest = run.manifest
     program = torch_source.open_program(run.read("model.pt2"), f"{path / 'model.pt2'}")
-    each = 1 if manifest.output.layout == "points" else 2
-    names = [f"output_{i}" for i in range(each * len(manifest.output.strides) or 1)]
+    names = [f"output_{i}" for i in range(len(manifest.output.heads) * len(manifest.output.strides) or 1)]
     golden = unpack(run.read("golden.npz"), str(path / "golden.npz"), "frames", *names)
     calibration = unpack(run.read("calibration.npz"), str(path / "calibration.npz"), "frames")
     spec, classes = manifest.input, len(manifest.output.labels)

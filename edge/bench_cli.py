@@ -49,9 +49,9 @@ def bench(
     if compare:
         chosen += subjects(compare, device, (), threads[:1])
     figures = measure(chosen, seconds)
+    check_noise(figures, noise / 100)
     cold = cold_start_ms(model, device, tried.scheme)
     lasting = sustain(chosen[0], sustained, _minutes) if sustained else None
-    check_noise(figures, noise / 100)
     ratio = figures[own].whole_ms / figures[0].whole_ms if compare else None
     if as_json:
         told = {**asdict(tried), "device": device, "latency_budget_ms": budget, "cold_start_ms": round(cold, 1)}

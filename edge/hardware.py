@@ -1,7 +1,4 @@
-"""What this machine is: board, memory, system, cameras with their formats, accelerators.
-
-It asks the kernel, and runs no other program.
-"""
+"""What this machine is: board, memory, system, cameras with their formats, accelerators, as the kernel says it."""
 
 from __future__ import annotations
 
@@ -197,17 +194,21 @@ def _ribbon_cameras(root: Path) -> list[Camera]:
 
 def _accelerators(root: Path) -> list[Accelerator]:
     found = []
-    library = ctypes.util.find_library("edgetpu")
-    missing = "" if library else "libedgetpu.so.1 is not installed; it comes from Coral's Debian repository"
     for device in sorted(root.glob("sys/bus/usb/devices/*/idVendor")):
         usb = f"{_text(device)}:{_text(device.with_name('idProduct'))}"
         if usb in _CORAL_USB:
-            found.append(Accelerator(f"Coral USB Accelerator ({_CORAL_USB[usb]})", "coral_usb", missing))
+            found.append(Accelerator(f"Coral USB Accelerator ({_CORAL_USB[usb]})", "coral_usb", _no_library()))
     if list((root / "dev").glob("apex_*")):
-        found.append(Accelerator("Coral on PCIe", "coral_dev_board", missing))
+        found.append(Accelerator("Coral on PCIe", "coral_dev_board", _no_library()))
     if list((root / "dev").glob("hailo*")):
         found.append(Accelerator("Hailo", "", "no backend of Sightline's uses it"))
     return found
+
+
+def _no_library() -> str:
+    """Asked only where there is a Coral: looking for a library runs ldconfig."""
+    found = ctypes.util.find_library("edgetpu")
+    return "" if found else "libedgetpu.so.1 is not installed; it comes from Coral's Debian repository"
 
 
 def _text(path: Path) -> str:

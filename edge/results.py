@@ -22,7 +22,6 @@ from sightline.answer import answer as read
 from sightline.predictions import Cause, Detection, Prediction, Result
 
 TICK_S = 0.1
-TOP, TOP_BOXES = 3, 100
 SILENCE_S = 1.0  # without a frame for so long, say so instead of nothing
 Observer = Callable[[Result, Slot | None], None]
 

@@ -293,13 +293,13 @@ def _check_place(path: Path, option: str) -> None:
 def _info(device: str, model: Model, sources: list[str]) -> dict[str, Any]:
     """What the page says of the model that runs."""
     metrics = model.manifest.metrics.get(model.scheme) or {}
-    metric = "mAP" if model.manifest.output.task == "detect" else "accuracy"
+    metric, title = model.manifest.output.metric
     return {
         "device": device,
         "source": ", ".join(sources),
         "scheme": model.scheme,
-        "metric": metric,
-        "quality": metrics.get("map" if metric == "mAP" else metric),
+        "metric": title,
+        "quality": metrics.get(metric),
         "model": {"name": model.identity.name, "version": model.identity.version, "sha256": model.identity.sha256},
     }
 

@@ -15,7 +15,6 @@ from sightline.predictions import Detection
 
 RECALLS = np.linspace(0, 1, 101)  # at which COCO reads precision
 MOST = 100  # boxes of a picture that count
-LOW = 0.01  # of a score: boxes below it change nothing that could be seen
 
 
 @dataclass(frozen=True)

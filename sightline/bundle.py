@@ -108,6 +108,16 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     write_folder(path, {**everything, "manifest.json": seal(document)})
 
 
+def name_of_new(out: Path) -> str:
+    """The name that a bundle to be written at `out` has. Raises InputError early, before the work."""
+    if out.suffix != ".bundle":
+        raise InputError(f"{out}: a bundle's name ends in .bundle, so: --out {out.name}.bundle")
+    check_bundle_path(out)
+    name = out.name.removesuffix(".bundle")
+    check_name(name, "--out")
+    return name
+
+
 def check_bundle_path(path: Path) -> None:
     """Refuse early what `write_bundle` would refuse after the work."""
     if path.exists() and not (path / "manifest.json").is_file():

@@ -46,6 +46,18 @@ class OutputSpec:
     order: tuple[int, ...] = ()
     points: tuple[str, ...] = ()
 
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Channels of the outputs that Sightline's own detectors give for each stride."""
+        return (len(self.labels),) if self.layout == "points" else (len(self.labels), 4)
+
+    @property
+    def metric(self) -> tuple[str, str]:
+        """What a model of this kind is judged by, as programs call it and as people do."""
+        if self.task != "detect":
+            return "accuracy", "accuracy"
+        return ("f1", "F1") if self.layout == "points" else ("map", "mAP")
+
     def __post_init__(self) -> None:
         if not self.labels:
             raise ValueError("a model without labels says nothing")

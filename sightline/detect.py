@@ -33,8 +33,7 @@ def check_outputs(tensors: Sequence[Tensor], spec: OutputSpec, width: int, heigh
 
 def check_shapes(given: Sequence[tuple[int, ...]], spec: OutputSpec, width: int, height: int) -> None:
     """The same of the outputs' shapes."""
-    kinds = (len(spec.labels),) if spec.layout == "points" else (len(spec.labels), 4)
-    wanted = [(1, height // stride, width // stride, channels) for stride in spec.strides for channels in kinds]
+    wanted = [(1, height // stride, width // stride, channels) for stride in spec.strides for channels in spec.heads]
     if list(given) != wanted:
         raise ValueError(f"outputs of {[list(s) for s in given]} where {[list(s) for s in wanted]} are needed")
 
@@ -120,17 +119,11 @@ def _level(
         whole = max(math.ceil(lowest), int(np.iinfo(flat.dtype).min)) if score.scale else lowest
         survivors = np.flatnonzero(flat >= whole)
     cells, labels = np.divmod(survivors, classes)
-    edges = _real(distances.reshape(-1, 4)[cells], distance) * np.float32(stride)
+    edges = distance.real(distances.reshape(-1, 4)[cells]) * np.float32(stride)
     x = (cells % columns + 0.5).astype(np.float32) * stride
     y = (cells // columns + 0.5).astype(np.float32) * stride
     boxes = np.stack([x - edges[:, 0], y - edges[:, 1], x + edges[:, 2], y + edges[:, 3]], axis=1)
-    return boxes, _real(flat[survivors], score), labels
-
-
-def _real(stored: NDArray[Any], tensor: Tensor) -> NDArray[np.float32]:
-    if not tensor.scale:
-        return stored.astype(np.float32, copy=False)
-    return (stored.astype(np.float32) - tensor.zero_point) * np.float32(tensor.scale)
+    return boxes, score.real(flat[survivors]), labels
 
 
 def _logit(p: float) -> float:

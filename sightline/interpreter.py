@@ -31,6 +31,11 @@ class Tensor:
     scale: float
     zero_point: int
 
+    def real(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """float32: what the stored numbers stand for."""
+        values = stored.astype(np.float32, copy=False)
+        return (values - self.zero_point) * np.float32(self.scale) if self.scale else values
+
 
 class Interpreter:
     """One model, loaded from bytes that were hashed: what was verified is what runs.
@@ -130,12 +135,7 @@ class Interpreter:
 
 def dequantize(tensors: Sequence[Tensor], outputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
     """What `Interpreter.raw` gave, as float32."""
-    results = []
-    for t, raw in zip(tensors, outputs, strict=True):
-        if t.scale:
-            raw = (raw.astype(np.float32) - t.zero_point) * np.float32(t.scale)
-        results.append(raw.astype(np.float32, copy=False))
-    return results
+    return [t.real(raw) for t, raw in zip(tensors, outputs, strict=True)]
 
 
 class Encoder:

@@ -55,24 +55,24 @@ def read_layout(
         case "points":
             return _points(outputs[0], tensors[0], spec, placement, threshold, top)
         case "ssd":
-            return _ssd([_real(outputs[i], tensors[i]) for i in spec.order], spec, size, placement, threshold, top)
+            return _ssd([tensors[i].real(outputs[i]) for i in spec.order], spec, size, placement, threshold, top)
         case "yolo" | "yolo5" | "yolo_pose":
             return _yolo(outputs[0], tensors[0], spec, size, placement, threshold, top)
         case "boxes":
-            rows = _real(outputs[0], tensors[0]).reshape(-1, 6)
+            rows = tensors[0].real(outputs[0]).reshape(-1, 6)
             return _finished(rows[:, :4], rows[:, 4], rows[:, 5], spec, size, placement, threshold, top)
         case "mask":
             return _mask(outputs[0], spec, size, placement, threshold, top)
         case "movenet":
-            points = _real(outputs[0], tensors[0]).reshape(1, -1, 3)[..., [1, 0, 2]]
+            points = tensors[0].real(outputs[0]).reshape(1, -1, 3)[..., [1, 0, 2]]
             return _poses(points, None, spec, size, placement, threshold, top)
         case "movenet_multi":
-            rows = _real(outputs[0], tensors[0]).reshape(-1, 56)
+            rows = tensors[0].real(outputs[0]).reshape(-1, 56)
             points = rows[:, :51].reshape(-1, 17, 3)[..., [1, 0, 2]]
             boxes = _pixels(rows[:, [52, 51, 54, 53]], spec, size)
             return _poses(points, (boxes, rows[:, 55]), spec, size, placement, threshold, top)
         case "posenet":
-            heat, offsets = (_real(outputs[i], tensors[i])[0] for i in spec.order)
+            heat, offsets = (tensors[i].real(outputs[i])[0] for i in spec.order)
             return _poses(_posenet(heat, offsets, size), None, spec, size, placement, threshold, top)
     raise ValueError(f"no layout {spec.layout!r}")
 
@@ -91,6 +91,11 @@ def comparable(outputs: Sequence[Floats], spec: OutputSpec) -> list[Floats]:
     scores = outputs[where].reshape(-1)[: max(0, count)]
     settled[where].reshape(-1)[: len(scores)] = -np.sort(-scores)
     return settled
+
+
+def upright(table: NDArray[Any]) -> NDArray[Any]:
+    """YOLO's table with a column a box: the longer side is that of the boxes."""
+    return table if table.shape[0] <= table.shape[1] else table.T
 
 
 def name_of(labels: Sequence[str], k: int) -> str:
@@ -116,10 +121,10 @@ def _points(
     for dy, dx in ((1, 2), (2, 0), (2, 1), (2, 2)):
         peak &= cells >= around[dy : dy + rows, dx : dx + columns]
     y, x, classes = np.nonzero(peak)
-    scores = 1 / (1 + np.exp(-_real(cells[y, x, classes], tensor)))
+    scores = 1 / (1 + np.exp(-tensor.real(cells[y, x, classes])))
     # between cells: the middle of what is seen around the peak
     near = np.stack([around[y + dy, x + dx, classes] for dy in range(3) for dx in range(3)], axis=1)
-    weight = 1 / (1 + np.exp(-_real_numbers(near, tensor).clip(-80, 80)))
+    weight = 1 / (1 + np.exp(-tensor.real(near).clip(-80, 80)))
     down, across = np.divmod(np.arange(9), 3)
     whole = weight.sum(axis=1)
     px = (x + 0.5 + (weight * (across - 1)).sum(axis=1) / whole) * stride
@@ -154,12 +159,11 @@ def _yolo(
 ) -> tuple[Prediction, ...]:  # fmt: skip
     poses = spec.layout == "yolo_pose"
     first = 5 if spec.layout == "yolo5" else 4
-    table = output[0]  # the longer side is that of the boxes
-    rows = table if table.shape[0] <= table.shape[1] else table.T
+    rows = upright(output[0])
     # as stored: the order of integers is that of scores
     best = rows[4] if poses else rows[first:].max(axis=0)
     chosen = np.flatnonzero(best >= _stored(threshold, tensor))
-    real = _real(rows[:, chosen], tensor)
+    real = tensor.real(rows[:, chosen])
     if poses:
         scores, classes = real[4], np.zeros(len(chosen), np.int64)
     else:
@@ -221,7 +225,7 @@ def _poses(
     threshold: float, top: int,
 ) -> tuple[Pose, ...]:  # fmt: skip
     """points: [n, points, 3], x, y, score. known: boxes [n, 4] in pixels of the input, and their scores [n]."""
-    where = _pixels(np.concatenate([points[..., :2]] * 2, axis=-1).reshape(-1, 4), spec, size)[:, :2]
+    where = _pixels(points[..., :2].reshape(-1, 2), spec, size)
     xs, ys = placement.to_source(where[:, 0], where[:, 1])
     placed = np.stack([xs, ys, points[..., 2].reshape(-1).clip(0, 1)], axis=1).reshape(points.shape)
     boxes, scores = known if known else (None, placed[..., 2].mean(axis=1))
@@ -242,18 +246,11 @@ def _poses(
     return tuple(found)
 
 
-def _pixels(boxes: Floats, spec: OutputSpec, size: tuple[int, int]) -> Floats:
-    return boxes * np.asarray([*size, *size], np.float32) if spec.relative else boxes
+def _pixels(places: Floats, spec: OutputSpec, size: tuple[int, int]) -> Floats:
+    """places: [n, 2] or [n, 4], x before y."""
+    return places * np.asarray(size * (places.shape[1] // 2), np.float32) if spec.relative else places
 
 
 def _stored(score: float, tensor: Tensor) -> float:
     """The lowest number, as the model stores it, that is at least `score`."""
     return float(np.ceil(score / tensor.scale + tensor.zero_point)) if tensor.scale else score
-
-
-def _real(stored: NDArray[Any], tensor: Tensor) -> Floats:
-    return _real_numbers(stored.astype(np.float32, copy=False), tensor)
-
-
-def _real_numbers(stored: Floats, tensor: Tensor) -> Floats:
-    return (stored - tensor.zero_point) * np.float32(tensor.scale) if tensor.scale else stored

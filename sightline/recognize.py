@@ -19,7 +19,7 @@ from sightline.decode import TASKS, Layout, OutputSpec
 from sightline.errors import ModelError
 from sightline.flatbuffer import Table
 from sightline.interpreter import Delegate, Interpreter, Tensor
-from sightline.layouts import BODY
+from sightline.layouts import BODY, NOTHING, upright
 from sightline.metadata import Metadata, read_metadata
 from sightline.preprocess import InputSpec, Resize
 
@@ -33,7 +33,6 @@ _BY_TASK: dict[str, tuple[Layout, ...]] = {
 _SCORES = (14, 25)  # builtin ops that end in scores: LOGISTIC, SOFTMAX
 _AFTER = (6, 22, 114)  # that may come after: DEQUANTIZE, RESHAPE, QUANTIZE
 _MOST_BYTES = 1 << 20  # of a text in the archive
-_NO_CLASS = ("???", "background")
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -230,18 +229,16 @@ def _output(f: _Found, layout: Layout, name: str, notes: list[str]) -> OutputSpe
             else tuple(f"point {k}" for k in range((channels - 5) // 3))
         )
         labels = labels if labels and len(labels) == 1 else ("person",)
-    elif labels and layout == "ssd" and labels[0].lower() in _NO_CLASS:
+    elif labels and layout == "ssd" and labels[0].lower() in NOTHING:
         notes.append(f"the labels begin with {labels[0]!r}, which this kind of detector does not count: left out")
         labels = labels[1:]
     if labels and count and len(labels) != count:
-        if len(labels) == count + 1 and labels[0].lower() in _NO_CLASS:
+        if len(labels) == count + 1 and labels[0].lower() in NOTHING:
             notes.append(f"the labels begin with {labels[0]!r}, of which the model gives no score: left out")
             labels = labels[1:]
         else:
             raise ModelError(f"{name}: gives scores of {count} classes, but there are {len(labels)} labels")
     if not labels:
-        if layout in ("ssd", "mask", "boxes"):
-            count = count or 1
         labels = tuple(f"class {k}" for k in range(count or 1))
         notes.append("it has no labels, so classes go by their numbers; say them with --labels")
     task = TASKS[layout][0]
@@ -264,8 +261,7 @@ def _is_relative(f: _Found, layout: Layout) -> bool:
         corners = _probe(f)[0].reshape(-1, 6)[:, :4]
         middles = (corners[:, :2] + corners[:, 2:]) / 2
     else:
-        table = _probe(f)[0][0]
-        middles = (table if table.shape[0] <= table.shape[1] else table.T)[:2]
+        middles = upright(_probe(f)[0][0])[:2]
     return bool(np.abs(middles).max() <= 4)
 
 

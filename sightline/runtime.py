@@ -13,11 +13,11 @@ from typing import Any
 
 from sightline.errors import InterpreterError
 
-# (package, module, where in it the delegate's loader and the resolvers' names are)
+# (package, module)
 _RUNTIMES = (
-    ("ai-edge-litert", "ai_edge_litert.interpreter", ""),
-    ("tflite-runtime", "tflite_runtime.interpreter", ""),
-    ("tensorflow", "tensorflow", "experimental"),
+    ("ai-edge-litert", "ai_edge_litert.interpreter"),
+    ("tflite-runtime", "tflite_runtime.interpreter"),
+    ("tensorflow", "tensorflow"),
 )
 
 
@@ -33,16 +33,16 @@ class Runtime:
 @cache
 def find_runtime() -> Runtime:
     """The first that is installed. Raises InterpreterError where none is, with the way out."""
-    for package, module, inside in _RUNTIMES:
+    for package, module in _RUNTIMES:
         try:
             lite = importlib.import_module(module)
-            if inside == "experimental":
-                lite = lite.lite
         except ModuleNotFoundError:
             continue
         except ImportError as e:  # a wheel for another numpy, or another machine
             raise InterpreterError(f"{package} is installed and cannot be loaded: {e}") from None
-        return Runtime(package, lite, getattr(lite, inside) if inside else lite)
+        if package == "tensorflow":
+            return Runtime(package, lite.lite, lite.lite.experimental)
+        return Runtime(package, lite, lite)
     raise InterpreterError(
         "nothing here runs .tflite files: pip install ai-edge-litert; on 32-bit Raspberry Pi OS (bookworm), "
         "pip install tflite-runtime, with numpy below 2"

@@ -26,6 +26,12 @@ from trainer.recipe import Recipe
 Found = Sequence[Sequence[Detection]]  # of each held-out picture
 
 
+def gap(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Divergence of the scores of cells from those that are wanted, each a distribution of two; summed over all."""
+    scores, binary = wanted.sigmoid(), nn.functional.binary_cross_entropy_with_logits
+    return binary(logits, scores, reduction="sum") - binary(wanted, scores, reduction="sum")
+
+
 class BoxTask(ABC):
     """See `trainer.task.Task`. output: what the model gives; its threshold is found when the run is written."""
 

@@ -9,7 +9,7 @@ from sightline.average_precision import average_precision
 from sightline.boxes import BoxedPictures
 from sightline.decode import OutputSpec
 from sightline.preprocess import InputSpec
-from trainer.boxes import BoxTask, Found
+from trainer.boxes import BoxTask, Found, gap
 from trainer.detection_loss import detection_loss
 from trainer.detector import STRIDES, build_detector
 from trainer.recipe import Recipe
@@ -36,12 +36,9 @@ class DetectionTask(BoxTask):
         for logits, edges, true_logits, true_edges in zip(
             outputs[::2], outputs[1::2], wanted[::2], wanted[1::2], strict=True
         ):
-            scores = true_logits.sigmoid()
-            binary = nn.functional.binary_cross_entropy_with_logits
-            gap = binary(logits, scores, reduction="sum") - binary(true_logits, scores, reduction="sum")
-            sure = scores.amax(-1, keepdim=True)
+            sure = true_logits.sigmoid().amax(-1, keepdim=True)
             shift = (edges - true_edges).abs() / true_edges.clamp(min=1.0)
-            total = total + gap + (shift * sure).sum()
+            total = total + gap(logits, true_logits) + (shift * sure).sum()
         return total / len(outputs[0])
 
     def measure(self, found: Found) -> tuple[dict[str, float], float]:

@@ -7,6 +7,7 @@ needs no network, is not in the graph: no concatenation, no sigmoid, no decoding
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ STRIDES = (8, 16, 32)
 WIDTH = 96  # channels of neck and head
 PRIOR = 0.01  # of a score before anything is learned: most cells are empty (Lin et al. 2017, "Focal Loss")
 POINT_WIDTH = 48  # the same of a point detector
+EMPTY = -math.log(1 / PRIOR - 1)  # its logit
 DISTANCE = 2.0  # the same of an edge, in strides
 
 # classes of torch and timm, which has several of the same thing, and what people call them
@@ -54,7 +56,7 @@ class Detector(Normalized):
         self.shrink = nn.ModuleList(_separable(WIDTH, stride=2) for _ in range(levels - 1))
         self.classify = _Branch(classes, levels)
         self.locate = _Branch(4, levels)
-        nn.init.constant_(self.classify.last.bias, -torch.log(torch.tensor(1 / PRIOR - 1)).item())  # type: ignore[arg-type]
+        nn.init.constant_(self.classify.last.bias, EMPTY)  # type: ignore[arg-type]
         nn.init.constant_(self.locate.last.bias, DISTANCE)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Outputs:
@@ -159,7 +161,7 @@ class PointDetector(Normalized):
         self.mix = nn.Sequential(_separable(POINT_WIDTH), _separable(POINT_WIDTH))
         self.last = nn.Conv2d(POINT_WIDTH, classes, 1)
         nn.init.normal_(self.last.weight, std=0.01)
-        nn.init.constant_(self.last.bias, -torch.log(torch.tensor(1 / PRIOR - 1)).item())  # type: ignore[arg-type]
+        nn.init.constant_(self.last.bias, EMPTY)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         fine, coarse = self.backbone(self.normalize(x.permute(0, 3, 1, 2)))

@@ -9,7 +9,7 @@ from sightline.boxes import BoxedPictures
 from sightline.decode import OutputSpec
 from sightline.point_score import point_score
 from sightline.preprocess import InputSpec
-from trainer.boxes import BoxTask, Found
+from trainer.boxes import BoxTask, Found, gap
 from trainer.detector import build_point_detector
 from trainer.recipe import Recipe
 
@@ -64,9 +64,7 @@ class PointTask(BoxTask):
 
     def imitation(self, outputs: Tensor, wanted: Tensor) -> Tensor:
         """Divergence of each cell's scores, summed over a picture."""
-        scores = wanted.sigmoid()
-        binary = nn.functional.binary_cross_entropy_with_logits
-        return (binary(outputs, scores, reduction="sum") - binary(wanted, scores, reduction="sum")) / len(outputs)
+        return gap(outputs, wanted) / len(outputs)
 
     def measure(self, found: Found) -> tuple[dict[str, float], float]:
         p = point_score(found, [picture.truth for picture in self.data.val], len(self.data.labels))

@@ -85,6 +85,20 @@ def test_a_point_is_right_in_a_box_of_its_class_that_nobody_took() -> None:
     assert point_score([[]], [truth], 2).f1 == 0
 
 
+def test_what_it_is_judged_by_has_one_name_everywhere() -> None:
+    """Also on the live page, which said "unknown" of points while the bundle had their F1."""
+    from types import SimpleNamespace
+
+    from edge.run import _info
+
+    manifest = SimpleNamespace(metrics={"static_int8": {"f1": 0.875}}, output=SPEC)
+    model = SimpleNamespace(
+        manifest=manifest, scheme="static_int8", identity=SimpleNamespace(name="", version="", sha256="")
+    )
+    told = _info("desktop", model, [])  # type: ignore[arg-type]
+    assert (told["metric"], told["quality"]) == ("F1", 0.875)
+
+
 def test_the_network_is_one_heat_map() -> None:
     model = build_point_detector(ARCH, 3, "none", 64).eval()
     out = model(torch.rand(2, 64, 96, 3) * 255)
