@@ -10,8 +10,8 @@ import numpy as np
 
 from converters.charts import curves
 from converters.evaluate import Evaluation
-from converters.page import GREEN, RED, WHITE, drawn, kib, page, percent, shown_frame, table
-from converters.rules import BoxRules, ClassRules, drawable
+from converters.page import drawn, kib, page, percent, shown_frame, table
+from converters.rules import BoxRules, ClassRules
 from sightline.average_precision import RECALLS
 
 PICTURES = 48
@@ -148,15 +148,9 @@ def _picture(e: Evaluation, i: int) -> str:
     first, last = e.results[0], e.results[-1]
     rules = first.rules
     if isinstance(rules, BoxRules):
-        truth = rules.truth[i]
-        found = [
-            (truth.boxes, [""] * len(truth.boxes), WHITE),
-            drawable(rules.shown(first.answers[i]), GREEN),
-        ]
-        if last is not first and isinstance(last.rules, BoxRules):
-            found.append(drawable(last.rules.shown(last.answers[i]), RED))
-        image = drawn(e.paths[i], found)
-        right = ", ".join(rules.spec.labels[k] for k in truth.labels) or "nothing"
+        models = [first] if last is first else [first, last]
+        shown = [r.rules.shown(r.answers[i]) for r in models if isinstance(r.rules, BoxRules)]
+        image, right = drawn(e.paths[i], rules.truth[i], rules.spec.labels, shown)
     else:
         assert isinstance(rules, ClassRules)
         image, right = shown_frame(first.frames[i]), rules.labels[rules.truth[i]]

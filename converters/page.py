@@ -6,12 +6,14 @@ import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
+from converters.rules import boxes_of
+from sightline.average_precision import Truth
 from sightline.images import read_image
+from sightline.predictions import Detection
 from sightline.preprocess import Frame
 
 WHITE, GREEN, RED = (255, 255, 255), (80, 200, 80), (60, 60, 235)  # BGR: what is there, float32's, the variant's
@@ -68,20 +70,21 @@ def shown_frame(frame: Frame) -> str:
     return _jpeg(cv2.cvtColor(np.asarray(frame), cv2.COLOR_RGB2BGR))
 
 
-Boxes = tuple[Any, Sequence[str], tuple[int, int, int]]
-
-
-def drawn(path: Path, answers: Sequence[Boxes], side: int = 420) -> str:
-    """The address, `data:`, of a picture `side` pixels large, with boxes [n, 4], what is written at each, colour (BGR)."""
+def drawn(
+    path: Path, truth: Truth, labels: Sequence[str], shown: Sequence[Sequence[Detection]], side: int = 420
+) -> tuple[str, str]:
+    """(the address, `data:`, of a picture `side` pixels large, what is there in words). In it what is there is white,
+    what the first model shows green, the second's red."""
     frame = read_image(path)
     scale = side / max(frame.shape[:2])
     frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    for boxes, texts, colour in answers:
+    layers = [(truth.boxes, [""] * len(truth.boxes)), *((boxes_of(found), [d.label for d in found]) for found in shown)]
+    for (boxes, texts), colour in zip(layers, (WHITE, GREEN, RED), strict=False):
         rows = (np.asarray(boxes, np.float64).reshape(-1, 4) * scale).round().astype(int).tolist()
         for (x, y, width, height), text in zip(rows, texts, strict=True):
             cv2.rectangle(frame, (x, y), (x + width, y + height), colour, 2)
             cv2.putText(frame, text, (x + 3, y + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)
-    return _jpeg(frame)
+    return _jpeg(frame), ", ".join(labels[k] for k in truth.labels) or "nothing"
 
 
 def _jpeg(frame: Frame) -> str:

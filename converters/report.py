@@ -15,8 +15,8 @@ import numpy as np
 
 from converters.analysis import OpNoise
 from converters.charts import bars, histogram
-from converters.page import GREEN, RED, WHITE, drawn, kib, page, percent, points, shown_frame, table
-from converters.rules import BoxRules, drawable
+from converters.page import drawn, kib, page, percent, points, shown_frame, table
+from converters.rules import BoxRules
 from converters.search import Found
 from converters.verify import Examination, Limits, Measured
 from sightline.device import Scheme
@@ -236,14 +236,8 @@ def _picture(r: Report, i: int) -> str:
     path, right = r.exam.source.heldout[i]
     answer = r.exam.float_answers[i]
     if isinstance(rules, BoxRules):
-        first = next(iter(r.measured.values())).answers[i]
-        found = [
-            (right.boxes, [""] * len(right.boxes), WHITE),
-            drawable(rules.shown(answer), GREEN),
-            drawable(rules.shown(first), RED),
-        ]
-        image = drawn(path, found)
-        truth = ", ".join(r.exam.source.output.labels[k] for k in right.labels) or "nothing"
+        said = (answer, next(iter(r.measured.values())).answers[i])
+        image, truth = drawn(path, right, rules.spec.labels, [rules.shown(a) for a in said])
     else:
         image = shown_frame(r.exam.frames[i])
         truth = "not labelled" if right is None else rules.say(right)

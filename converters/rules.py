@@ -198,11 +198,6 @@ class PointRules(BoxRules):
         return sum(in_boxes(these, those, 0.5))  # a cell away
 
 
-def drawable(found: Sequence[Detection], colour: tuple[int, int, int]) -> tuple[Any, list[str], tuple[int, int, int]]:
-    """For `page.drawn`."""
-    return boxes_of(found), [d.label for d in found], colour
-
-
 def match(found: Sequence[Detection], truth: Truth) -> int:
     """How many of `found`, best first, are among the boxes of `truth`."""
     if not len(found) or not len(truth.boxes):

@@ -28,8 +28,7 @@ from edge.model import open_model
 from edge.results import Results
 from edge.sources import find_source
 from edge.tally import Tally
-from sightline.bare import read_model
-from sightline.device import load_device
+from sightline.bare import read_for
 from sightline.predictions import Result
 from sightline.preprocess import Frame
 
@@ -61,8 +60,7 @@ class Predictions:
         """source: as `sightline run --source` takes it. track: follow a detector's boxes. realtime, loop: of a clip.
         environment: for `${NAME}` in an address. Raises InputError for a bundle or a source that is none,
         InterpreterError where this machine computes other numbers than were measured."""
-        read = read_model(Path(bundle), load_device(device)[1].delegate if device else "xnnpack")
-        name, config = load_device(device or read.manifest.device)
+        read, name, config = read_for(Path(bundle), device)
         cv2.setNumThreads(1)  # the cores are the interpreter's
         found = find_source(expand(str(source), environment), config, realtime=realtime, loop=loop)
         model = open_model(read, config, scheme)

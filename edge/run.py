@@ -31,8 +31,8 @@ from edge.sources import Recording, Source, find_source, tell_apart
 from edge.swap import Swap
 from edge.tally import Tally
 from edge.watchdog import Watchdog
-from sightline.bare import read_model
-from sightline.device import DeviceConfig, load_device
+from sightline.bare import read_for
+from sightline.device import DeviceConfig
 from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_file
 
@@ -51,8 +51,7 @@ def run_agent(
     faulthandler.enable()  # a crash, or whoever ends a process that is stuck, shows where it was
     watchdog = Watchdog()
     stamp = stamp_of(model)
-    bundle = read_model(model, load_device(device)[1].delegate if device else "xnnpack")
-    device_name, config = load_device(device or bundle.manifest.device)
+    bundle, device_name, config = read_for(model, device)
     for note in bundle.manifest.provenance.get("assumed", ()):
         click.echo(f"note: {note}", err=True)
     if config.runner != "agent":

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from sightline.bundle import Bundle, Manifest, read_bundle
+from sightline.device import DeviceConfig, load_device
 from sightline.errors import ModelError
 from sightline.files import file_table, sha256
 from sightline.interpreter import Delegate
@@ -17,6 +18,13 @@ AS_IS = "as_is"  # the scheme of what was not converted
 def read_model(path: Path, delegate: Delegate = "xnnpack") -> Bundle:
     """A bundle, or a bare .tflite. delegate: that can run it, if need be. Raises ModelError."""
     return bare_bundle(path, delegate=delegate) if path.is_file() else read_bundle(path)
+
+
+def read_for(path: Path, device: str | None) -> tuple[Bundle, str, DeviceConfig]:
+    """The model, and the device that runs it, by name and as it is: the one that is said, else the model's own."""
+    said = load_device(device) if device else None
+    bundle = read_model(path, said[1].delegate if said else "xnnpack")
+    return bundle, *(said or load_device(bundle.manifest.device))
 
 
 def bare_bundle(path: Path, hints: Hints = NO_HINTS, delegate: Delegate = "xnnpack") -> Bundle:
