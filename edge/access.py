@@ -78,17 +78,15 @@ def access_for(
     path = token_file or _default_file()
     token = ""
     if new or not path.exists():
-        token = secrets.token_urlsafe(32)
-        salt = secrets.token_hex(16)
-        document = {"schema": 1, "salt": salt, "sha256": _digest(token, salt)}
+        token, document = make_token()
         old = os.umask(0o077)
         try:
-            write_file(path, (json.dumps(document) + "\n").encode())
+            write_file(path, document.encode())
         finally:
             os.umask(old)
     try:
-        document = json.loads(path.read_text())
-        salt, digest = str(document["salt"]), str(document["sha256"])
+        kept = json.loads(path.read_text())
+        salt, digest = str(kept["salt"]), str(kept["sha256"])
         if len(digest) != 64:
             raise ValueError
     except OSError as e:
@@ -96,6 +94,12 @@ def access_for(
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"--page-token-file {path}: holds no token; --new-page-token makes one") from None
     return Access(ours, local=False, salt=salt, digest=digest, tls=tls), token
+
+
+def make_token() -> tuple[str, str]:
+    """A new token, and the text of the file that it is checked with."""
+    token, salt = secrets.token_urlsafe(32), secrets.token_hex(16)
+    return token, json.dumps({"schema": 1, "salt": salt, "sha256": _digest(token, salt)}) + "\n"
 
 
 def _digest(token: str, salt: str) -> str:

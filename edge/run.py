@@ -194,6 +194,7 @@ def run_agent(
             showing.start()
         elif o["page"]:
             show_page(0)
+        watchdog.status = lambda: _status(tally, cameras)
         watchdog.ready(opened.inference_s)
         agent.run(
             opened,
@@ -287,6 +288,11 @@ def _check_place(path: Path, option: str) -> None:
         raise ConfigError(f"{option} {path}: is a folder; a file is needed")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"{option} {path}: this user may not write there")
+
+
+def _status(tally: Tally, cameras: list[Capture]) -> str:
+    away = [f"{c.source.name}: {c.state.text}" for c in cameras if c.state not in (LIVE, STILL)]
+    return "; ".join([*away, f"{tally.recent_fps:.1f} frames a second"])
 
 
 def _info(device: str, model: Model, sources: list[str]) -> dict[str, Any]:

@@ -7,12 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from edge.config import read_agent_config
 from edge.credentials import shows_credentials
 from edge.watchdog import MINIMUM_S
 from sightline.bare import read_model
@@ -30,7 +31,7 @@ _HOMES = ("/home", "/root", "/run/user")
 class Unit:
     """What a unit is written from. command: absolute program and its arguments. bundle: absolute. user: '' = one that
     exists only while it runs. groups: that may open cameras and accelerators. env_file: with passwords, read by systemd
-    before the user changes; None = none. edgetpu: whether it needs a Coral."""
+    before the user changes; None = none. edgetpu: whether it needs a Coral. ribbon: or a Raspberry Pi's own camera."""
 
     name: str
     command: tuple[str, ...]
@@ -39,6 +40,7 @@ class Unit:
     groups: tuple[str, ...] = ("video",)
     env_file: Path | None = None
     edgetpu: bool = False
+    ribbon: bool = False
 
     @property
     def text(self) -> str:
@@ -47,6 +49,8 @@ class Unit:
         devices = ["char-video4linux rw", "char-media rw"]
         if self.edgetpu:
             devices += ["char-usb_device rw", "/dev/apex_0 rw"]
+        if self.ribbon:
+            devices += ["char-dma_heap rw"]
         lines = [
             "[Unit]",
             f"Description=Sightline {self.name.replace('%', '%%')}",
@@ -190,30 +194,53 @@ def uninstall(name: str, root: Path | None) -> None:
 def _unit(model: Path, options: tuple[str, ...], **o: object) -> Unit:
     bundle = read_model(model)
     name = str(o["name"] or bundle.manifest.name)
+    check_options(options)
     text = list(options)
-    if not {"--source", "--config"} & {option.partition("=")[0] for option in text}:
-        raise ConfigError("a --source or a --config is needed, as for `sightline run`")
-    if any(map(shows_credentials, text)):
-        raise ConfigError(
-            "a password in a unit's command line is seen by all; write ${NAME} and put it into --env-file"
-        )
-    if "--supervise" in text:
-        raise ConfigError("--supervise: systemd does that; leave it out")
     if not re.fullmatch(r"[a-z_][a-z0-9_-]*\$?|", str(o["user"])):
         raise ConfigError(f"--user {o['user']!r}: not the name of a user")
-    device = text[text.index("--device") + 1] if "--device" in text[:-1] else bundle.manifest.device
     env_file = o["env_file"]
     installed = shutil.which("sightline", path=str(Path(sys.executable).parent))
     start = (str(Path(installed).absolute()),) if installed else (sys.executable, "-m", "sightline")
     return Unit(
-        name=_checked(name),
+        name=check_unit_name(name),
         command=(*start, "run", str(model.absolute()), *_absolute(text)),
         bundle=model.absolute(),
         user=str(o["user"]),
         groups=tuple(o["groups"]),  # type: ignore[arg-type]
         env_file=env_file.absolute() if isinstance(env_file, Path) else None,
-        edgetpu=load_device(device)[1].delegate == "edgetpu",
+        edgetpu=load_device(value_of(text, "--device") or bundle.manifest.device)[1].delegate == "edgetpu",
+        ribbon=has_ribbon_camera(text),
     )
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Of `sightline run`, in a unit. Raises ConfigError."""
+    if not {"--source", "--config"} & {option.partition("=")[0] for option in options}:
+        raise ConfigError("a --source or a --config is needed, as for `sightline run`")
+    if any(map(shows_credentials, options)):
+        raise ConfigError(
+            "a password in a unit's command line is seen by all; write ${NAME} and put it into --env-file"
+        )
+    if "--supervise" in options:
+        raise ConfigError("--supervise: systemd does that; leave it out")
+
+
+def value_of(options: Sequence[str], name: str) -> str | None:
+    """Of `--name value` or `--name=value`, the last one that is given."""
+    value = None
+    for word, following in zip(options, [*options[1:], None], strict=True):
+        if word == name:
+            value = following
+        elif word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+    return value
+
+
+def has_ribbon_camera(options: Sequence[str]) -> bool:
+    """A Raspberry Pi's own: its driver hands pictures over in memory that has a device file of its own."""
+    config = value_of(options, "--config")
+    cameras = [c.source for c in read_agent_config(Path(config)).cameras.values()] if config else []
+    return any(re.search(r"(^|=)picamera(:\d+)?$", source) for source in [*options, *cameras])
 
 
 def _absolute(options: list[str]) -> list[str]:
@@ -224,10 +251,10 @@ def _absolute(options: list[str]) -> list[str]:
 
 def _path(name: str, root: Path | None) -> Path:
     folder = root / UNITS.relative_to("/") if root else UNITS
-    return folder / f"sightline-{_checked(name)}.service"
+    return folder / f"sightline-{check_unit_name(name)}.service"
 
 
-def _checked(name: str) -> str:
+def check_unit_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"--name {name!r}: letters, digits, '_', '.' and '-', at most 60")
     return name

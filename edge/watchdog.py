@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Callable
 
 # an inference may take so many times as long as it did at the start, before it counts as stuck
 SLOWER = 20
@@ -25,6 +26,7 @@ class Watchdog:
         self._interval_s = int(environment["WATCHDOG_USEC"]) / 1e6 if self._watched else 0.0
         self._socket: socket.socket | None = None
         self._due = 0.0
+        self.status: Callable[[], str] = lambda: ""  # one line for `systemctl status`
         if self._address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)
@@ -46,7 +48,7 @@ class Watchdog:
         now = time.monotonic()
         if now >= self._due:
             self._due = now + self._interval_s / 8
-            self._send("WATCHDOG=1")
+            self._send(f"WATCHDOG=1\nSTATUS={self.status()}")
 
     def stopping(self) -> None:
         """The last thing that is said."""

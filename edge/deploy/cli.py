@@ -1,0 +1,123 @@
+"""`sightline deploy`."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from edge.deploy.deploy import Outcome, PasswordNeeded, Wanted, Wheels
+from edge.deploy.deploy import deploy as deploy_one
+from edge.deploy.deploy import remove as remove_one
+from edge.deploy.hosts import Host, read_hosts
+from edge.deploy.kit import Kit
+from edge.deploy.ssh import Device
+from edge.service import check_options, check_unit_name
+from sightline.bare import read_model
+from sightline.bundle import Bundle
+from sightline.errors import ConfigError, SightlineError
+
+AT_ONCE = 8
+_file = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.option("--to", multiple=True, metavar="USER@HOST", help="As ssh takes it; repeatable.")
+@click.option("--inventory", type=_file, help="YAML list of devices: to, options, name, env_file.")
+@click.option("--name", help="Of the deployment: its unit is sightline-NAME.  [default: the bundle's name]")
+@click.option(
+    "--env-file", type=_file, help="NAME=value lines, for ${NAME} in addresses; goes along, readable by its owner."
+)
+@click.option("--wheels", type=click.Choice(["auto", "index", "carry"]), default="auto", show_default=True,
+              help="From the device's index, or carried from here; auto: carried where it reaches none.")  # fmt: skip
+@click.option("--trial", type=click.FloatRange(0), default=1, show_default=True,
+              help="Seconds of each of the benchmark's 5 rounds; 0 = the self-test alone.")  # fmt: skip
+@click.option("--remove", is_flag=True, help="Take it all away again.")
+@click.option("--ssh-config", type=_file, help="Of ssh.  [default: ssh's own]")
+@click.option("--json", "as_json", is_flag=True, help="What became of each device, as one JSON object at the end.")
+def deploy(
+    bundle: Path, options: tuple[str, ...], to: tuple[str, ...], inventory: Path | None, name: str | None,
+    env_file: Path | None, wheels: Wheels, trial: float, remove: bool, ssh_config: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Install a bundle with its agent on devices, over ssh, and start it there.
+
+    OPTIONS are those of `sightline run`; without --source it takes the device's only camera. What it needs there: ssh,
+    Python 3.10 to 3.13, systemd and sudo. The new model is tried there before the old one stops, and what does not
+    start is taken back. Run it again whenever you like.
+    """
+    hosts = read_hosts(to, inventory)
+    model = read_model(bundle)
+    common = check_unit_name(name or model.manifest.name)
+    wanted = {} if remove else {host: _wanted(host, model, common, options, env_file, wheels, trial) for host in hosts}
+    kit, several, talk = Kit(), len(hosts) > 1, threading.Lock()
+
+    def work(host: Host) -> Outcome:
+        called = host.name or common
+
+        def say(title: str, text: str) -> None:
+            with talk:
+                click.echo(f"{f'{host.to}  ' if several else ''}{title:12} {text}", err=as_json)
+
+        device = Device(host.to, ssh_config, ask=not several and sys.stdin.isatty())
+        try:
+            with device.connected():
+                while True:
+                    try:
+                        return remove_one(device, called, say) if remove else deploy_one(device, wanted[host], kit, say)
+                    except PasswordNeeded:
+                        if not device.ask or device.password:
+                            raise
+                        device.password = getpass.getpass(f"password of {host.to} for sudo there: ")
+        except SightlineError as e:
+            if not several and not as_json:
+                raise
+            say("error", str(e))
+            return Outcome(host.to, called, error=str(e), exit_code=e.exit_code)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        outcomes = list(pool.map(work, hosts))
+    if several:
+        for line in _summary(outcomes):
+            click.echo(line, err=as_json)
+    if as_json:
+        click.echo(json.dumps({"devices": [asdict(outcome) for outcome in outcomes]}))
+    return max(outcome.exit_code for outcome in outcomes)
+
+
+def _wanted(
+    host: Host, model: Bundle, name: str, options: tuple[str, ...], env_file: Path | None, wheels: Wheels, trial: float
+) -> Wanted:
+    """What this device shall run. Raises ConfigError, before anything is done."""
+    from edge.cli import run
+
+    mine = (*options, *host.options)
+    if any(option.partition("=")[0] == "--env-file" for option in mine):
+        raise ConfigError("--env-file stands before the --: deploy itself takes it along")
+    context = run.make_context("sightline run", [str(model.path), *mine])
+    if context.params["source"] or context.params["config"]:
+        check_options(mine)
+    else:
+        check_options(("--source", "0", *mine))  # the device's only camera, found there
+    secret = Path(host.env_file) if host.env_file else env_file
+    return Wanted(
+        model, check_unit_name(host.name or name), mine, secret.read_bytes() if secret else None, wheels, trial
+    )
+
+
+def _summary(outcomes: Sequence[Outcome]) -> list[str]:
+    width = max(len(outcome.to) for outcome in outcomes)
+    lines = [
+        f"{o.to:{width}}  {o.service or 'FAILED':8}  {o.error.partition(chr(10))[0] or o.page or o.status}"
+        for o in outcomes
+    ]
+    failed = sum(bool(outcome.error) for outcome in outcomes)
+    return ["", *lines, f"{len(outcomes) - failed} of {len(outcomes)} devices are as they shall be"]

@@ -1,0 +1,50 @@
+"""Which devices, and what is particular to each: `--to`, or an inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from sightline.errors import ConfigError
+from sightline.records import read_record
+
+
+@dataclass(frozen=True)
+class Host:
+    """to: as ssh takes it. options: of `sightline run`, after those that all of them have. name: of the deployment;
+    '' = the common one. env_file: with its passwords, relative to the inventory; '' = the common one."""
+
+    to: str
+    options: tuple[str, ...] = ()
+    name: str = ""
+    env_file: str = ""
+
+
+def read_hosts(to: Sequence[str], inventory: Path | None) -> tuple[Host, ...]:
+    """Raises ConfigError, which names the file, the entry and the key."""
+    hosts = [Host(one) for one in to]
+    if inventory:
+        try:
+            data = yaml.safe_load(inventory.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as e:
+            raise ConfigError(f"{inventory}: cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}") from None
+        except yaml.YAMLError as e:
+            raise ConfigError(f"{inventory}: not valid YAML: {' '.join(str(e).split())}") from None
+        if not isinstance(data, list) or not data:
+            raise ConfigError(f"{inventory}: a list is needed: `- to: pi@kitchen.local`, with its options below it")
+        for i, entry in enumerate(data, 1):
+            where = f"{inventory}: entry {i}"
+            host = read_record(Host, {"to": entry} if isinstance(entry, str) else entry, where, ConfigError)
+            if host.env_file and not (inventory.parent / host.env_file).is_file():
+                raise ConfigError(f"{where}: env_file: {inventory.parent / host.env_file}: no such file")
+            env_file = str(inventory.parent / host.env_file) if host.env_file else ""
+            hosts.append(Host(host.to, host.options, host.name, env_file))
+    if not hosts:
+        raise ConfigError("--to USER@HOST or --inventory FILE is needed")
+    for host in hosts:
+        if sum((other.to, other.name) == (host.to, host.name) for other in hosts) > 1:
+            raise ConfigError(f"{host.to} is there twice; one of them needs another name")
+    return tuple(hosts)

@@ -1,0 +1,127 @@
+"""A Debian machine of its own, without virtual hardware: systemd as process 1 of namespaces, sshd, sudo, a user `pi`.
+
+Its system calls, units, logins and cgroups are real; it shares this machine's kernel and network. What it writes lies in
+an overlay and is gone with it. Needs root and Debian (apt, mmdebstrap).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.pi.emulated import _call, _source
+
+SUITE = "bookworm"
+PACKAGES = (
+    "python3", "systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "ca-certificates", "libgomp1", "libstdc++6",
+    "procps",
+)  # fmt: skip
+BOOT = Path(__file__).with_name("boot.sh")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """root: its files, as seen from here. ssh_config: in which it is called `device`."""
+
+    root: Path
+    ssh_config: Path
+    port: int
+
+    def ssh(self, command: str, timeout: float = 60) -> str:
+        """As `pi`; its stdout. Raises CalledProcessError."""
+        line = ["ssh", "-F", str(self.ssh_config), "device", command]
+        return subprocess.run(line, capture_output=True, text=True, timeout=timeout, check=True).stdout
+
+    def sudoers(self, text: str) -> None:
+        path = self.root / "etc/sudoers.d/pi"
+        path.write_text(text)
+        path.chmod(0o440)
+
+
+def missing() -> str | None:
+    """What this machine lacks to start one; None when it has everything."""
+    if os.geteuid() != 0:
+        return "root, which namespaces and mmdebstrap need"
+    absent = [p for p in ("apt-get", "mmdebstrap", "unshare", "ssh", "ssh-keygen", "nsenter") if not shutil.which(p)]
+    return f"{', '.join(absent)}: apt install mmdebstrap openssh-client util-linux" if absent else None
+
+
+def build(work: Path) -> Path:
+    """Its system, made once."""
+    root = work / f"root-{SUITE}"
+    if not (root / "complete").exists():
+        shutil.rmtree(root, ignore_errors=True)
+        _call("mmdebstrap", "-q", "--variant=apt", f"--include={','.join(PACKAGES)}", SUITE, root,
+              f"deb {_source()} {SUITE} main")  # fmt: skip
+        _call("chroot", root, "useradd", "--create-home", "--shell", "/bin/bash", "--groups", "video,systemd-journal", "pi")
+        (root / "complete").touch()
+    return root
+
+
+@contextlib.contextmanager
+def booted(system: Path, work: Path, *, index: bool) -> Iterator[Machine]:
+    """index: whether it reaches this machine's package index."""
+    for folder in ("upper", "work", "merged"):
+        (work / folder).mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    upper, root = work / "upper", work / "merged"
+    key = work / "key"
+    _call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+    config = work / "ssh_config"
+    config.write_text(
+        f"Host device\n  HostName 127.0.0.1\n  Port {port}\n  User pi\n  IdentityFile {key}\n  IdentitiesOnly yes\n"
+        "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
+    )
+    _call("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={system},upperdir={upper},workdir={work / 'work'}", root)
+    try:
+        (root / "etc/ssh/sshd_config.d/here.conf").write_text(f"Port {port}\nListenAddress 127.0.0.1\nMaxStartups 50\n")
+        (root / "etc/hosts").write_text("127.0.0.1 localhost device\n")
+        (root / "etc/hostname").write_text("device\n")
+        login = root / "home/pi/.ssh"
+        login.mkdir()
+        shutil.copy(key.with_suffix(".pub"), login / "authorized_keys")
+        _call("chroot", root, "chown", "-R", "pi:pi", "/home/pi")
+        (root / "etc/resolv.conf").unlink(missing_ok=True)
+        if index:
+            for name in ("etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt", "etc/pip.conf"):
+                if Path("/", name).exists():
+                    shutil.copy(Path("/", name), root / name)
+        machine = Machine(root, config, port)
+        machine.sudoers("pi ALL=(root) NOPASSWD: ALL\n")
+        with (work / "boot.log").open("w") as log:
+            first = subprocess.Popen(
+                ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "sh", BOOT, root],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        try:
+            _wait(machine, work / "boot.log")
+            yield machine
+        finally:
+            first.kill()
+            first.wait(30)
+    finally:
+        for _ in range(20):
+            if subprocess.run(["umount", "--recursive", root], capture_output=True).returncode == 0:
+                break
+            time.sleep(0.5)
+
+
+def _wait(machine: Machine, log: Path) -> None:
+    until = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            if "running" in machine.ssh("systemctl is-system-running --wait || true", 30):
+                return
+        if time.monotonic() > until:
+            raise RuntimeError(f"it did not start: {log.read_text()[-3000:]}")
+        time.sleep(0.3)
