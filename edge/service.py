@@ -228,7 +228,7 @@ def check_options(options: Sequence[str]) -> None:
 def value_of(options: Sequence[str], name: str) -> str | None:
     """Of `--name value` or `--name=value`, the last one that is given."""
     value = None
-    for word, following in zip(options, [*options[1:], None], strict=True):
+    for word, following in zip(options, [*options[1:], None], strict=False):
         if word == name:
             value = following
         elif word.startswith(f"{name}="):

@@ -8,20 +8,21 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
-from edge.deploy.deploy import Outcome, PasswordNeeded, Wanted, Wheels
+from edge.deploy.deploy import Outcome
 from edge.deploy.deploy import deploy as deploy_one
 from edge.deploy.deploy import remove as remove_one
+from edge.deploy.found import PasswordNeeded
 from edge.deploy.hosts import Host, read_hosts
 from edge.deploy.kit import Kit
+from edge.deploy.release import Wanted, Wheels
 from edge.deploy.ssh import Device
 from edge.service import check_options, check_unit_name
 from sightline.bare import read_model
-from sightline.bundle import Bundle
 from sightline.errors import ConfigError, SightlineError
 
 AT_ONCE = 8
@@ -41,12 +42,14 @@ _file = click.Path(path_type=Path, exists=True, dir_okay=False)
               help="From the device's index, or carried from here; auto: carried where it reaches none.")  # fmt: skip
 @click.option("--trial", type=click.FloatRange(0), default=1, show_default=True,
               help="Seconds of each of the benchmark's 5 rounds; 0 = the self-test alone.")  # fmt: skip
+@click.option("--new-token", is_flag=True, help="Of the live page, in place of the one that is there.")
 @click.option("--remove", is_flag=True, help="Take it all away again.")
 @click.option("--ssh-config", type=_file, help="Of ssh.  [default: ssh's own]")
 @click.option("--json", "as_json", is_flag=True, help="What became of each device, as one JSON object at the end.")
 def deploy(
     bundle: Path, options: tuple[str, ...], to: tuple[str, ...], inventory: Path | None, name: str | None,
-    env_file: Path | None, wheels: Wheels, trial: float, remove: bool, ssh_config: Path | None, as_json: bool,
+    env_file: Path | None, wheels: Wheels, trial: float, new_token: bool, remove: bool, ssh_config: Path | None,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Install a bundle with its agent on devices, over ssh, and start it there.
 
@@ -57,7 +60,9 @@ def deploy(
     hosts = read_hosts(to, inventory)
     model = read_model(bundle)
     common = check_unit_name(name or model.manifest.name)
-    wanted = {} if remove else {host: _wanted(host, model, common, options, env_file, wheels, trial) for host in hosts}
+    secret = env_file.read_bytes() if env_file else None
+    all_want = Wanted(model, common, options, secret, wheels, trial, new_token)
+    wanted = {} if remove else {host: _wanted(host, all_want) for host in hosts}
     kit, several, talk = Kit(), len(hosts) > 1, threading.Lock()
 
     def work(host: Host) -> Outcome:
@@ -93,24 +98,18 @@ def deploy(
     return max(outcome.exit_code for outcome in outcomes)
 
 
-def _wanted(
-    host: Host, model: Bundle, name: str, options: tuple[str, ...], env_file: Path | None, wheels: Wheels, trial: float
-) -> Wanted:
+def _wanted(host: Host, common: Wanted) -> Wanted:
     """What this device shall run. Raises ConfigError, before anything is done."""
     from edge.cli import run
 
-    mine = (*options, *host.options)
-    if any(option.partition("=")[0] == "--env-file" for option in mine):
+    options = (*common.options, *host.options)
+    if any(option.partition("=")[0] == "--env-file" for option in options):
         raise ConfigError("--env-file stands before the --: deploy itself takes it along")
-    context = run.make_context("sightline run", [str(model.path), *mine])
-    if context.params["source"] or context.params["config"]:
-        check_options(mine)
-    else:
-        check_options(("--source", "0", *mine))  # the device's only camera, found there
-    secret = Path(host.env_file) if host.env_file else env_file
-    return Wanted(
-        model, check_unit_name(host.name or name), mine, secret.read_bytes() if secret else None, wheels, trial
-    )
+    context = run.make_context("sightline run", [str(common.bundle.path), *options])
+    named = context.params["source"] or context.params["config"]
+    check_options(options if named else ("--source", "0", *options))  # unnamed, it is the device's only camera
+    secret = Path(host.env_file).read_bytes() if host.env_file else common.env_file
+    return replace(common, name=check_unit_name(host.name or common.name), options=options, env_file=secret)
 
 
 def _summary(outcomes: Sequence[Outcome]) -> list[str]:

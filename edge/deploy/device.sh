@@ -1,7 +1,7 @@
 # The device's side of `sightline deploy`, in what every Debian has. One call is one step: sh -c THIS sightline STEP ..
 #
 # ~/.sightline/environments/ID     a virtual environment; `complete` is its last file. Deployments share them.
-# ~/.sightline/NAME/RELEASE        a model with its unit.service and the options' files; `complete` is its last file
+# ~/.sightline/NAME/RELEASE        a model with its unit.service and the options' files, renamed into place
 # ~/.sightline/NAME/active         the release that was last seen to run
 # /etc/systemd/system/sightline-NAME.service   the copy of a release's unit: the one file that says what runs
 #
@@ -15,21 +15,21 @@ say() { echo "$*" 2>/dev/null || :; } # whoever listened may be gone
 die() { echo "$*" >&2; exit "${code:-3}"; }
 root() { printf '%s\n' "$password" 2>/dev/null | sudo -S -p '' "$@"; }
 alone() { mkdir -p "$base" && exec 9>"$base/lock" && flock -w 600 9 || die "another deployment has been at work for 10 minutes"; }
-names() { here=$base/$1; unit=sightline-$1.service; file=/etc/systemd/system/$unit; new=/etc/systemd/system/.sightline-$1.new; }
-
-# what root is asked for, one command a line, as sudoers may list them
-privileged() {
-  cat <<END
-install -m 644 -T $here/next.service $new
-mv -fT $new $file
-systemctl daemon-reload
-systemctl enable $unit
-systemctl restart $unit
-systemctl disable --now $unit
-systemctl clean --what=all $unit
-rm -f $file $new
-rmdir --ignore-fail-on-non-empty /var/lib/sightline
-END
+# what root is asked for, and nothing else: sudoers may list it word for word
+names() {
+  here=$base/$1
+  unit=sightline-$1.service
+  file=/etc/systemd/system/$unit
+  new=/etc/systemd/system/.sightline-$1.new
+  bring="install -m 644 -T $here/next.service $new"
+  place="mv -fT $new $file"
+  reload="systemctl daemon-reload"
+  enable="systemctl enable $unit"
+  restart="systemctl restart $unit"
+  stop="systemctl disable --now $unit"
+  clean="systemctl clean --what=all $unit"
+  erase="rm -f $file $new"
+  tidy="rmdir --ignore-fail-on-non-empty /var/lib/sightline"
 }
 
 look() {
@@ -57,17 +57,17 @@ look() {
   if ! command -v sudo >/dev/null; then
     say "sudo=missing"
   else
-    privileged | while read -r command; do
+    for command in "$bring" "$place" "$reload" "$enable" "$restart" "$stop" "$clean" "$erase" "$tidy"; do
+      say "root=$(command -v "${command%% *}") ${command#* }"
       # shellcheck disable=SC2086
-      answer=$(root -l -- $command 2>&1 >/dev/null </dev/null) && continue
-      case $answer in *password*) say "sudo=password" && break ;; esac
-      say "refused=$(command -v "${command%% *}") ${command#* }"
+      answer=$(root -l -- $command 2>&1 >/dev/null) && continue
+      case $answer in *password*) say "sudo=password" && break ;; *) say "refused=yes" ;; esac
     done
   fi
 }
 
 # a tar with the file `sums` in it comes on stdin
-receive() { mkdir -p "$1" && tar -xf - -C "$1" && (cd "$1" && sha256sum --quiet -c sums && rm sums) || die "what was sent did not arrive whole"; }
+receive() { mkdir -p "$1" && tar -xf - -C "$1" && (cd "$1" && sha256sum --quiet -c sums) || die "what was sent did not arrive whole"; }
 
 # environment ID PYTHON SYSTEM FROM REQUIREMENT..: FROM is `index`, or `carried` where every wheel was sent
 environment() {
@@ -90,41 +90,44 @@ environment() {
 release() {
   alone
   names "$1"
-  [ ! -e "$here/$2/complete" ] || return 0
+  part=$here/.$2.part
+  rm -rf "$part"
+  receive "$part"
+  # one that is there is kept, unless its card has changed it
+  ! (cd "$here/$2" 2>/dev/null && sha256sum --status -c sums) || { rm -rf "$part"; return 0; }
+  ln -s "../../environments/$3" "$part/environment" # so that `sweep` knows who needs it
   rm -rf "${here:?}/$2"
-  receive "$here/$2"
-  ln -sfn "../../environments/$3" "$here/$2/environment" # so that `sweep` knows who needs it
-  sync -f "$here/$2" && : >"$here/$2/complete" && sync -f "$here/$2"
+  sync -f "$part" && mv -T "$part" "$here/$2" && sync -f "$here"
 }
 
-# token NAME: what the page's token is checked with, from stdin; one that is there stays
+# token NAME keep|replace: what the page's token is checked with, from stdin
 token() {
   alone
   names "$1"
   mkdir -p "$here"
-  [ ! -s "$here/page-token" ] || { say "kept"; return 0; }
+  [ "$2" = replace ] || [ ! -s "$here/page-token" ] || { say "kept"; return 0; }
   (umask 077 && cat >"$here/page-token.part" && sync "$here/page-token.part" && mv -f "$here/page-token.part" "$here/page-token") && say "new"
 }
 
-# activate NAME RELEASE
+# activate NAME RELEASE [restart]
 activate() {
   names "$1"
   trap '' HUP INT TERM PIPE # begun, it is ended: the network may go
   alone
-  [ -e "$here/$2/complete" ] || die "the release $2 is not there any more; deploy again"
+  [ -e "$here/$2/sums" ] || die "the release $2 is not there any more; deploy again"
   was=$(cat "$here/active" 2>/dev/null)
-  if [ "$was" = "$2" ] && cmp -s "$here/$2/unit.service" "$file" && systemctl --quiet is-active "$unit" && systemctl --quiet is-enabled "$unit"; then
+  if [ "$was" = "$2" ] && [ -z "${3-}" ] && cmp -s "$here/$2/unit.service" "$file" && systemctl --quiet is-active "$unit" && systemctl --quiet is-enabled "$unit"; then
     say "service=same"
   elif commit "$2"; then
     say "$([ -n "$was" ] && echo service=changed || echo service=new)"
   else
-    tail=$(journalctl --unit "$unit" --lines 20 --output cat --no-pager 2>/dev/null | grep -v '^$' | tail -n 8)
-    if [ -n "$was" ] && [ "$was" != "$2" ] && [ -e "$here/$was/complete" ] && commit "$was"; then
+    tail=$(journalctl --unit "$unit" --lines 30 --output cat --no-pager 2>/dev/null | grep -i 'error' | tail -n 3)
+    if [ -n "$was" ] && [ "$was" != "$2" ] && [ -e "$here/$was/sums" ] && commit "$was"; then
       went="the one before runs again"
     else
-      root systemctl disable --now "$unit" >/dev/null 2>&1
-      root rm -f "$file" "$new"
-      root systemctl daemon-reload
+      root $stop >/dev/null 2>&1
+      root $erase
+      root $reload
       went="nothing of it runs now"
     fi
     die "the new agent did not start; $went: ${tail:-see journalctl -u $unit}"
@@ -134,9 +137,9 @@ activate() {
 
 # make release $1 what runs, and see it run
 commit() {
-  cp "$here/$1/unit.service" "$here/next.service" && root install -m 644 -T "$here/next.service" "$new" && rm -f "$here/next.service" &&
-    sync "$new" && root mv -fT "$new" "$file" && sync -f "$file" && root systemctl daemon-reload && root systemctl --quiet enable "$unit" 2>/dev/null &&
-    root systemctl restart "$unit" && steady || return 1
+  cp "$here/$1/unit.service" "$here/next.service" && root $bring && rm -f "$here/next.service" &&
+    sync "$new" && root $place && sync -f "$file" && root $reload && root $enable 2>/dev/null &&
+    root $restart 2>/dev/null && steady || return 1
   echo "$1" >"$here/active.part" && sync "$here/active.part" && mv -f "$here/active.part" "$here/active"
 }
 
@@ -165,7 +168,7 @@ sweep() {
   if [ $# -gt 0 ]; then
     names "$1"
     active=$(cat "$here/active" 2>/dev/null)
-    for release in "$here"/*/; do
+    for release in "$here"/*/ "$here"/.*.part; do
       [ "$release" = "$here/$active/" ] || rm -rf "$release"
     done
   fi
@@ -177,23 +180,26 @@ sweep() {
   rm -rf "$base/carried"
 }
 
+# remove NAME
 remove() {
   names "$1"
   trap '' HUP INT TERM PIPE
-  [ -e "$here" ] || [ -e "$file" ] || { say "nothing"; return 0; }
+  [ -e "$base" ] || [ -e "$file" ] || { say "nothing"; return 0; }
   alone
+  said=nothing
+  if [ -e "$here" ] || [ -e "$file" ]; then said=removed; fi
   if [ -e "$file" ]; then
-    root systemctl --quiet disable --now "$unit" 2>/dev/null || die "systemctl disable --now $unit failed"
-    root systemctl clean --what=all "$unit" || die "systemctl clean $unit failed"
+    root $stop 2>/dev/null || die "systemctl disable --now $unit failed"
+    root $clean || die "systemctl clean $unit failed"
+    root $erase && root $reload || die "$file cannot be removed"
+    root $tidy 2>/dev/null
   fi
-  root rm -f "$file" "$new" && root systemctl daemon-reload || die "$file cannot be removed"
-  root rmdir --ignore-fail-on-non-empty /var/lib/sightline 2>/dev/null
   rm -rf "$here"
   sweep
   rmdir "$base/environments" 2>/dev/null
   set -- "$base"/*/
   [ -e "$1" ] || rm -rf "$base"
-  say "removed"
+  say "$said"
 }
 
 # call ENVIRONMENT MODULE ARGUMENTS..: Sightline's own program there

@@ -1,7 +1,7 @@
-"""A Debian machine of its own, without virtual hardware: systemd as process 1 of namespaces, sshd, sudo, a user `pi`.
+"""A Debian machine of its own without virtual hardware: systemd as process 1 of namespaces, sshd, sudo, a user `pi`.
 
-Its system calls, units, logins and cgroups are real; it shares this machine's kernel and network. What it writes lies in
-an overlay and is gone with it. Needs root and Debian (apt, mmdebstrap).
+Its system calls, units, logins and cgroups are real; it shares this machine's kernel and network. What it writes lies
+in an overlay and is gone with it. Needs root and Debian (apt, mmdebstrap).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -24,6 +23,8 @@ PACKAGES = (
     "python3", "systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "ca-certificates", "libgomp1", "libstdc++6",
     "procps",
 )  # fmt: skip
+GROUPS = "video,systemd-journal"
+NAMESPACES = ("--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup")
 BOOT = Path(__file__).with_name("boot.sh")
 
 
@@ -61,7 +62,7 @@ def build(work: Path) -> Path:
         shutil.rmtree(root, ignore_errors=True)
         _call("mmdebstrap", "-q", "--variant=apt", f"--include={','.join(PACKAGES)}", SUITE, root,
               f"deb {_source()} {SUITE} main")  # fmt: skip
-        _call("chroot", root, "useradd", "--create-home", "--shell", "/bin/bash", "--groups", "video,systemd-journal", "pi")
+        _call("chroot", root, "useradd", "--create-home", "--shell", "/bin/bash", "--groups", GROUPS, "pi")
         (root / "complete").touch()
     return root
 
@@ -82,7 +83,8 @@ def booted(system: Path, work: Path, *, index: bool) -> Iterator[Machine]:
         f"Host device\n  HostName 127.0.0.1\n  Port {port}\n  User pi\n  IdentityFile {key}\n  IdentitiesOnly yes\n"
         "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
     )
-    _call("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={system},upperdir={upper},workdir={work / 'work'}", root)
+    layers = f"lowerdir={system},upperdir={upper},workdir={work / 'work'}"
+    _call("mount", "-t", "overlay", "overlay", "-o", layers, root)
     try:
         (root / "etc/ssh/sshd_config.d/here.conf").write_text(f"Port {port}\nListenAddress 127.0.0.1\nMaxStartups 50\n")
         (root / "etc/hosts").write_text("127.0.0.1 localhost device\n")
@@ -100,7 +102,7 @@ def booted(system: Path, work: Path, *, index: bool) -> Iterator[Machine]:
         machine.sudoers("pi ALL=(root) NOPASSWD: ALL\n")
         with (work / "boot.log").open("w") as log:
             first = subprocess.Popen(
-                ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "sh", BOOT, root],
+                ["unshare", *NAMESPACES, "sh", BOOT, root],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         try:

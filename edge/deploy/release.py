@@ -1,0 +1,147 @@
+"""What lies on a device for one deployment: the model, the files that its options name, and the unit that runs it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edge.config import read_agent_config
+from edge.deploy.found import Found
+from edge.deploy.ssh import Device
+from edge.service import Unit, has_ribbon_camera, value_of
+from sightline.bundle import Bundle
+from sightline.device import load_device
+from sightline.errors import ConfigError
+
+Wheels = Literal["auto", "index", "carry"]
+PAGE_PORT = 8480
+# options of `sightline run` whose files go along; what the others name is the device's own
+CARRIED = ("--config", "--mqtt-ca", "--mqtt-cert", "--mqtt-key", "--page-cert", "--page-key")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What shall run. options: of `sightline run`, for this device. env_file: its content. trial_s: seconds of each
+    of the benchmark's five rounds; 0 = the self-test alone. new_token: of the page, in place of the one that is there.
+    """
+
+    bundle: Bundle
+    name: str
+    options: tuple[str, ...] = ()
+    env_file: bytes | None = None
+    wheels: Wheels = "auto"
+    trial_s: float = 1.0
+    new_token: bool = False
+
+
+def make_release(
+    found: Found, base: str, environment: str, wanted: Wanted, options: tuple[str, ...]
+) -> tuple[str, dict[str, bytes]]:
+    """Its id, a name of its content, and its files."""
+    device = value_of(options, "--device") or wanted.bundle.manifest.device
+    ribbon = has_ribbon_camera(options)
+    files, options = _carried(options)
+    bundle = wanted.bundle
+    place = bundle.path.name
+    if bundle.path.is_dir():
+        manifest = (bundle.path / "manifest.json").read_bytes()
+        files |= {f"{place}/{name}": data for name, data in {**bundle.contents, "manifest.json": manifest}.items()}
+    else:
+        files[place] = bundle.contents[place]
+    if wanted.env_file is not None:
+        files["env"] = wanted.env_file
+    content = hashlib.sha256(repr((environment, options, sorted(files.items()))).encode())
+    release = f"{bundle.manifest.version}-{content.hexdigest()[:12]}"
+    folder = f"{base}/{wanted.name}/{release}"
+    edgetpu = load_device(device)[1].delegate == "edgetpu"
+    unit = Unit(
+        name=wanted.name,
+        command=(
+            f"{base}/environments/{environment}/bin/sightline",
+            "run",
+            f"{folder}/{place}",
+            *(option.replace(_HERE, f"{folder}/") for option in options),
+        ),
+        bundle=Path(folder),
+        user=found.user,
+        groups=("video", "plugdev") if edgetpu and "plugdev" in found.groups else ("video",),
+        env_file=Path(f"{folder}/env") if wanted.env_file is not None else None,
+        edgetpu=edgetpu,
+        ribbon=ribbon,
+    )
+    return release, {**files, "unit.service": unit.text.encode()}
+
+
+_HERE = "\0release/"  # what stands for the release's folder, whose name is not known before its content is
+
+
+def _carried(options: tuple[str, ...]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """The files that options name, and the options with their places on the device."""
+    files: dict[str, bytes] = {}
+    placed = list(options)
+    for i, word in enumerate(options):
+        name, equals, value = word.partition("=")
+        before = options[i - 1] if i else ""
+        if word.startswith("--") and equals and name in CARRIED:
+            path = Path(value)
+        elif before in CARRIED:
+            name, path = before, Path(word)
+        else:
+            continue
+        kept = f"files/{name.removeprefix('--')}{path.suffix}"
+        try:
+            files[kept] = path.read_bytes()
+        except OSError as e:
+            raise ConfigError(f"{name} {path}: cannot be read: {e.strerror}") from None
+        placed[i] = _HERE + kept
+        if equals:
+            placed[i] = f"{name}={placed[i]}"
+    return files, tuple(placed)
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """Of the live page. options: to be added to those that are given. token: whether one has to be made for it.
+    local: it answers on the device alone. port: None = there is no page."""
+
+    options: tuple[str, ...]
+    token: bool
+    local: bool
+    port: str | None
+    tls: bool
+
+    def address(self, device: Device) -> str:
+        """For people; '' where there is none."""
+        if self.port is None:
+            return ""
+        scheme = "https" if self.tls else "http"
+        if self.local:
+            tunnel = f"ssh -L {self.port}:127.0.0.1:{self.port} {device.to}"
+            return f"{scheme}://127.0.0.1:{self.port}/ through {tunnel}"
+        return f"{scheme}://{device.host}:{self.port}/"
+
+
+def page_of(options: tuple[str, ...], taken: tuple[int, ...]) -> PageOptions:
+    """Open to the network, behind a token, unless the options, or those in agent.yaml, say something else of it."""
+    config = value_of(options, "--config")
+    given = {key: str(value) for key, value in (read_agent_config(Path(config)).options if config else {}).items()}
+    for key in ("page-address", "page-port", "page-cert", "page-token-file"):
+        if (value := value_of(options, f"--{key}")) is not None:
+            given[key] = value
+    if "--no-page" in options or given.get("page") == "False":
+        return PageOptions((), False, True, None, False)
+    more: tuple[str, ...] = ()
+    if "page-address" not in given:
+        given["page-address"] = "0.0.0.0"
+        more += ("--page-address", "0.0.0.0")
+    if "page-port" not in given:
+        given["page-port"] = str(next(port for port in range(PAGE_PORT, 65536) if port not in taken))
+        more += ("--page-port", given["page-port"])
+    if given["page-port"] == "0":
+        raise ConfigError("--page-port 0: a page that is to be found needs a port that stays")
+    local = given["page-address"] in ("127.0.0.1", "localhost", "::1")
+    return PageOptions(
+        more, not local and "page-token-file" not in given, local, given["page-port"], "page-cert" in given
+    )

@@ -1,0 +1,439 @@
+"""`sightline deploy` against a machine with its own systemd, sshd and sudo: what runs there, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.deploy.ssh import Device, StepError
+from sightline.errors import DeviceError
+from tests.conftest import need
+from tests.deploy.machine import Machine, booted, build, missing
+
+UNIT = "sightline-colours.service"
+Deploy = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def system(request: pytest.FixtureRequest) -> Path:
+    lacking = missing()
+    need(lacking is None, f"a machine of its own needs {lacking}")
+    return build(request.config.cache.mkdir("deploy"))
+
+
+@pytest.fixture(scope="module")
+def machine(system: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """One that reaches no index."""
+    with booted(system, tmp_path_factory.mktemp("machine"), index=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    """Of the live page, which is this machine's own as well: they share their network."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def command(machine: Machine, bundle: Path, *arguments: object) -> list[str]:
+    line = [sys.executable, "-m", "sightline", "deploy", bundle, "--ssh-config", machine.ssh_config, *arguments]
+    return [*map(str, line)]
+
+
+@pytest.fixture(scope="module")
+def deploy(machine: Machine, bundle: Path, port: int) -> Deploy:
+    """deploy("--threshold", 0.5): with these options of `sightline run`, without the benchmark."""
+
+    def call(*options: object, before: tuple[object, ...] = ()) -> subprocess.CompletedProcess[str]:
+        run = ("--", "--source", "test:", "--page-port", port, *options)
+        line = command(machine, bundle, "--to", "device", "--trial", 0, *before, *run)
+        return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+    return call
+
+
+@pytest.fixture
+def deployed(deploy: Deploy) -> str:
+    """One runs; what deploy said."""
+    done = deploy()
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def pid(machine: Machine) -> int:
+    """Of the agent; 0 = none runs."""
+    return int(machine.ssh(f"systemctl show --property MainPID --value {UNIT}"))
+
+
+def runs(machine: Machine) -> str:
+    """The command line of the agent that runs, as the kernel has it."""
+    machine.ssh(f"for _ in $(seq 60); do systemctl --quiet is-active {UNIT} && exit; sleep 0.3; done; exit 1")
+    return machine.ssh(f"tr '\\0' ' ' </proc/{pid(machine)}/cmdline")
+
+
+def page(port: int, path: str, token: str = "") -> Any:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_from_bare_to_a_live_page_and_nothing_left_of_it(machine: Machine, bundle: Path, port: int) -> None:
+    before = written(machine)
+    run = ("--", "--source", "test:", "--page-port", port)
+    line = command(machine, bundle, "--to", "device", "--json", *run)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "reaches no index" in done.stderr and "golden samples as measured" in done.stderr
+    (told,) = json.loads(done.stdout)["devices"]
+    assert (told["service"], told["page"]) == ("new", f"http://127.0.0.1:{port}/")
+    assert re.fullmatch(r"[\d.]+ frames a second", told["status"]) and not told["status"].startswith("0.0")
+    assert told["bench"]["figures"][0]["whole_ms"] > 0
+
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        page(port, "/api/predictions")
+    (newest,) = page(port, "/api/predictions", told["token"]).values()
+    assert newest["status"] == "ok"
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert newest["model"]["sha256"] == manifest["files"][manifest["variants"]["static_int8"]]["sha256"]
+    assert page(port, "/api/info", told["token"])["model"]["sha256"] == newest["model"]["sha256"]
+    assert machine.ssh(f"systemctl is-enabled {UNIT}").strip() == "enabled"
+    assert "status=" not in machine.ssh(f"systemctl show -p NRestarts {UNIT}; stat -c %U /var/lib/sightline/colours")
+    status = machine.ssh(f"grep -E '^(NoNewPrivs|CapEff|Seccomp):' /proc/{pid(machine)}/status")
+    assert re.sub(r"\s+", " ", status) == "CapEff: 0000000000000000 NoNewPrivs: 1 Seccomp: 2 ", (
+        "as hard as the unit says"
+    )
+    libraries = machine.ssh("ls ~/.sightline/environments/*/lib/python3*/site-packages").split()
+    assert "ai_edge_litert" in libraries and not {"torch", "tensorflow", "pip"} & set(libraries)
+
+    done = subprocess.run(command(machine, bundle, "--to", "device", "--remove"), capture_output=True, text=True)
+    assert done.returncode == 0 and "removed" in done.stdout, done.stderr
+    assert written(machine) == before
+    assert pid(machine) == 0
+    done = subprocess.run(command(machine, bundle, "--to", "device", "--remove"), capture_output=True, text=True)
+    assert done.returncode == 0 and "nothing of it is there" in done.stdout, done.stderr
+
+
+def written(machine: Machine) -> set[str]:
+    """Every file and folder of that machine's disk, but for what its system keeps of itself."""
+    own = ("/var/log/", "/var/lib/systemd/", "/var/lib/private", "/var/tmp", "/proc", "/sys", "/run", "/tmp", "/dev")
+    every = machine.ssh("sudo find / -xdev -print").splitlines()
+    return {path for path in every if not path.startswith(own) and "/machine-id" not in path}
+
+
+def test_once_more_changes_nothing(machine: Machine, deploy: Deploy, deployed: str) -> None:
+    first, files = pid(machine), written(machine)
+    done = deploy()
+    assert done.returncode == 0 and "as it was" in done.stdout, done.stderr
+    assert pid(machine) == first != 0 and written(machine) == files
+    assert "token" not in done.stdout, "it is shown once"
+
+
+def test_other_options_replace_it_and_the_older_goes(machine: Machine, deploy: Deploy, deployed: str) -> None:
+    done = deploy("--threshold", "0.25")
+    assert done.returncode == 0 and "changed, and started again" in done.stdout, done.stderr
+    assert "--threshold 0.25" in runs(machine)
+    folders = machine.ssh("ls ~/.sightline/colours ~/.sightline/environments").split()
+    assert len([f for f in folders if f.startswith("20")]) == 1
+    assert len([f for f in folders if f.startswith("python3")]) == 1
+
+
+def test_what_does_not_start_is_taken_back(machine: Machine, deploy: Deploy, deployed: str) -> None:
+    done = deploy("--page-port", "22")
+    assert done.returncode == 3
+    assert "the one before runs again" in done.stderr and "Permission denied" in done.stderr
+    assert "--page-port 22 " not in runs(machine)
+    assert machine.ssh(f"systemctl is-enabled {UNIT}").strip() == "enabled"
+
+
+def test_what_the_card_has_changed_is_put_right(machine: Machine, deploy: Deploy, deployed: str) -> None:
+    (model,) = machine.root.glob("home/pi/.sightline/colours/*/*.bundle/*.static_int8.tflite")
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    done = deploy()
+    assert done.returncode == 0, done.stderr
+    content[len(content) // 2] ^= 1
+    assert model.read_bytes() == content
+    runs(machine)
+
+
+def test_options_are_judged_before_anything_is_done(
+    machine: Machine, deploy: Deploy, deployed: str, tmp_path: Path
+) -> None:
+    first = pid(machine)
+    for options, message in (
+        (("--treshold", "0.5"), "--treshold"),
+        (("--mqtt-ca", tmp_path / "none.pem"), "none.pem"),
+        (("--source", "rtsp://u:secret@cam/"), "password"),
+        (("--env-file", "x"), "--env-file"),
+        (("--page-port", "0"), "--page-port 0"),
+    ):
+        done = deploy(*options)
+        assert done.returncode == 2 and message in done.stderr, (options, done.stderr)
+        assert "Traceback" not in done.stderr
+    assert pid(machine) == first
+
+
+def test_passwords_and_files_go_along_and_nobody_else_reads_them(
+    machine: Machine, deploy: Deploy, deployed: str, tmp_path: Path, port: int
+) -> None:
+    secret = tmp_path / "cameras.env"
+    secret.write_text("CAMERA=hunter2\n")
+    agent = tmp_path / "agent.yaml"
+    agent.write_text(f"cameras: {{door: {{source: 'test:'}}}}\noptions: {{page-port: {port}}}\n")
+    line = ("--to", "device", "--trial", 0, "--env-file", secret, "--", "--config", agent)
+    bundle = next((machine.root / "home/pi/.sightline/colours").glob("*/*.bundle"))
+    done = subprocess.run(command(machine, bundle, *line), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and f":{port}/" in done.stdout, done.stderr
+    told = machine.ssh(
+        f"sudo cat /proc/{pid(machine)}/environ | tr '\\0' '\\n'; stat -c '%a %n' ~/.sightline/colours/*/*"
+    )
+    assert "CAMERA=hunter2" in told
+    assert "hunter2" not in runs(machine) + machine.ssh(f"cat /etc/systemd/system/{UNIT}")
+    modes = dict(
+        reversed(line.split(maxsplit=1)) for line in told.splitlines() if "/.sightline/" in line and " " in line
+    )
+    assert {mode for name, mode in modes.items() if name.endswith("/env")} == {"600"}
+    assert "files/config.yaml" in runs(machine)
+
+
+def test_killed_here_at_any_step_the_old_or_the_new_runs(
+    machine: Machine, bundle: Path, deploy: Deploy, deployed: str, port: int
+) -> None:
+    """At each line that it says."""
+    for k in range(1, 8):
+        run = ("--", "--source", "test:", "--page-port", port, "--threshold", f"0.{k}1")
+        line = command(machine, bundle, "--to", "device", "--trial", 0, *run)
+        with subprocess.Popen(
+            line, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        ) as p:
+            assert p.stdout is not None
+            for _ in range(k):
+                p.stdout.readline()
+            p.send_signal(signal.SIGKILL)
+        time.sleep(0.3)
+        assert re.search(rf"--page-port {port} ", runs(machine)), "an agent runs, whichever"
+    done = deploy("--threshold", "0.99")
+    assert done.returncode == 0 and "--threshold 0.99" in runs(machine), done.stderr
+    assert len([f for f in machine.ssh("ls -A ~/.sightline/colours").split() if f.startswith((".", "20"))]) == 1
+
+
+SHIM = """#!/bin/sh
+# at the one that is wanted the step ends as if its power had gone, before this is done
+case "{name} $1" in "systemctl is-"* | "systemctl --"* | "systemctl show"*) exec /usr/bin/systemctl "$@" ;; esac
+flock /run/cut/count sh -c 'echo $(($(cat /run/cut/count) + 1)) >/run/cut/count'
+if [ "$(cat /run/cut/count)" = "$(cat /run/cut/at)" ]; then
+  pkill -KILL -f "^sh -c # The device's side"
+  exit 1
+fi
+exec /usr/bin/{name} "$@"
+"""
+SHIMMED = ("mv", "install", "systemctl", "rm")
+
+
+@pytest.fixture
+def power(machine: Machine) -> Iterator[Callable[[int], None]]:
+    """power(k): goes before the k-th command that changes something on that machine; 0 = stays."""
+    machine.ssh("sudo mkdir -m 777 /run/cut && echo 0 >/run/cut/count && echo 0 >/run/cut/at && chmod 666 /run/cut/*")
+    shims = machine.root / "usr/local/bin"
+    for name in SHIMMED:
+        (shims / name).write_text(SHIM.replace("{name}", name))
+        (shims / name).chmod(0o755)
+
+    def cut(k: int) -> None:
+        machine.ssh(f"echo 0 >/run/cut/count; echo {k} >/run/cut/at")
+
+    yield cut
+    for name in SHIMMED:
+        (shims / name).unlink()
+    machine.ssh("sudo rm -r /run/cut")
+
+
+def test_when_its_power_goes_the_old_or_the_new_runs(
+    machine: Machine, deploy: Deploy, deployed: str, power: Callable[[int], None]
+) -> None:
+    """Before every command of the step that changes what runs; then it boots."""
+    here = machine.root / "home/pi/.sightline/colours"
+    old = (here / "active").read_text().strip()
+    device = Device("device", machine.ssh_config, ask=False)
+    seen, cuts = set(), 0
+    for k in range(1, 60):
+        new = f"other-{k}"
+        machine.ssh(f"cd ~/.sightline/colours && cp -a {old} {new} && sed -i 's/{old}/{new}/' {new}/unit.service")
+        power(k)
+        try:
+            device.step("activate", "colours", new)
+        except DeviceError:
+            cuts += 1
+        else:
+            power(0)
+            break
+        power(0)
+        # what a boot would do: what is on the disk, and nothing of what was in memory
+        machine.ssh(f"sudo systemctl daemon-reload && sudo systemctl restart {UNIT}")
+        line = runs(machine)
+        seen.add("old" if f"/{new}/" not in line else "new")
+        assert machine.ssh(f"systemctl is-enabled {UNIT}").strip() == "enabled"
+    assert cuts >= 7 and seen == {"old", "new"}
+    assert f"/{new}/" in runs(machine) and (here / "active").read_text().strip() == new
+    device.step("sweep", "colours")
+
+
+def test_its_power_goes_while_it_is_removed(
+    machine: Machine, deploy: Deploy, deployed: str, power: Callable[[int], None]
+) -> None:
+    device = Device("device", machine.ssh_config, ask=False)
+    for k in range(1, 30):
+        power(k)
+        try:
+            said = device.step("remove", "colours")
+        except DeviceError:
+            continue
+        break
+    power(0)
+    assert k > 3 and said.strip() in ("removed", "nothing")
+    assert not (machine.root / "home/pi/.sightline").exists() and pid(machine) == 0
+    assert not list((machine.root / "etc/systemd/system").rglob("*sightline*"))
+
+
+def test_sudo_may_be_as_narrow_as_it_says(machine: Machine, deploy: Deploy) -> None:
+    try:
+        machine.sudoers("pi ALL=(root) NOPASSWD: /usr/bin/systemctl daemon-reload\n")
+        done = deploy()
+        assert done.returncode == 3 and "sudo refuses" in done.stderr
+        lines = done.stderr[done.stderr.index("pi ALL=") :]
+        machine.sudoers(lines)
+        for options in ((), ("--threshold", "0.3"), ("--page-port", "22")):
+            done = deploy(*options)
+            assert done.returncode == (3 if "22" in options else 0), done.stderr
+        assert "--threshold 0.3" in runs(machine), "the broken one was taken back, too"
+        done = deploy(before=("--remove",))
+        assert done.returncode == 0 and "removed" in done.stdout, done.stderr
+        assert pid(machine) == 0
+    finally:
+        machine.sudoers("pi ALL=(root) NOPASSWD: ALL\n")
+
+
+def test_sudo_may_ask_for_a_password(machine: Machine, bundle: Path, deploy: Deploy, port: int) -> None:
+    try:
+        machine.ssh("echo pi:raspberry | sudo chpasswd")
+        machine.sudoers("pi ALL=(root) ALL\n")
+        done = deploy()
+        assert done.returncode == 3 and "asks for a password" in done.stderr, "and nobody is there to give it"
+        run = ("--", "--source", "test:", "--page-port", port)
+        line = command(machine, bundle, "--to", "device", "--trial", 0, *run)
+        assert on_a_terminal(line, b"wrong\n") == 3
+        assert on_a_terminal(line, b"raspberry\n") == 0
+        assert "raspberry" not in runs(machine)
+    finally:
+        machine.sudoers("pi ALL=(root) NOPASSWD: ALL\n")
+
+
+def on_a_terminal(line: list[str], answer: bytes) -> int:
+    """Its exit code, when somebody answers its question so."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(line[0], line)
+    seen = b""
+    try:
+        while chunk := os.read(terminal, 4096):
+            if b"password of" in seen + chunk and b"password of" not in seen:
+                os.write(terminal, answer)
+            seen += chunk
+    except OSError:  # the other end is closed
+        pass
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_several_from_an_inventory(machine: Machine, bundle: Path, tmp_path: Path) -> None:
+    inventory = tmp_path / "hosts.yaml"
+    inventory.write_text(
+        "- {to: device, name: door, options: ['--threshold', '0.3']}\n- {to: device, name: gate}\n- nobody@127.0.0.1\n"
+    )
+    line = command(machine, bundle, "--inventory", inventory, "--trial", 0, "--json", "--", "--source", "test:")
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 3 and "2 of 3 devices are as they shall be" in done.stderr, done.stderr
+    told = json.loads(done.stdout)["devices"]
+    assert [d["service"] for d in told] == ["new", "new", ""] and "not reached by ssh" in told[2]["error"]
+    assert told[0]["page"] != told[1]["page"]
+    assert len(machine.ssh("ls ~/.sightline/environments").split()) == 1, "they share it"
+    done = subprocess.run([*line[: line.index("--json")], "--remove"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 3 and done.stdout.count("removed") >= 2, done.stderr
+
+
+def test_what_is_said_of_a_device_that_cannot() -> None:
+    from edge.deploy.found import Found, check
+
+    fit = Found(
+        python="/usr/bin/python3", version="3.11", bits=64, venv=True, numpy="", machine="aarch64", system="", board="",
+        memory_mb=900, free_mb=9000, user="pi", home="/home/pi", groups=("video",), systemd=True, picamera2=False,
+        ribbon=(), environments=(), active="", ports=(), sudo="", refused=False, as_root=(),
+    )  # fmt: skip
+    check(fit, "pi@here", "caps")
+    for change, message in (
+        ({"bits": 32}, "32-bit"),
+        ({"machine": "riscv64"}, "riscv64"),
+        ({"version": "3.9"}, "has Python 3.9"),
+        ({"version": ""}, "has no Python"),
+        ({"venv": False}, "python3-venv"),
+        ({"systemd": False}, "systemd"),
+        ({"user": "root"}, "ordinary user"),
+        ({"groups": ()}, "video"),
+        ({"sudo": "missing"}, "no sudo"),
+        ({"sudo": "password"}, "password"),
+    ):
+        with pytest.raises(DeviceError, match=message):
+            check(replace(fit, **change), "pi@here", "caps")  # type: ignore[arg-type]
+
+
+def test_the_wheel_is_this_very_sightline(tmp_path: Path) -> None:
+    from edge.deploy.kit import PACKAGES, Kit
+
+    root = Path(__file__).parents[2]
+    text = (root / "pyproject.toml").read_text()
+    assert f'packages = ["{chr(34) + ", " + chr(34)}'.replace(chr(34) + ", " + chr(34), '", "'.join(PACKAGES)) in text
+    assert Kit().sightline == Kit().sightline
+    wheel = tmp_path / "sightline-0.1.0-py3-none-any.whl"
+    wheel.write_bytes(Kit().sightline)
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent))
+    target = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel]
+    done = subprocess.run([str(uv), *map(str, target)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for path in (root / "edge").rglob("*.*"):
+        if "__pycache__" not in path.parts:
+            assert (tmp_path / "site" / path.relative_to(root)).read_bytes() == path.read_bytes()
+
+
+def test_a_machine_with_an_index_takes_the_rest_from_there(
+    system: Path, bundle: Path, tmp_path: Path, port: int
+) -> None:
+    with booted(system, tmp_path / "machine", index=True) as online:
+        line = command(online, bundle, "--to", "device", "--trial", 0, "--wheels", "index", "--", "--source", "test:")
+        done = subprocess.run([*line, "--page-port", str(port)], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and "from the device's index" in done.stdout, done.stderr
+        assert "--source test:" in runs(online)
+
+
+def test_a_step_that_is_not_whole_does_nothing(machine: Machine) -> None:
+    device = Device("device", machine.ssh_config, ask=False)
+    with pytest.raises(StepError, match="did not arrive whole"):
+        device.step("release", "half", "r", "e", text="not a tar")
+    assert not (machine.root / "home/pi/.sightline/half/r").exists()
+    machine.ssh("rm -rf ~/.sightline/half")
