@@ -70,7 +70,7 @@ def deploy(
 
         def say(title: str, text: str) -> None:
             with talk:
-                click.echo(f"{f'{host.to}  ' if several else ''}{title:12} {text}", err=as_json)
+                click.echo(f"{f'{host.to} {called}  ' if several else ''}{title:12} {text}", err=as_json)
 
         device = Device(host.to, ssh_config, ask=not several and sys.stdin.isatty())
         try:
@@ -89,7 +89,9 @@ def deploy(
             return Outcome(host.to, called, error=str(e), exit_code=e.exit_code)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        outcomes = list(pool.map(work, hosts))
+        # several deployments on one device come one after the other: each takes a port that is free then
+        devices = [[h for h in hosts if h.to == to] for to in dict.fromkeys(h.to for h in hosts)]
+        outcomes = [o for done in pool.map(lambda mine: [work(host) for host in mine], devices) for o in done]
     if several:
         for line in _summary(outcomes):
             click.echo(line, err=as_json)
@@ -113,10 +115,14 @@ def _wanted(host: Host, common: Wanted) -> Wanted:
 
 
 def _summary(outcomes: Sequence[Outcome]) -> list[str]:
-    width = max(len(outcome.to) for outcome in outcomes)
+    width = max(len(f"{o.to} {o.name}") for o in outcomes)
     lines = [
-        f"{o.to:{width}}  {o.service or 'FAILED':8}  {o.error.partition(chr(10))[0] or o.page or o.status}"
+        f"{f'{o.to} {o.name}':{width}}  {o.service or 'FAILED':8}  {_first(o.error) or o.page or o.status}"
         for o in outcomes
     ]
     failed = sum(bool(outcome.error) for outcome in outcomes)
     return ["", *lines, f"{len(outcomes) - failed} of {len(outcomes)} devices are as they shall be"]
+
+
+def _first(text: str) -> str:
+    return text.partition("\n")[0]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -69,8 +69,17 @@ def deploy(machine: Machine, bundle: Path, port: int) -> Deploy:
     return call
 
 
+@pytest.fixture(scope="module")
+def keeper(machine: Machine, bundle: Path) -> None:
+    """Another deployment, so that the environment stays when the one under test is removed."""
+    line = command(machine, bundle, "--to", "device", "--trial", 0, "--name", "keeper")
+    run = ["--", "--source", "test:320x240@2", "--no-page"]
+    done = subprocess.run([*line, *run], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
-def deployed(deploy: Deploy) -> str:
+def deployed(deploy: Deploy, keeper: None) -> str:
     """One runs; what deploy said."""
     done = deploy()
     assert done.returncode == 0, done.stderr
@@ -296,24 +305,7 @@ def test_when_its_power_goes_the_old_or_the_new_runs(
     device.step("sweep", "colours")
 
 
-def test_its_power_goes_while_it_is_removed(
-    machine: Machine, deploy: Deploy, deployed: str, power: Callable[[int], None]
-) -> None:
-    device = Device("device", machine.ssh_config, ask=False)
-    for k in range(1, 30):
-        power(k)
-        try:
-            said = device.step("remove", "colours")
-        except DeviceError:
-            continue
-        break
-    power(0)
-    assert k > 3 and said.strip() in ("removed", "nothing")
-    assert not (machine.root / "home/pi/.sightline").exists() and pid(machine) == 0
-    assert not list((machine.root / "etc/systemd/system").rglob("*sightline*"))
-
-
-def test_sudo_may_be_as_narrow_as_it_says(machine: Machine, deploy: Deploy) -> None:
+def test_sudo_may_be_as_narrow_as_it_says(machine: Machine, deploy: Deploy, keeper: None) -> None:
     try:
         machine.sudoers("pi ALL=(root) NOPASSWD: /usr/bin/systemctl daemon-reload\n")
         done = deploy()
@@ -331,7 +323,7 @@ def test_sudo_may_be_as_narrow_as_it_says(machine: Machine, deploy: Deploy) -> N
         machine.sudoers("pi ALL=(root) NOPASSWD: ALL\n")
 
 
-def test_sudo_may_ask_for_a_password(machine: Machine, bundle: Path, deploy: Deploy, port: int) -> None:
+def test_sudo_may_ask_for_a_password(machine: Machine, bundle: Path, deploy: Deploy, port: int, keeper: None) -> None:
     try:
         machine.ssh("echo pi:raspberry | sudo chpasswd")
         machine.sudoers("pi ALL=(root) ALL\n")
@@ -348,21 +340,22 @@ def test_sudo_may_ask_for_a_password(machine: Machine, bundle: Path, deploy: Dep
 
 def on_a_terminal(line: list[str], answer: bytes) -> int:
     """Its exit code, when somebody answers its question so."""
-    child, terminal = pty.fork()
-    if child == 0:
-        os.execv(line[0], line)
-    seen = b""
-    try:
-        while chunk := os.read(terminal, 4096):
-            if b"password of" in seen + chunk and b"password of" not in seen:
-                os.write(terminal, answer)
+    with subprocess.Popen(
+        ["script", "--quiet", "--return", "--command", shlex.join(line), "/dev/null"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as typing:  # fmt: skip
+        assert typing.stdin is not None and typing.stdout is not None
+        seen = b""
+        while b"password of" not in seen and (chunk := os.read(typing.stdout.fileno(), 4096)):
             seen += chunk
-    except OSError:  # the other end is closed
-        pass
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        time.sleep(0.3)  # what is typed before it listens is thrown away
+        typing.stdin.write(answer)
+        typing.stdin.flush()
+        typing.stdout.read()
+    return typing.returncode
 
 
-def test_several_from_an_inventory(machine: Machine, bundle: Path, tmp_path: Path) -> None:
+def test_several_from_an_inventory(machine: Machine, bundle: Path, tmp_path: Path, keeper: None) -> None:
     inventory = tmp_path / "hosts.yaml"
     inventory.write_text(
         "- {to: device, name: door, options: ['--threshold', '0.3']}\n- {to: device, name: gate}\n- nobody@127.0.0.1\n"
@@ -437,3 +430,21 @@ def test_a_step_that_is_not_whole_does_nothing(machine: Machine) -> None:
         device.step("release", "half", "r", "e", text="not a tar")
     assert not (machine.root / "home/pi/.sightline/half/r").exists()
     machine.ssh("rm -rf ~/.sightline/half")
+
+
+def test_its_power_goes_while_it_is_removed(
+    machine: Machine, deploy: Deploy, deployed: str, power: Callable[[int], None]
+) -> None:
+    device = Device("device", machine.ssh_config, ask=False)
+    assert device.step("remove", "keeper").strip() == "removed"
+    for k in range(1, 30):
+        power(k)
+        try:
+            said = device.step("remove", "colours")
+        except DeviceError:
+            continue
+        break
+    power(0)
+    assert k > 3 and said.strip() in ("removed", "nothing")
+    assert not (machine.root / "home/pi/.sightline").exists() and pid(machine) == 0
+    assert not list((machine.root / "etc/systemd/system").rglob("*sightline*"))
