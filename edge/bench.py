@@ -53,6 +53,15 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """ratio: how many times as long a whole frame of `name` takes. off: by how much that may be wrong."""
+
+    name: str
+    ratio: float
+    off: float
+
+
+@dataclass(frozen=True)
 class Sustained:
     """first_ms, last_ms: medians of a whole frame in the first and in the last part. hottest: degrees Celsius, None
     where no sensor is. power: what was wrong with a Raspberry Pi's power meanwhile."""
@@ -109,6 +118,11 @@ def check_noise(figures: Sequence[Figures], most: float) -> None:
                 f"what else runs here (load {load:.1f} on {os.cpu_count()} cores), measure longer (--seconds), or "
                 "allow more (--noise)"
             )
+
+
+def compared(one: Figures, other: Figures) -> Compared:
+    """The second over the first."""
+    return Compared(other.name, other.whole_ms / one.whole_ms, one.whole_spread + other.whole_spread)
 
 
 def sustain(subject: Subject, minutes: float, progress: Callable[[float], None] = lambda _: None) -> Sustained:

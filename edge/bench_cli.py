@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from edge.bench import Figures, check_noise, cold_start_ms, measure, subjects, sustain
-from edge.selftest import Trial, try_in_child
+from edge.bench import check_noise, cold_start_ms, compared, measure, subjects, sustain
+from edge.capture import utc_now
+from edge.hardware import look
+from edge.selftest import try_in_child
+from sightline import __version__
 from sightline.bare import read_model
+from sightline.bundle import add_evidence
 from sightline.device import load_device
-from sightline.errors import DeviceError
+from sightline.errors import ConfigError, DeviceError
 
 
 @click.command()
@@ -26,66 +32,109 @@ from sightline.errors import DeviceError
 @click.option("--sustained", type=click.FloatRange(0), default=0, show_default=True, help="Minutes of work; 0 = none.")
 @click.option("--noise", type=click.FloatRange(0), default=10, show_default=True,
               help="Percent that a round may be off; above it nothing is reported.")  # fmt: skip
+@click.option("--to", metavar="USER@HOST", help="Measure there, over ssh, and leave nothing behind.")
+@click.option("--ssh-config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Of ssh, with --to.")
+@click.option("--evidence", is_flag=True, help="Write the result into the bundle's manifest.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as one JSON object.")
 def bench(
     model: Path, device: str | None, schemes: tuple[str, ...], threads: tuple[int, ...], compare: Path | None,
-    seconds: float, sustained: float, noise: float, as_json: bool,
+    seconds: float, sustained: float, noise: float, to: str | None, ssh_config: Path | None, evidence: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Try a bundle on this machine: hashes, golden samples, latency.
 
     First the self-test that a new model has to pass before a running agent takes it, in a process of its own. Then
     rounds: one inference, and a whole frame of the device's camera. Exit code 3 when this machine computes something
-    else than was measured, is too slow, or is too noisy to say.
+    else than was measured, is too slow, or is too noisy to say. --to measures on another machine, which needs Python
+    and ssh alone.
     """
     device = device or read_model(model).manifest.device
-    budget = load_device(device)[1].latency_budget_ms
+    load_device(device)
+    if evidence and not model.is_dir():
+        raise ConfigError(f"--evidence: {model} is no bundle, and has no manifest")
+    if to:
+        from edge.deploy.bench import bench_there  # it brings ssh, tar and zip
+
+        options = ["--device", device, "--seconds", f"{seconds:g}", "--sustained", f"{sustained:g}"]
+        options += ["--noise", f"{noise:g}", *(word for s in schemes for word in ("--scheme", s))]
+        options += [word for n in threads for word in ("--threads", str(n))]
+        told = bench_there(to, ssh_config, model, compare, options, 60 * sustained)
+    else:
+        told = _measure(model, device, schemes, threads, compare, seconds, sustained, noise)
+    if evidence and not told["error"]:
+        add_evidence(model, {k: told[k] for k in _EVIDENCE} | {"at": utc_now(), "version": __version__})
+    if as_json:
+        click.echo(json.dumps(told))
+    if told["error"]:
+        raise DeviceError(f"{model}: {told['error']}")
+    if not as_json:
+        for line in _table(told):
+            click.echo(line)
+        if evidence:
+            click.echo(f"evidence         is in {model / 'manifest.json'}")
+
+
+_EVIDENCE = ("machine", "device", "scheme", "sha256", "figures", "cold_start_ms", "rss_mb", "sustained")
+
+
+def _measure(
+    model: Path, device: str, schemes: tuple[str, ...], threads: tuple[int, ...], compare: Path | None,
+    seconds: float, sustained: float, noise: float,
+) -> dict[str, Any]:  # fmt: skip
+    """What `--json` prints. Raises InputError, and DeviceError where it is too noisy to say."""
+    here = look()
+    told: dict[str, Any] = {
+        "machine": f"{here.board}, {here.cores} cores, {here.system}, {here.architecture}",
+        "device": device,
+        "latency_budget_ms": load_device(device)[1].latency_budget_ms,
+    }
     tried = try_in_child(model, device, schemes[0] if schemes else None)
+    told |= asdict(tried)
     if tried.error:
-        if as_json:
-            click.echo(json.dumps({**asdict(tried), "device": device, "latency_budget_ms": budget}))
-        raise DeviceError(f"{model}: {tried.error}")
+        return told
     chosen = subjects(model, device, schemes, threads)
     own = len(chosen)
     if compare:
         chosen += subjects(compare, device, (), threads[:1])
     figures = measure(chosen, seconds)
     check_noise(figures, noise / 100)
-    cold = cold_start_ms(model, device, tried.scheme)
     lasting = sustain(chosen[0], sustained, _minutes) if sustained else None
-    ratio = figures[own].whole_ms / figures[0].whole_ms if compare else None
-    if as_json:
-        told = {**asdict(tried), "device": device, "latency_budget_ms": budget, "cold_start_ms": round(cold, 1)}
-        rows = [asdict(f) for f in figures]
-        click.echo(json.dumps({**told, "figures": rows, "ratio": ratio, "sustained": lasting and asdict(lasting)}))
-        return
-    for line in _table(tried, device, budget, cold, figures):
-        click.echo(line)
-    if ratio is not None:
-        off = figures[0].whole_spread + figures[own].whole_spread
-        verdict = "no difference that these rounds show" if abs(ratio - 1) <= off else f"{figures[own].name} takes"
-        click.echo(f"compared         {verdict}: {ratio:.3f} times as long, give or take {off:.3f}")
-    if lasting:
-        heat = f", {lasting.hottest:.0f} °C at most" if lasting.hottest is not None else ", no sensor of heat"
-        power = f"; {', '.join(lasting.power)}" if lasting.power else ""
-        click.echo(
-            f"sustained        {lasting.minutes:.1f} min: {lasting.first_ms:.2f} ms a frame at first, "
-            f"{lasting.last_ms:.2f} at last{heat}{power}"
-        )
+    return told | {
+        "figures": [asdict(f) for f in figures],
+        "compared": asdict(compared(figures[0], figures[own])) if compare else None,
+        "cold_start_ms": round(cold_start_ms(model, device, tried.scheme), 1),
+        "sustained": asdict(lasting) if lasting else None,
+    }
 
 
-def _table(tried: Trial, device: str, budget: int, cold: float, figures: list[Figures]) -> list[str]:
-    width = max(len(f.name) for f in figures)
-    return [
-        f"{tried.name} {tried.version}, as {device}; golden samples as measured; {budget} ms a frame are allowed",
+def _table(told: Mapping[str, Any]) -> list[str]:
+    """The same for people."""
+    figures = told["figures"]
+    width = max(len(f["name"]) for f in figures)
+    lines = [
+        told["machine"],
+        f"{told['name']} {told['version']}, as {told['device']}; golden samples as measured; "
+        f"{told['latency_budget_ms']} ms a frame are allowed",
         f"{'':{width}}  {'inference':>16}  {'whole frame':>16}  {'a second':>8}",
         *(
-            f"{f.name:{width}}  {_shown(f.model_ms, f.model_spread)}  {_shown(f.whole_ms, f.whole_spread)}"
-            f"  {1000 / f.whole_ms:>8.1f}"
+            f"{f['name']:{width}}  {_shown(f['model_ms'], f['model_spread'])}  "
+            f"{_shown(f['whole_ms'], f['whole_spread'])}  {1000 / f['whole_ms']:>8.1f}"
             for f in figures
         ),
-        f"cold start       {cold:.0f} ms, from nothing to the first answer",
-        f"memory           {tried.rss_mb:.0f} MB",
+        f"cold start       {told['cold_start_ms']:.0f} ms, from nothing to the first answer",
+        f"memory           {told['rss_mb']:.0f} MB",
     ]
+    if c := told["compared"]:
+        verdict = f"{c['name']} takes" if abs(c["ratio"] - 1) > c["off"] else "no difference that these rounds show"
+        lines.append(f"compared         {verdict}: {c['ratio']:.3f} times as long, give or take {c['off']:.3f}")
+    if s := told["sustained"]:
+        heat = f", {s['hottest']:.0f} °C at most" if s["hottest"] is not None else ", no sensor of heat"
+        power = f"; {', '.join(s['power'])}" if s["power"] else ""
+        lines.append(
+            f"sustained        {s['minutes']:.1f} min: {s['first_ms']:.2f} ms a frame at first, "
+            f"{s['last_ms']:.2f} at last{heat}{power}"
+        )
+    return lines
 
 
 def _shown(ms: float, spread: float) -> str:

@@ -101,7 +101,7 @@ def main() -> None:
     bundle, device, scheme, nice = Path(sys.argv[1]), sys.argv[2], sys.argv[3] or None, int(sys.argv[4])
     os.nice(nice)
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (min(MEMORY, sys.maxsize), min(MEMORY, sys.maxsize)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         print(json.dumps(asdict(trial(bundle, device, scheme))))

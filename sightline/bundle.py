@@ -18,7 +18,7 @@ from typing import Any
 
 from sightline.decode import OutputSpec
 from sightline.errors import InputError, ModelError
-from sightline.files import FileTable, checked_table, file_table, read_verified, seal, unseal, write_folder
+from sightline.files import FileTable, checked_table, file_table, read_verified, seal, unseal, write_file, write_folder
 from sightline.interpreter import Delegate, is_compiled
 from sightline.predictions import ModelId
 from sightline.preprocess import InputSpec
@@ -106,6 +106,18 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         "files": file_table(everything),
     }
     write_folder(path, {**everything, "manifest.json": seal(document)})
+
+
+def add_evidence(path: Path, record: dict[str, Any]) -> None:
+    """Put what a machine measured into the manifest of the bundle at `path`, in place of what it said before of the
+    same variant. record: JSON, with `machine`, `device` and `scheme`. No other file changes. Raises ModelError.
+    """
+    bundle = read_bundle(path)
+    document = unseal(path / "manifest.json", "bundle", SCHEMA)
+    said = ("machine", "device", "scheme")
+    kept = [r for r in bundle.manifest.metrics.get("evidence", []) if any(r.get(k) != record[k] for k in said)]
+    document["metrics"] = {**bundle.manifest.metrics, "evidence": [*kept, record]}
+    write_file(path / "manifest.json", seal(document))
 
 
 def name_of_new(out: Path) -> str:

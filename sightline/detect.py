@@ -91,9 +91,11 @@ def suppress(boxes: NDArray[np.float32], scores: NDArray[np.float32], classes: N
     if not len(real):
         return real
     boxes = boxes[real]
-    sizes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    # by class, best first; OpenCV's own loop over a hundred boxes takes 0.05 ms
-    order = cv2.dnn.NMSBoxesBatched(sizes, scores[real], classes[real], 0.0, IOU)  # type: ignore[arg-type]
+    # each class in a place of its own, where no other's boxes are
+    apart = (classes[real] * (float(boxes.max()) - float(boxes.min()) + 1.0))[:, None]
+    sizes = np.concatenate([boxes[:, :2] + apart, boxes[:, 2:] - boxes[:, :2]], axis=1)
+    # OpenCV's own loop over a hundred boxes takes 0.05 ms
+    order = cv2.dnn.NMSBoxes(sizes, scores[real], 0.0, IOU)  # type: ignore[arg-type]
     return real[np.asarray(order, np.int64).reshape(-1)]
 
 

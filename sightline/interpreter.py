@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from sightline.preprocess import Frame, InputSpec
 from sightline.runtime import Runtime, find_runtime
 
 Delegate = Literal["xnnpack", "none", "edgetpu"]
+_IS_32_BIT = sys.maxsize < 2**32
 _EDGETPU_LIBRARY = "libedgetpu.so.1"
 _EDGETPU_OP = b"edgetpu-custom-op"
 
@@ -79,6 +81,8 @@ class Interpreter:
             with _stderr_kept(said):
                 self._lite = runtime.lite.Interpreter(**options)
                 self._lite.allocate_tensors()
+            if _IS_32_BIT:
+                _check_fully_connected(self._lite, name)
             inputs = [_tensor(d) for d in self._lite.get_input_details()]
             self.outputs = [_tensor(d) for d in self._lite.get_output_details()]
         except (ValueError, RuntimeError) as e:  # a name that is not UTF-8 is a ValueError too
@@ -212,6 +216,18 @@ def _temporary() -> IO[bytes]:
     import tempfile  # where there is no memfd, that is anywhere but on Linux
 
     return tempfile.TemporaryFile()
+
+
+def _check_fully_connected(lite: Any, name: str) -> None:
+    """tflite-runtime 2.14, the last one for 32-bit ARM, crashes on these. Raises ModelError rather than the process."""
+    tensors = {t["index"]: t for t in lite.get_tensor_details()}
+    for op in lite._get_ops_details():
+        weights = tensors.get(op["inputs"][1]) if op["op_name"] == "FULLY_CONNECTED" else None
+        if weights is not None and len(weights["quantization_parameters"]["scales"]) > 1:
+            raise ModelError(
+                f"{name}: a fully-connected layer has a scale per channel, and tflite-runtime crashes on that on "
+                "32-bit systems; convert with --device raspberry_pi_32bit, or install a 64-bit system"
+            )
 
 
 def _load_edgetpu(runtime: Runtime) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from edge.access import make_token
 from edge.deploy.found import Found, answers, check, check_rights, look
 from edge.deploy.kit import WHEEL, Kit, Platform
-from edge.deploy.release import Wanted, Wheels, make_release, page_of
+from edge.deploy.release import Wanted, Wheels, make_release, page_of, place_of
 from edge.deploy.ssh import Device, StepError
 from edge.service import check_unit_name, has_ribbon_camera, value_of
 from sightline.device import load_device
@@ -154,7 +154,7 @@ def try_there(
     device: Device, environment: str, wanted: Wanted, release: str, options: tuple[str, ...]
 ) -> dict[str, Any]:
     """Hashes, golden samples and speed, on the device and as what it shall run. Raises DeviceError."""
-    place = f"{wanted.name}/{release}/{wanted.bundle.path.name}"
+    place = f"{wanted.name}/{release}/{place_of(wanted.bundle)}"
     config = value_of(options, "--device") or wanted.bundle.manifest.device
     scheme = value_of(options, "--scheme")
     if wanted.trial_s:

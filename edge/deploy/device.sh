@@ -80,7 +80,8 @@ environment() {
   [ "$system" = yes ] && system=--system-site-packages || system=
   "$python" -m venv --without-pip $system "$environment" || die "$python -m venv failed"
   [ "$from" = carried ] && set -- --no-index --find-links "$carried" "$@"
-  PYTHONPATH=$carried/pip.zip "$environment/bin/python" -m pip install --quiet --no-cache-dir --no-input --only-binary :all: \
+  # what is unpacked does not go into a /tmp of memory
+  TMPDIR=$carried PYTHONPATH=$carried/pip.zip "$environment/bin/python" -m pip install --quiet --no-cache-dir --no-input --only-binary :all: \
     --disable-pip-version-check --retries 1 --timeout 15 "$@" "$carried"/sightline-*.whl || { rm -rf "$environment" "$carried"; code=4 die "pip failed"; }
   rm -rf "$carried"
   sync -f "$environment" && : >"$environment/complete" && sync -f "$environment"

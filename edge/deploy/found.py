@@ -81,8 +81,8 @@ def look(device: Device, name: str) -> Found:
     )
 
 
-def check(found: Found, to: str, name: str) -> None:
-    """Whether it can be done at all. Raises DeviceError with what to do about it."""
+def check_python(found: Found, to: str) -> None:
+    """Whether Sightline runs there. Raises DeviceError with what to do about it."""
     if found.bits == 32 or found.machine not in ("aarch64", "x86_64"):
         raise DeviceError(
             f"{to}: a {found.bits or 32}-bit system ({found.machine}): LiteRT has no wheels for it; install Raspberry "
@@ -94,6 +94,11 @@ def check(found: Found, to: str, name: str) -> None:
                           "trixie have it")  # fmt: skip
     if not found.venv:
         raise DeviceError(f"{to}: its Python makes no environments: sudo apt install python3-venv")
+
+
+def check(found: Found, to: str, name: str) -> None:
+    """Whether it can be installed as a service. Raises DeviceError with what to do about it."""
+    check_python(found, to)
     if not found.systemd:
         raise DeviceError(f"{to}: systemd does not run there; `sightline run --supervise` does its work elsewhere")
     if found.user == "root":

@@ -44,12 +44,8 @@ def make_release(
     ribbon = has_ribbon_camera(options)
     files, options = _carried(options)
     bundle = wanted.bundle
-    place = bundle.path.name
-    if bundle.path.is_dir():
-        manifest = (bundle.path / "manifest.json").read_bytes()
-        files |= {f"{place}/{name}": data for name, data in {**bundle.contents, "manifest.json": manifest}.items()}
-    else:
-        files[place] = bundle.contents[place]
+    place = place_of(bundle)
+    files |= model_files(bundle)
     if wanted.env_file is not None:
         files["env"] = wanted.env_file
     content = hashlib.sha256(repr((environment, options, sorted(files.items()))).encode())
@@ -72,6 +68,20 @@ def make_release(
         ribbon=ribbon,
     )
     return release, {**files, "unit.service": unit.text.encode()}
+
+
+def model_files(bundle: Bundle, folder: str = "") -> dict[str, bytes]:
+    """{path: content}, each path after `folder`: of a bundle, or of the bare model that it is made of."""
+    place = f"{folder}{place_of(bundle)}"
+    if not bundle.path.is_dir():
+        return {place: bundle.contents[bundle.path.name]}
+    manifest = (bundle.path / "manifest.json").read_bytes()
+    return {f"{place}/{name}": data for name, data in {**bundle.contents, "manifest.json": manifest}.items()}
+
+
+def place_of(bundle: Bundle) -> str:
+    """What it is called on the device."""
+    return f"{bundle.manifest.name}.bundle" if bundle.path.is_dir() else bundle.path.name
 
 
 _HERE = "\0release/"  # what stands for the release's folder, whose name is not known before its content is

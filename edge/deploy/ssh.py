@@ -62,7 +62,9 @@ class Device:
         found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("hostname ")]
         return found[0] if found else self.to.rpartition("@")[2]
 
-    def step(self, *arguments: str, files: Mapping[str, bytes] | None = None, text: str | None = None) -> str:
+    def step(
+        self, *arguments: str, files: Mapping[str, bytes] | None = None, text: str | None = None, longer_s: float = 0
+    ) -> str:
         """One step of device.sh; what it said on stdout. files: sent as a tar with their hashes. text: for its stdin;
         else the password is. Raises StepError with what it said on stderr, DeviceError where it is not reached."""
         remote = shlex.join(["sh", "-c", _SCRIPT, "sightline", *arguments])
@@ -74,7 +76,7 @@ class Device:
             stdin.seek(0)
             try:
                 done = subprocess.run([*self._ssh(), "--", self.to, remote], stdin=stdin, capture_output=True,
-                                      text=True, errors="replace", timeout=STEP_S)  # fmt: skip
+                                      text=True, errors="replace", timeout=STEP_S + longer_s)  # fmt: skip
             except FileNotFoundError:
                 raise ConfigError("ssh is not installed here: apt install openssh-client") from None
             except subprocess.TimeoutExpired:

@@ -12,7 +12,8 @@ from sightline.preprocess import Frame
 
 # FFmpeg prints to stderr what it thinks of each packet; the faults that matter are ours to tell
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+# errors alone; bookworm's OpenCV 4.6 has it in another place
+(getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(2)
 # a decoder with n threads is n - 1 frames late, and takes the interpreter's cores
 os.environ.setdefault("OPENCV_FFMPEG_THREADS", "1")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from edge.bench import Figures, check_noise, measure, subjects
+from sightline.bundle import read_bundle
 from sightline.errors import DeviceError
 from tests.conftest import Sightline
 
@@ -22,9 +24,28 @@ def test_each_scheme_and_number_of_threads_is_measured(bundle: Path, sightline: 
     names = [f["name"] for f in told["figures"]]
     assert names == [f"colours {s}, {t}" for s in ("static_int8", "float32") for t in ("1 thread", "2 threads")]
     assert all(0 < f["model_ms"] < f["whole_ms"] and f["whole_spread"] >= 0 for f in told["figures"])
-    assert told["cold_start_ms"] > 50 and told["rss_mb"] > 10 and told["ratio"] is None
+    assert told["cold_start_ms"] > 50 and told["rss_mb"] > 10 and told["compared"] is None
     text = sightline(*line).stdout
     assert "golden samples as measured" in text and "cold start" in text and "colours float32, 2 threads" in text
+
+
+def test_the_result_goes_into_the_manifest_as_evidence(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
+    copy = tmp_path / "copy.bundle"
+    shutil.copytree(bundle, copy)
+    before = read_bundle(copy)
+    for _ in range(2):
+        done = sightline("bench", copy, "--evidence", *QUICK)
+        assert done.returncode == 0 and "manifest.json" in done.stdout, done.stderr
+    after = read_bundle(copy)
+    (record,) = after.manifest.metrics.pop("evidence")
+    assert after.manifest == before.manifest and after.contents == before.contents
+    assert record["device"] == "desktop" and "cores" in record["machine"] and record["figures"][0]["whole_ms"] > 0
+    assert record["sha256"] == after.variant("static_int8")[2].sha256
+    done = sightline("bench", copy, "--scheme", "float32", "--evidence", *QUICK)
+    assert [r["scheme"] for r in read_bundle(copy).manifest.metrics["evidence"]] == ["static_int8", "float32"]
+    bare = copy / before.manifest.variants["static_int8"]
+    done = sightline("bench", bare, "--evidence", *QUICK)
+    assert done.returncode == 2 and "is no bundle" in done.stderr
 
 
 def test_two_bundles_are_compared_and_the_same_one_shows_no_difference(bundle: Path, sightline: Sightline) -> None:

@@ -305,6 +305,21 @@ def test_when_its_power_goes_the_old_or_the_new_runs(
     device.step("sweep", "colours")
 
 
+def test_a_benchmark_there_leaves_nothing(machine: Machine, bundle: Path, keeper: None, tmp_path: Path) -> None:
+    before = written(machine)
+    copy = tmp_path / "copy.bundle"
+    shutil.copytree(bundle, copy)
+    line = [sys.executable, "-m", "sightline", "bench", copy, "--to", "device", "--ssh-config", machine.ssh_config]
+    more = ["--compare", bundle, "--evidence", "--seconds", "0.1", "--noise", "10000", "--threads", "2"]
+    done = subprocess.run([*map(str, line), *more], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "compared " in done.stdout and "2 threads" in done.stdout, done.stderr
+    (record,) = json.loads((copy / "manifest.json").read_text())["metrics"]["evidence"]
+    assert "bookworm" in record["machine"]
+    assert written(machine) == before
+    done = subprocess.run([*map(str, line), "--noise", "0", "--seconds", "0.1"], capture_output=True, text=True)
+    assert done.returncode == 3 and "too noisy to say" in done.stderr and written(machine) == before
+
+
 def test_sudo_may_be_as_narrow_as_it_says(machine: Machine, deploy: Deploy, keeper: None) -> None:
     try:
         machine.sudoers("pi ALL=(root) NOPASSWD: /usr/bin/systemctl daemon-reload\n")
