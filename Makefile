@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "error: $(PYTHON) cannot make an environment; on Debian: apt install python3-venv"; exit 2; }
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[train,convert,keras,onnx,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[train,convert,keras,onnx,phone,dev]'
 	@touch $@
 
 # where it may, that is as root on Debian; elsewhere the tests that need one of them are skipped and say so

@@ -40,6 +40,16 @@ COMMANDS = {
     "deploy": Entry(
         "edge.deploy.cli:deploy", "", "Install a bundle with its agent on devices, over ssh, and start it there."
     ),
+    "export-web": Entry(
+        "edge.phone.cli:export_web",
+        "",
+        "Make a page of a bundle that runs it on a phone's own camera, also without a network.",
+    ),
+    "serve-web": Entry(
+        "edge.phone.cli:serve_web",
+        "phone",
+        "Show a site to phones on this network: HTTPS, and the address as a QR code. Ctrl-C ends it.",
+    ),
     "devices": Entry(
         "edge.devices_cli:devices", "", "Say what this machine is, and list the devices that Sightline knows."
     ),

@@ -1,0 +1,151 @@
+"""A bundle as static files: the page, the model, the runtime, and the golden samples that prove it in the browser."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from edge.phone.runtime import VERSION as RUNTIME
+from edge.phone.runtime import runtime_files
+from sightline import __version__
+from sightline.arrays import unpack
+from sightline.bundle import Bundle
+from sightline.errors import ConfigError, ModelError
+from sightline.files import sha256, write_file, write_folder
+from sightline.interpreter import Interpreter
+
+SCHEMES = ("static_int8_float_io", "dynamic_int8", "float16", "float32")  # that LiteRT.js takes, the best first
+GOLDEN_FRAMES = 4
+_SITE = Path(__file__).parent / "site"
+_PAGE = ("page.css", "page.js", "worker.js", "picture.js", "answers.js", "track.js", "icon.svg")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """version: name of the folder with everything in it. first_load: bytes that a phone fetches the first time, with
+    the larger of the runtime's two builds. total: bytes of all files."""
+
+    version: str
+    scheme: str
+    first_load: int
+    total: int
+    files: int
+
+
+def export(bundle: Bundle, out: Path, *, scheme: str | None, post: str, runtime: Path | None) -> Exported:
+    """Write the site, or nothing. What stands at `out` must be a site, and is replaced in one step that a browser sees:
+    its index.html. Raises ConfigError, ModelError, DeviceError."""
+    if out.exists() and not (out / "app.webmanifest").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: exists and is no such site; it is left alone. Give another --out")
+    if post and urlsplit(post).scheme not in ("https", "http"):
+        raise ConfigError(f"--post {post}: an address to POST JSON to is needed, https://host/path")
+    chosen = _variant(bundle, scheme)
+    files = _versioned(bundle, chosen, post, runtime)
+    version = sha256(b"".join(name.encode() + b"\0" + data for name, data in sorted(files.items())))[:16]
+    name = html.escape(bundle.manifest.name)
+    policy = html.escape(content_policy(post))
+    index = (_SITE / "index.html").read_text()
+    index = index.replace("@VERSION@", version).replace("@NAME@", name).replace("@CSP@", policy)
+    shell = ["./", "app.webmanifest", *(f"{version}/{f}" for f in files if not f.startswith("litert_wasm"))]
+    keeper = (_SITE / "sw.js").read_text().replace("@VERSION@", version).replace("/*@SHELL@*/[]", json.dumps(shell))
+    app = {
+        "name": bundle.manifest.name, "short_name": bundle.manifest.name, "start_url": "./", "scope": "./",
+        "display": "standalone", "background_color": "#05080b", "theme_color": "#05080b",
+        "icons": [{"src": f"{version}/icon.svg", "sizes": "any", "type": "image/svg+xml", "purpose": "any maskable"}],
+    }  # fmt: skip
+    top = {
+        "app.webmanifest": json.dumps(app, indent=2).encode(),
+        "sw.js": keeper.encode(),
+        "index.html": index.encode(),
+    }
+    before = sorted(p for p in out.glob("*/bundle.json")) if out.exists() else []
+    write_folder(out / version, files)
+    for file, content in top.items():  # the page comes last: until then the old one is whole
+        write_file(out / file, content)
+    # the one before stays for who has it open; older ones go
+    older = [p.parent for p in before if p.parent.name != version]
+    for folder in sorted(older, key=lambda p: p.stat().st_mtime)[:-1]:
+        shutil.rmtree(folder)
+    runtimes = [len(data) for file, data in files.items() if file.endswith(".wasm")]
+    everything = sum(map(len, files.values())) + sum(map(len, top.values()))
+    return Exported(version, chosen, everything - min(runtimes), everything, len(files) + len(top))
+
+
+def content_policy(post: str) -> str:
+    """Nothing from elsewhere, and nothing to elsewhere but what --post says."""
+    parts = urlsplit(post)
+    there = f" {parts.scheme}://{parts.netloc}" if post else ""
+    return (
+        "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
+        f"img-src 'self' blob:; media-src 'self' blob: mediastream:; connect-src 'self'{there}; manifest-src 'self'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _variant(bundle: Bundle, scheme: str | None) -> str:
+    output = bundle.manifest.output
+    if output.layout or output.task not in ("classify", "detect"):
+        kind = output.layout or output.task
+        raise ModelError(f"{bundle.path}: the page runs Sightline's own classifiers and detectors, and this is: {kind}")
+    there = bundle.manifest.variants
+    if scheme is None:
+        scheme = next((s for s in SCHEMES if s in there), None)
+    if scheme not in there or scheme not in SCHEMES:
+        raise ModelError(
+            f"{bundle.path}: a browser takes a variant with float input and output ({', '.join(SCHEMES)}); this has: "
+            f"{', '.join(there)}. `sightline convert .. --device browser_phone` makes one"
+        )
+    return scheme
+
+
+def _versioned(bundle: Bundle, scheme: str, post: str, runtime: Path | None) -> dict[str, bytes]:
+    """{name: content} of what never changes under its name."""
+    _, model, identity = bundle.variant(scheme)
+    manifest = bundle.manifest
+    outputs = Interpreter(model, manifest.input, threads=1, name=str(bundle.path)).outputs
+    keys = [f"{scheme}/output_{i}" for i in range(len(outputs))]
+    golden = unpack(bundle.contents["golden.npz"], str(bundle.path / "golden.npz"), "frames", *keys)
+    frames = min(GOLDEN_FRAMES, len(golden["frames"]))
+    samples = golden["frames"][:frames].astype(np.uint8).tobytes()
+    padding = b"\0" * (-len(samples) % 4)
+    samples += padding + b"".join(golden[key][k].astype("<f4").tobytes() for k in range(frames) for key in keys)
+    files = {**runtime_files(runtime)}
+    files |= {name: (_SITE / name).read_bytes() for name in _PAGE}
+    files |= {"model.tflite": model, "golden.bin": samples, "licences.txt": _licences().encode()}
+    about: dict[str, Any] = {
+        "schema": 1, "name": manifest.name, "version": manifest.version, "scheme": scheme, "sha256": identity.sha256,
+        "input": dataclasses.asdict(manifest.input), "output": dataclasses.asdict(manifest.output), "post": post,
+        "golden": {"frames": frames, "sizes": [int(np.prod(t.shape)) for t in outputs], "padding": len(padding)},
+        "files": {name: sha256(files[name]) for name in ("model.tflite", "golden.bin")},
+    }  # fmt: skip
+    return {**files, "bundle.json": json.dumps(about, ensure_ascii=False).encode()}
+
+
+def _licences() -> str:
+    apache = _apache()
+    return (
+        f"Sightline {__version__}, Apache License 2.0.\n"
+        f"LiteRT.js {RUNTIME} (@litertjs/core, @litertjs/wasm-utils), Copyright Google LLC, Apache License 2.0.\n"
+        "The model is its maker's.\n\n" + apache
+    )
+
+
+def _apache() -> str:
+    """The licence's text, from a checkout or from what is installed with the package."""
+    from importlib.metadata import distribution
+
+    here = Path(__file__).parents[2] / "LICENSE"
+    if here.is_file():
+        return here.read_text()
+    for path in distribution("sightline").files or ():
+        if path.name == "LICENSE":
+            return str(path.read_text())
+    return "https://www.apache.org/licenses/LICENSE-2.0\n"

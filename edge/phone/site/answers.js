@@ -1,0 +1,86 @@
+// From a model's outputs to predictions, as sightline/decode.py and sightline/detect.py have it.
+
+const IOU = 0.6; // two boxes of one class that share more are one thing
+const CANDIDATES = 300; // the best of them, before that is asked
+const LOWEST = 0.01; // of a score: below it a detector says nothing
+const CLASSES = 3, THINGS = 100; // of a picture, at most
+
+// outputs: Float32Arrays, in the model's order. output: a manifest's, with its labels. placement: see picture.js.
+export function answer(outputs, output, placement, spec, threshold) {
+  return output.task === "classify" ? classify(outputs[0], output, threshold) : detect(outputs, output, placement, spec, threshold);
+}
+
+function classify(values, output, threshold) {
+  const scores = Array.from(values);
+  if (output.activation === "softmax") {
+    const most = Math.max(...scores);
+    let sum = 0;
+    scores.forEach((v, i) => sum += scores[i] = Math.exp(v - most));
+    scores.forEach((v, i) => scores[i] = v / sum);
+  } else if (output.activation === "sigmoid") {
+    scores.forEach((v, i) => scores[i] = 1 / (1 + Math.exp(Math.min(-v, 88))));
+  }
+  return scores
+    .map((score, index) => ({kind: "classification", label: output.labels[index], index, score}))
+    .sort((a, b) => b.score - a.score || a.index - b.index)
+    .slice(0, CLASSES)
+    .filter(p => p.score >= threshold);
+}
+
+// Two outputs a stride: class logits [1, h, w, classes], and distances [1, h, w, 4] from a cell's middle in strides.
+function detect(outputs, output, placement, spec, threshold) {
+  const p = Math.max(threshold, LOWEST), logit = p < 1 ? Math.log(p / (1 - p)) : Infinity, n = output.labels.length;
+  let found = [];
+  output.strides.forEach((stride, level) => {
+    const logits = outputs[2 * level], distances = outputs[2 * level + 1], columns = Math.floor(spec.width / stride);
+    for (let i = 0; i < logits.length; i++) {
+      if (!(logits[i] >= logit)) continue;
+      const cell = Math.floor(i / n), x = (cell % columns + 0.5) * stride, y = (Math.floor(cell / columns) + 0.5) * stride, d = 4 * cell;
+      found.push({
+        index: i % n, logit: logits[i],
+        left: x - distances[d] * stride, top: y - distances[d + 1] * stride,
+        right: x + distances[d + 2] * stride, bottom: y + distances[d + 3] * stride,
+      });
+    }
+  });
+  found.sort((a, b) => b.logit - a.logit);
+  found = suppress(found.slice(0, CANDIDATES).filter(b => b.right > b.left && b.bottom > b.top));
+  return found.map(b => toPicture(b, output.labels, placement)).filter(b => b.box.width > 0 && b.box.height > 0).slice(0, THINGS);
+}
+
+// Those that overlap no better one of their class. boxes: the best first.
+function suppress(boxes) {
+  const kept = [];
+  for (const b of boxes) if (!kept.some(k => k.index === b.index && overlap(k, b) > IOU)) kept.push(b);
+  return kept;
+}
+
+function overlap(a, b) {
+  const w = Math.min(a.right, b.right) - Math.max(a.left, b.left), h = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+  if (w <= 0 || h <= 0) return 0;
+  return w * h / ((a.right - a.left) * (a.bottom - a.top) + (b.right - b.left) * (b.bottom - b.top) - w * h);
+}
+
+function toPicture(b, labels, {source: [sx, sy, sw, sh], target: [tx, ty, tw, th]}) {
+  const cut = (v, low, size) => Math.min(low + size, Math.max(low, v));
+  const x = cut(sx + (b.left - tx) * sw / tw, sx, sw), y = cut(sy + (b.top - ty) * sh / th, sy, sh);
+  const right = cut(sx + (b.right - tx) * sw / tw, sx, sw), bottom = cut(sy + (b.bottom - ty) * sh / th, sy, sh);
+  return {
+    kind: "detection", label: labels[b.index], index: b.index, score: 1 / (1 + Math.exp(-b.logit)),
+    box: {x, y, width: right - x, height: bottom - y},
+  };
+}
+
+// How far what is computed here is from what was measured, and how far it may be; as the agent's self-test has it.
+export function compare(got, expected, task) {
+  let most = 0, squares = 0, low = Infinity, high = -Infinity;
+  for (let i = 0; i < expected.length; i++) {
+    const error = Math.abs(got[i] - expected[i]);
+    if (!(error <= most)) most = error; // NaN too
+    squares += error * error;
+    low = Math.min(low, expected[i]);
+    high = Math.max(high, expected[i]);
+  }
+  const off = task === "classify" ? most : Math.max(Math.sqrt(squares / expected.length), most / 8);
+  return {off, allowed: Math.max(1e-3, 0.016 * (high - low))};
+}

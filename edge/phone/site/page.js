@@ -1,0 +1,381 @@
+// What a person sees and touches: camera, boxes, words. The model works in worker.js.
+
+const $ = id => document.getElementById(id);
+const text = (id, value) => { if ($(id).textContent !== value) $(id).textContent = value; };
+const percent = score => `${Math.round(100 * score)} %`;
+const sleep = ms => new Promise(done => setTimeout(done, ms));
+const build = new URLSearchParams(location.search).get("build") ?? ""; // internal or compat; else what the browser can do
+const video = $("video"), overlay = $("overlay"), pen = overlay.getContext("2d");
+
+// What went wrong, in words that help; each with a way on.
+const SAYS = {
+  insecure: "Browsers give a page the camera over HTTPS only. Open it by an address that begins with https://, or choose a picture.",
+  NotAllowedError: "This page may not use the camera. Allow it in the browser's settings for this site (at the left of the address), then try again.",
+  NotFoundError: "There is no camera here. Connect one and try again, or choose a picture.",
+  NotReadableError: "The camera is busy: another program has it. Close that one, then try again.",
+  OverconstrainedError: "That camera is gone. Try again.",
+  ended: "The camera was taken away. It is tried again by itself.",
+  simd: "This browser is too old for the model: it has no WebAssembly SIMD. Chrome 91, Firefox 89, Safari 16.4 and newer have it.",
+  damaged: "A file of this page arrived damaged, so it is not used. Try again: it is fetched anew.",
+  fetch: "A part of this page could not be fetched. Is there a network? Then try again.",
+  model: "The model cannot be loaded here. Try again, or another browser.",
+  golden: "This browser computes other numbers than were measured, so it shows no answers. Another browser may do better.",
+  stopped: "The browser has stopped the model, perhaps for want of memory. Close other pages, then try again.",
+  fault: "Something failed that should not. Try again.",
+};
+
+let worker, about, ready = false, inference = 0, busy = 0, restarts = [], wanted = null;
+let stream = null, cameras = [], camera = 0, still = null, frame = 0, dropped = 0, opening = false;
+let newest = null, times = [], posting = false, seen = 0;
+
+function say(code, details = "", calm = false) {
+  $("banner").hidden = !code;
+  if (!code) return;
+  $("banner").classList.toggle("calm", calm);
+  text("words", SAYS[code] ?? SAYS.fault);
+  text("details", details);
+  $("banner").dataset.code = code;
+  state(code === "ended" ? "no camera" : "stopped", true);
+}
+
+function state(words, bad = false) {
+  text("state", words);
+  $("state").classList.toggle("bad", bad);
+}
+
+// The smallest module with a SIMD instruction in it.
+const hasSimd = () => WebAssembly.validate(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11]));
+
+// ---- without a network
+
+async function keep() {
+  if (!("serviceWorker" in navigator)) return text("offline", "no: this browser or address does not allow it");
+  navigator.serviceWorker.addEventListener("message", ({data}) => {
+    if (data.type === "storage") text("offline", `no: this device's storage is full (${data.text}); it works with a network`);
+  });
+  try {
+    await navigator.serviceWorker.register("sw.js");
+    // what the worker fetches is kept only once the service worker is in between
+    await Promise.race([navigator.serviceWorker.ready, sleep(8000)]);
+    if (!navigator.serviceWorker.controller) await Promise.race([new Promise(done => navigator.serviceWorker.addEventListener("controllerchange", done, {once: true})), sleep(3000)]);
+    text("offline", navigator.serviceWorker.controller ? "works, once it has run here" : "no: close this page and open it again");
+  } catch (error) {
+    text("offline", `no: ${/quota/i.test(error.name + error.message) ? "this device's storage is full" : error.message}; it works with a network`);
+  }
+}
+
+async function forget() {
+  for (const name of await caches?.keys() ?? []) if (name.startsWith("sightline-")) await caches.delete(name);
+}
+
+// ---- the model
+
+function start() {
+  ready = false;
+  busy = 0;
+  worker?.terminate();
+  worker = new Worker(new URL("worker.js", import.meta.url));
+  worker.onmessage = ({data}) => ({ready: isReady, result, failed})[data.type](data);
+  worker.onerror = event => { event.preventDefault(); stopped(event.message ?? "no reason given"); };
+  worker.postMessage({type: "start", build});
+  state("loading");
+}
+
+function isReady(data) {
+  about = data.about;
+  inference = data.inference_ms;
+  $("threshold").value = wanted ?? about.output.threshold;
+  text("limit", percent(+$("threshold").value));
+  text("model", `${about.name} ${about.version}, ${about.scheme}, sha256 ${about.sha256.slice(0, 12)}`);
+  const {frames, passed} = data.proof, fits = passed === frames;
+  text("proof", fits ? `passed: ${frames} golden samples, as measured` : `FAILED: ${frames - passed} of ${frames} golden samples differ`);
+  if (about.post) {
+    $("posting").hidden = false;
+    text("target", about.post);
+  }
+  if (!fits) return say("golden", `${frames - passed} of ${frames} golden samples differ, by up to ${data.proof.worst.toFixed(1)} times what rounding may do`);
+  ready = true;
+  if (["damaged", "fetch", "model", "stopped", "fault"].includes($("banner").dataset.code)) say("");
+  if (still) lookAt(still);
+  else if (stream) state("live");
+}
+
+function failed({during, code, text: details}) {
+  busy = 0;
+  if (during === "start") say(SAYS[code] ? code : "fault", details);
+  else stopped(details);
+}
+
+// Browsers end workers when memory is short: begin again, but not for ever.
+function stopped(details) {
+  restarts = [...restarts.filter(at => performance.now() - at < 60000), performance.now()];
+  if (restarts.length > 3) {
+    worker.terminate();
+    ready = false;
+    return say("stopped", details);
+  }
+  start();
+}
+
+function look(picture, width, height, isStill) {
+  busy = performance.now();
+  worker.postMessage({type: "frame", id: frame, frame: picture, width, height, at: performance.now(), threshold: +$("threshold").value, still: isStill}, [picture]);
+}
+
+function result(data) {
+  const now = performance.now();
+  busy = 0;
+  seen = now;
+  if (Boolean(still) !== data.still) return; // of what is shown no more
+  times = [...times.filter(at => now - at < 2000), now];
+  newest = {...data, total: now - data.at};
+  show();
+  post(newest);
+  window.dispatchEvent(new CustomEvent("sightline", {detail: newest}));
+}
+
+// ---- what it sees
+
+function show() {
+  const {predictions, width, height} = newest;
+  draw(predictions, width, height);
+  const counts = new Map();
+  for (const p of predictions) counts.set(p.label, (counts.get(p.label) ?? 0) + 1);
+  const [first] = predictions;
+  if (!first) text("best", "nothing");
+  else if (first.kind === "classification") text("best", `${first.label} ${percent(first.score)}`);
+  else text("best", [...counts].map(([label, n]) => `${n} ${label}`).join(", "));
+  const lines = predictions.slice(first?.kind === "classification" ? 1 : 0, 6).map(p => `${p.label}${p.track ? ` ${p.track}` : ""} ${percent(p.score)}`);
+  if ($("list").dataset.lines !== lines.join("\n")) {
+    $("list").dataset.lines = lines.join("\n");
+    $("list").replaceChildren(...lines.map(line => Object.assign(document.createElement("li"), {textContent: line})));
+  }
+  if (!$("sheet").hidden) figures();
+}
+
+function figures() {
+  text("fps", still ? "a picture" : `${(times.length / 2).toFixed(1)}; ${dropped} left out, for newer ones`);
+  const {ms, total} = newest;
+  text("latency", `${total.toFixed(0)} ms: ${ms.grab.toFixed(1)} picture, ${ms.preprocess.toFixed(1)} size, ${ms.inference.toFixed(1)} model (${inference.toFixed(1)} alone), ${ms.decode.toFixed(1)} answer`);
+}
+
+const COLOURS = ["#ffd400", "#00e5ff", "#ff6ad5", "#7dff5a", "#ff9a3d", "#b9a7ff"];
+
+function draw(predictions, width, height, canvas = overlay, context = pen) {
+  const ratio = devicePixelRatio || 1, box = canvas === overlay ? canvas.getBoundingClientRect() : {width, height};
+  const unit = canvas === overlay ? ratio : Math.max(1, width / 640);
+  const w = Math.round(box.width * (canvas === overlay ? ratio : 1)), h = Math.round(box.height * (canvas === overlay ? ratio : 1));
+  if (canvas === overlay && (canvas.width !== w || canvas.height !== h)) [canvas.width, canvas.height] = [w, h];
+  if (canvas === overlay) context.clearRect(0, 0, w, h);
+  const scale = Math.min(w / width, h / height), dx = (w - width * scale) / 2, dy = (h - height * scale) / 2;
+  context.font = `700 ${15 * unit}px system-ui, sans-serif`;
+  context.textBaseline = "top";
+  for (const {box: b, label, score, track, index} of predictions) {
+    if (!b) continue;
+    const x = dx + b.x * scale, y = dy + b.y * scale, colour = COLOURS[(track ?? index) % COLOURS.length];
+    const words = `${label}${track ? ` ${track}` : ""} ${percent(score)}`, size = context.measureText(words).width + 10 * unit;
+    context.lineWidth = 5 * unit;
+    context.strokeStyle = "#000a";
+    context.strokeRect(x, y, b.width * scale, b.height * scale);
+    context.lineWidth = 3 * unit;
+    context.strokeStyle = colour;
+    context.strokeRect(x, y, b.width * scale, b.height * scale);
+    const top = y >= 22 * unit ? y - 22 * unit : y;
+    context.fillStyle = colour;
+    context.fillRect(x, top, size, 22 * unit);
+    context.fillStyle = "#000";
+    context.fillText(words, x + 5 * unit, top + 3 * unit);
+  }
+}
+
+// ---- the camera
+
+async function open() {
+  if (opening || document.hidden) return;
+  opening = true;
+  close();
+  try {
+    if (!window.isSecureContext || !navigator.mediaDevices) return say("insecure", location.href);
+    const which = cameras.length ? {deviceId: {exact: cameras[camera % cameras.length].deviceId}} : {facingMode: "environment"};
+    stream = await navigator.mediaDevices.getUserMedia({video: {...which, width: {ideal: 1280}, height: {ideal: 720}}, audio: false});
+    const [track] = stream.getVideoTracks();
+    track.addEventListener("ended", lost);
+    video.srcObject = stream;
+    cameras = (await navigator.mediaDevices.enumerateDevices()).filter(d => d.kind === "videoinput" && d.deviceId);
+    camera = Math.max(0, cameras.findIndex(d => d.deviceId === track.getSettings().deviceId));
+    $("turn").hidden = cameras.length < 2;
+    $("light").hidden = !track.getCapabilities?.().torch;
+    $("light").setAttribute("aria-pressed", "false");
+    if (!["golden", "damaged", "fetch", "model", "stopped", "simd"].includes($("banner").dataset.code) || $("banner").hidden) say("");
+    state(ready ? "live" : "loading");
+  } catch (error) {
+    say(SAYS[error.name] ? error.name : "fault", error.message);
+  } finally {
+    opening = false;
+  }
+}
+
+function close() {
+  for (const track of stream?.getTracks() ?? []) {
+    track.removeEventListener("ended", lost);
+    track.stop();
+  }
+  stream = null;
+}
+
+function lost() {
+  close();
+  say("ended");
+  setTimeout(() => stream || still || open(), 2000);
+}
+
+const next = video.requestVideoFrameCallback?.bind(video) ?? (done => setTimeout(done, 33));
+
+async function turn() {
+  for (;;) {
+    // a callback that never comes (a camera that stands still, a page that is hidden) must not end this
+    await Promise.race([new Promise(next), sleep(500)]);
+    if (busy && performance.now() - busy > 15000) stopped("no answer for 15 s");
+    if (!ready || !stream || still || document.hidden || video.readyState < 2) continue;
+    frame++;
+    if (busy) dropped++;
+    else {
+      busy = performance.now();
+      try {
+        const picture = await createImageBitmap(video);
+        if (!ready || still) picture.close();
+        else look(picture, picture.width, picture.height, false);
+        if (!ready || still) busy = 0;
+      } catch {
+        busy = 0; // no picture at this moment
+      }
+    }
+    if (stream && ready && !$("state").classList.contains("bad")) state(performance.now() - seen < 3000 ? "live" : "waiting");
+  }
+}
+
+// ---- a picture instead
+
+async function lookAt(file) {
+  try {
+    const picture = await createImageBitmap(file);
+    close();
+    still = file;
+    URL.revokeObjectURL($("still").src);
+    $("still").src = URL.createObjectURL(file);
+    [video.hidden, $("still").hidden] = [true, false];
+    $("pick").lastChild.textContent = "Live";
+    if (["insecure", "NotAllowedError", "NotFoundError", "NotReadableError", "ended"].includes($("banner").dataset.code)) say("");
+    state("a picture");
+    frame++;
+    if (ready) look(picture, picture.width, picture.height, true);
+  } catch {
+    say("fault", `${file.name} is no picture that this browser can read`);
+  }
+}
+
+function live() {
+  still = null;
+  [video.hidden, $("still").hidden] = [false, true];
+  $("pick").lastChild.textContent = "Picture";
+  pen.clearRect(0, 0, overlay.width, overlay.height);
+  open();
+}
+
+// ---- what a person does
+
+async function shoot() {
+  if (!newest) return;
+  const {predictions, width, height} = newest, canvas = Object.assign(document.createElement("canvas"), {width, height}), context = canvas.getContext("2d");
+  context.drawImage(still ? $("still") : video, 0, 0, width, height);
+  draw(predictions, width, height, canvas, context);
+  const blob = await new Promise(done => canvas.toBlob(done, "image/jpeg", 0.92));
+  const file = new File([blob], `${about.name}-${new Date().toISOString().replaceAll(":", "-")}.jpg`, {type: "image/jpeg"});
+  if (navigator.canShare?.({files: [file]})) {
+    try {
+      return await navigator.share({files: [file], title: about.name, text: $("best").textContent});
+    } catch (error) {
+      if (error.name === "AbortError") return; // they thought better of it
+    }
+  }
+  const link = Object.assign(document.createElement("a"), {href: URL.createObjectURL(file), download: file.name});
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}
+
+// The same form as the agent's; one at a time, the newest wins.
+async function post({id, at, width, height, predictions, ms, total}) {
+  if (!about.post || !$("post").checked || posting) return;
+  posting = true;
+  const captured = new Date(performance.timeOrigin + at).toISOString();
+  const body = {
+    schema: 1, device: "browser_phone", source: still ? "picture" : "camera", frame_id: id, captured_at: captured,
+    captured_monotonic_ns: Math.round(at * 1e6), model: {name: about.name, version: about.version, sha256: about.sha256}, image: {width, height},
+    latency_ms: {...Object.fromEntries(Object.entries(ms).map(([k, v]) => [k, Math.max(0, v)])), total},
+    dropped: dropped > post.dropped ? {overwritten: dropped - post.dropped} : {}, status: "ok", cause: null, cause_code: null, predictions,
+  };
+  try {
+    const answer = await fetch(about.post, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)});
+    if (!answer.ok) throw new Error(`${answer.status}`);
+    post.dropped = dropped;
+    text("target", about.post);
+  } catch (error) {
+    text("target", `${about.post}: not taken (${error.message})`);
+    await sleep(2000);
+  } finally {
+    posting = false;
+  }
+}
+post.dropped = 0;
+
+$("again").addEventListener("click", async () => {
+  const code = $("banner").dataset.code;
+  if (["damaged", "fetch"].includes(code)) {
+    await forget();
+    return location.reload();
+  }
+  restarts = [];
+  if (["model", "stopped", "golden", "fault"].includes(code)) start();
+  say("");
+  if (!still) open();
+});
+for (const id of ["instead", "pick"]) $(id).addEventListener("click", () => (id === "pick" && still ? live() : $("file").click()));
+$("file").addEventListener("change", () => {
+  const [file] = $("file").files;
+  $("file").value = "";
+  if (file) lookAt(file);
+});
+$("turn").addEventListener("click", () => { camera++; open(); });
+$("light").addEventListener("click", async () => {
+  const on = $("light").getAttribute("aria-pressed") !== "true";
+  try {
+    await stream.getVideoTracks()[0].applyConstraints({advanced: [{torch: on}]});
+    $("light").setAttribute("aria-pressed", String(on));
+  } catch { /* this camera has none after all */ }
+});
+$("shoot").addEventListener("click", shoot);
+$("more").addEventListener("click", () => {
+  $("sheet").hidden = !$("sheet").hidden;
+  $("more").setAttribute("aria-expanded", String(!$("sheet").hidden));
+  if (newest) figures();
+});
+$("threshold").addEventListener("input", () => {
+  wanted = +$("threshold").value;
+  text("limit", percent(wanted));
+  if (still) lookAt(still);
+});
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    close();
+    state("paused");
+  } else if (!still) open();
+});
+addEventListener("resize", () => newest && draw(newest.predictions, newest.width, newest.height));
+
+if (!hasSimd()) say("simd");
+else {
+  open();
+  turn();
+  await keep();
+  start();
+}

@@ -1,0 +1,88 @@
+"""Chromium with a camera that plays a clip."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from tests.conftest import need
+
+OPTIONS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
+)  # fmt: skip
+COLLECT = "window.seen = []; addEventListener('sightline', e => seen.push(e.detail));"
+
+
+def write_y4m(path: Path, frames: Sequence[np.ndarray[Any, Any]], fps: int = 10) -> Path:
+    """frames: uint8 [height, width, 3], BGR, sides even."""
+    height, width = frames[0].shape[:2]
+    with path.open("wb") as f:
+        f.write(f"YUV4MPEG2 W{width} H{height} F{fps}:1 Ip A1:1 C420jpeg\n".encode())
+        for frame in frames:
+            f.write(b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420).tobytes())
+    return path
+
+
+@contextlib.contextmanager
+def chromium(profile: Path, *more: str, width: int = 360, height: int = 740) -> Iterator[Any]:
+    """A driver; its console and its requests are recorded. more: options."""
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    need(all(programs.values()), "a browser is needed: apt-get install chromium chromium-driver")
+    need(importlib.util.find_spec("selenium") is not None, "selenium is needed: pip install 'sightline[dev]'")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(programs["chromium"])
+    for option in (*OPTIONS, f"--user-data-dir={profile}", f"--window-size={width},{height}", *more):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(programs["chromedriver"])))
+    try:
+        driver.set_page_load_timeout(30)
+        driver.set_script_timeout(30)
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                               {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True})  # fmt: skip
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": COLLECT})
+        yield driver
+    finally:
+        driver.quit()
+
+
+@contextlib.contextmanager
+def served(site: Path, *options: str, port: int = 0) -> Iterator[str]:
+    """The site's address on this machine."""
+    line = [sys.executable, "-m", "sightline", "serve-web", site, "--address", "127.0.0.1", "--json", *options]
+    with subprocess.Popen([*map(str, line), "--port", str(port)], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            yield str(json.loads(server.stdout.readline())["address"])
+        finally:
+            server.kill()
+
+
+def until(condition: Callable[[], Any], seconds: float = 30, what: str = "") -> Any:
+    """What the condition says, once that is true."""
+    end = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"{what or 'it'} did not come in {seconds:g} s")
+        time.sleep(0.1)
+
+
+def shown(driver: Any, element: str) -> str:
+    return str(driver.execute_script("return document.getElementById(arguments[0]).textContent", element))
