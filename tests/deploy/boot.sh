@@ -1,6 +1,14 @@
-# Process 1 of a machine's namespaces: its file systems, then systemd. $1: its root, a mount of its own.
+# A machine: `sh boot.sh ROOT`, where ROOT is a mount of its own. First into control groups of its own, which are the
+# root of what it sees of them; then, as process 1 of new namespaces, its file systems and systemd.
 set -e
 root=$1
+if [ "${2-}" != inside ]; then
+  for group in /sys/fs/cgroup /sys/fs/cgroup/*/; do
+    case $group in */cpuset/) continue ;; esac # takes nobody before it has processors
+    [ ! -e "$group/cgroup.procs" ] || { mkdir -p "$group/machine-$$" && echo $$ >"$group/machine-$$/cgroup.procs"; } || :
+  done
+  exec unshare --fork --kill-child --pid --mount --uts --ipc --cgroup sh "$0" "$root" inside
+fi
 mount --make-rprivate /
 hostname device
 mount -t proc proc "$root/proc"

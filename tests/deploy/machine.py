@@ -24,7 +24,6 @@ PACKAGES = (
     "procps",
 )  # fmt: skip
 GROUPS = "video,systemd-journal"
-NAMESPACES = ("--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup")
 BOOT = Path(__file__).with_name("boot.sh")
 
 
@@ -95,14 +94,14 @@ def booted(system: Path, work: Path, *, index: bool) -> Iterator[Machine]:
         _call("chroot", root, "chown", "-R", "pi:pi", "/home/pi")
         (root / "etc/resolv.conf").unlink(missing_ok=True)
         if index:
-            for name in ("etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt", "etc/pip.conf"):
+            for name in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt", "etc/pip.conf"):
                 if Path("/", name).exists():
                     shutil.copy(Path("/", name), root / name)
         machine = Machine(root, config, port)
         machine.sudoers("pi ALL=(root) NOPASSWD: ALL\n")
         with (work / "boot.log").open("w") as log:
             first = subprocess.Popen(
-                ["unshare", *NAMESPACES, "sh", BOOT, root],
+                ["sh", BOOT, root],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         try:
@@ -111,6 +110,10 @@ def booted(system: Path, work: Path, *, index: bool) -> Iterator[Machine]:
         finally:
             first.kill()
             first.wait(30)
+            for group in Path("/sys/fs/cgroup").rglob(f"machine-{first.pid}"):
+                for folder in [*sorted(p for p in group.rglob("*") if p.is_dir())[::-1], group]:
+                    with contextlib.suppress(OSError):  # somebody is still dying in there
+                        folder.rmdir()
     finally:
         for _ in range(20):
             if subprocess.run(["umount", "--recursive", root], capture_output=True).returncode == 0:

@@ -231,6 +231,17 @@ function lost() {
 
 const next = video.requestVideoFrameCallback?.bind(video) ?? (done => setTimeout(done, 33));
 
+// A frame as it is in memory, unless it would have to be turned or stretched first; a bitmap is a copy, and right.
+async function grab() {
+  if (window.VideoFrame) {
+    const taken = new VideoFrame(video);
+    const {visibleRect: r, displayWidth: w, displayHeight: h, rotation = 0, flip = false} = taken;
+    if (r && r.width === w && r.height === h && w === video.videoWidth && h === video.videoHeight && !rotation && !flip) return taken;
+    taken.close();
+  }
+  return createImageBitmap(video);
+}
+
 async function turn() {
   for (;;) {
     // a callback that never comes (a camera that stands still, a page that is hidden) must not end this
@@ -242,10 +253,8 @@ async function turn() {
     else {
       busy = performance.now();
       try {
-        const picture = await createImageBitmap(video);
-        if (!ready || still) picture.close();
-        else look(picture, picture.width, picture.height, false);
-        if (!ready || still) busy = 0;
+        const picture = await grab();
+        look(picture, picture.displayWidth ?? picture.width, picture.displayHeight ?? picture.height, false);
       } catch {
         busy = 0; // no picture at this moment
       }
