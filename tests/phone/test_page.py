@@ -1,0 +1,334 @@
+"""The page in a real browser, with a camera that plays a clip: what it says, also when something is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+
+from sightline.answer import answer
+from sightline.bundle import read_bundle
+from sightline.interpreter import Interpreter
+from sightline.predictions import Detection
+from sightline.preprocess import Preprocessor
+from tests.conftest import LABELS, coloured
+from tests.phone.browser import chromium, served, shown, until, write_y4m
+from tests.phone.conftest import exported
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "sightline/prediction.schema.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of each colour, again and again."""
+    rng = np.random.default_rng(2)
+    frames = [coloured(label, rng, 640, 480) for label in LABELS for _ in range(20)]
+    return write_y4m(tmp_path_factory.mktemp("clip") / "colours.y4m", frames)
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    return tmp_path / "profile"
+
+
+def camera(clip: Path) -> str:
+    return f"--use-file-for-fake-video-capture={clip}"
+
+
+def results(driver: Any, at_least: int = 1) -> list[dict[str, Any]]:
+    until(lambda: driver.execute_script("return seen.length") >= at_least, 40, f"{at_least} results")
+    return list(driver.execute_script("return seen"))
+
+
+def asked(driver: Any) -> set[str]:
+    """Where its requests went, by the browser's own record."""
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    return {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+
+
+def refused(driver: Any) -> str:
+    """The code of what the page says is wrong, once it says so; its words are for people."""
+    banner = "const b = document.getElementById('banner'); return b.hidden ? '' : b.dataset.code"
+    code = str(until(lambda: driver.execute_script(banner), 40, "a message"))
+    assert len(shown(driver, "words")) > 30
+    return code
+
+
+@pytest.mark.parametrize("build", ["internal", "compat"])
+def test_its_words_follow_the_camera_and_nothing_goes_elsewhere(
+    site: Path, clip: Path, profile: Path, build: str
+) -> None:
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.get(f"{url}?build={build}")
+        until(lambda: shown(driver, "state") == "live", 40, "live")
+        seen = results(driver, 65)
+        best = [r["predictions"][0]["label"] for r in seen]
+        turns = [b for a, b in zip([None, *best[:-1]], best, strict=True) if a != b]
+        assert set(turns) == set(LABELS) and len(turns) <= 6, "two seconds of each, and none in between"
+        order = [*LABELS, *LABELS]
+        assert set(pairwise(turns)) <= set(pairwise(order)), turns
+        assert shown(driver, "proof") == "passed: 4 golden samples, as measured"
+        requests = {u for u in asked(driver) if not u.startswith(("data:", "blob:", "about:"))}
+        assert {urlsplit(u).netloc for u in requests} == {urlsplit(url).netloc}
+        assert any(f"litert_wasm{'_compat' if build == 'compat' else ''}_internal.wasm" in u for u in requests)
+        worst = [
+            e["message"]
+            for e in driver.get_log("browser")
+            if e["level"] == "SEVERE" and "litert_wasm" not in e["message"]
+        ]
+        assert worst == [], "LiteRT tells its life to the console; nobody else says anything"
+
+
+def by_python(bundle: Path, frame: np.ndarray[Any, Any], threshold: float) -> list[Detection]:
+    read = read_bundle(bundle)
+    m = read.manifest
+    interpreter = Interpreter(read.variant("static_int8_float_io")[1], m.input, threads=1, name="x")
+    entry = interpreter.encoder.empty()
+    interpreter.encoder(Preprocessor(m.input)(frame), entry)
+    interpreter.feed(entry)
+    interpreter.invoke()
+    size = frame.shape[1], frame.shape[0]
+    found = answer(interpreter.raw(), interpreter.outputs, m.input, m.output, size, threshold)
+    return [d for d in found if isinstance(d, Detection)]
+
+
+def iou(a: dict[str, float], b: dict[str, float]) -> float:
+    w = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
+    h = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
+    shared = max(w, 0) * max(h, 0)
+    return shared / (a["width"] * a["height"] + b["width"] * b["height"] - shared)
+
+
+def test_boxes_land_where_python_puts_them(
+    detector: Path, detector_site: Path, spots: Path, profile: Path, tmp_path: Path
+) -> None:
+    pictures = sorted((spots / "val").glob("*.png"))[:6]
+    frames = [cv2.resize(cv2.imread(str(p)), (640, 480), interpolation=cv2.INTER_NEAREST) for p in pictures]
+    still = write_y4m(tmp_path / "still.y4m", frames[:1])
+    compared = 0
+    with served(detector_site, "--http") as url, chromium(profile, camera(still)) as driver:
+        driver.get(url)
+        live = results(driver, 5)[-1]
+        everything = [(live, frames[0], 0.05)]  # what the camera gives went through YUV
+        for i, frame in enumerate(frames):
+            path = tmp_path / f"{i}.png"
+            cv2.imwrite(str(path), frame)
+            before = driver.execute_script("return seen.filter(r => r.still).length")
+            driver.find_element("id", "file").send_keys(str(path))
+            until(lambda n=before: driver.execute_script("return seen.filter(r => r.still).length") > n)  # type: ignore[misc]
+            everything.append((results(driver)[-1], frame, 0.002))
+        for result, frame, tolerance in everything:
+            expected = by_python(detector, frame, 0.5)
+            assert [p["label"] for p in result["predictions"]] == [d.label for d in expected]
+            for p, d in zip(result["predictions"], expected, strict=True):
+                assert iou(p["box"], d.to_json()["box"]) >= 0.95 and p["score"] == pytest.approx(d.score, abs=tolerance)
+                compared += 1
+        assert {p.get("track") for p in live["predictions"]} != {None}
+    assert compared >= 8
+
+
+def test_the_float_model_proves_itself_too(colours: Path, clip: Path, profile: Path, tmp_path: Path) -> None:
+    site = exported(colours, tmp_path / "float", scheme="float32")
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.get(url)
+        until(lambda: shown(driver, "proof") == "passed: 4 golden samples, as measured", 40)
+        assert "float32" in shown(driver, "model")
+
+
+def change_a_weight(site: Path, *, and_its_hash: bool) -> None:
+    (about,) = site.glob("*/bundle.json")
+    model = about.parent / "model.tflite"
+    content, known = bytearray(model.read_bytes()), json.loads(about.read_text())
+    read = Interpreter(bytes(content), None, threads=1, name="x")._lite
+    weights = next(
+        t for t in read.get_tensor_details() if list(t["shape"])[1:] == [3, 3, 3] or list(t["shape"]) == [3, 8]
+    )
+    at = bytes(content).index(read.get_tensor(weights["index"]).tobytes())
+    content[at + 4] ^= 0x40
+    model.write_bytes(content)
+    if and_its_hash:
+        known["files"]["model.tflite"] = hashlib.sha256(content).hexdigest()
+        about.write_text(json.dumps(known))
+
+
+def test_one_changed_byte_of_a_weight_is_not_run(site: Path, clip: Path, tmp_path: Path) -> None:
+    """Its hash says so; and where somebody has changed that as well, the golden samples."""
+    for and_its_hash, code in ((False, "damaged"), (True, "golden")):
+        copy = tmp_path / code
+        shutil.copytree(site, copy)
+        change_a_weight(copy, and_its_hash=and_its_hash)
+        with served(copy, "--http") as url, chromium(tmp_path / f"profile-{code}", camera(clip)) as driver:
+            driver.get(url)
+            assert refused(driver) == code
+            assert driver.execute_script("return seen.length") == 0, "no answer of a model that is another one"
+
+
+def test_it_goes_on_when_its_server_is_gone(site: Path, clip: Path, profile: Path) -> None:
+    with chromium(profile, camera(clip)) as driver:
+        with served(site, "--http") as url:
+            driver.get(url)
+            results(driver, 3)
+            until(lambda: shown(driver, "offline").startswith("works"), 20)
+        driver.get("about:blank")
+        driver.get(url)
+        until(lambda: shown(driver, "state") == "live", 40)
+        assert results(driver, 3)[0]["predictions"]
+
+
+def test_an_update_comes_as_a_whole(colours: Path, site: Path, clip: Path, profile: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "site"
+    shutil.copytree(site, copy)
+    with served(copy, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.get(url)
+        results(driver, 2)
+        assert "static_int8_float_io" in shown(driver, "model")
+        exported(colours, copy, scheme="float32")
+        assert len(list(copy.glob("*/bundle.json"))) == 2, "the one before stays for who has it open"
+        driver.get(url)
+        results(driver, 2)
+        assert "float32" in shown(driver, "model"), "its page, its model, its labels: all of one folder"
+
+
+class Taker(BaseHTTPRequestHandler):
+    """Takes what a page posts, as a program of the user's would."""
+
+    bodies: list[bytes] = []  # noqa: RUF012
+
+    def do_OPTIONS(self) -> None:
+        self.send_response(204)
+        for name, value in (("Origin", "*"), ("Headers", "content-type"), ("Methods", "POST")):
+            self.send_header(f"Access-Control-Allow-{name}", value)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(204)
+        self.send_header("Access-Control-Allow-Origin", "*")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def taker() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Taker)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Taker.bodies.clear()
+    yield f"http://127.0.0.1:{server.server_address[1]}/seen"
+    server.shutdown()
+    server.server_close()
+
+
+def test_it_sends_what_it_sees_once_that_is_allowed(
+    colours: Path, clip: Path, profile: Path, tmp_path: Path, taker: str
+) -> None:
+    site = exported(colours, tmp_path / "site", post=taker)
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.get(url)
+        results(driver, 10)
+        assert Taker.bodies == [], "off until somebody turns it on"
+        driver.execute_script("document.getElementById('more').click(); document.getElementById('post').click()")
+        until(lambda: len(Taker.bodies) >= 5)
+    for body in Taker.bodies:
+        jsonschema.validate(json.loads(body), SCHEMA, format_checker=jsonschema.FormatChecker())
+
+
+def test_without_permission(site: Path, clip: Path, profile: Path) -> None:
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": FAIL % "NotAllowedError"})
+        driver.get(url)
+        assert refused(driver) == "NotAllowedError"
+
+
+FAIL = "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('as the test wants it', '%s'));"
+
+
+def test_without_a_camera_a_picture_will_do(site: Path, pictures: Path, profile: Path) -> None:
+    with (
+        served(site, "--http") as url,
+        chromium(profile, "--use-fake-device-for-media-stream=device-count=0") as driver,
+    ):
+        driver.get(url)
+        assert refused(driver) == "NotFoundError"
+        driver.find_element("id", "file").send_keys(str(next((pictures / "red").glob("*.png"))))
+        until(lambda: shown(driver, "best").startswith("red"), 40)
+        assert driver.execute_script("return document.getElementById('banner').hidden")
+
+
+def test_without_https(site: Path, clip: Path, profile: Path) -> None:
+    rule = "--host-resolver-rules=MAP pi.example 127.0.0.1"
+    with served(site, "--http") as url, chromium(profile, camera(clip), rule) as driver:
+        driver.get(url.replace("localhost", "pi.example"))
+        assert refused(driver) == "insecure" and "https://" in shown(driver, "words")
+
+
+def test_a_browser_that_is_too_old(site: Path, clip: Path, profile: Path) -> None:
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.execute_cdp_cmd(
+            "Page.addScriptToEvaluateOnNewDocument", {"source": "WebAssembly.validate = () => false;"}
+        )
+        driver.get(url)
+        assert refused(driver) == "simd" and "Safari 16.4" in shown(driver, "words")
+
+
+def test_a_full_storage_costs_the_offline_use_alone(site: Path, clip: Path, profile: Path) -> None:
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.execute_cdp_cmd("Storage.overrideQuotaForOrigin", {"origin": url.rstrip("/"), "quotaSize": 300_000})
+        driver.get(url)
+        results(driver, 3)
+        until(lambda: "storage is full" in shown(driver, "offline"), 20)
+
+
+WORKERS = """
+window.workers = [];
+window.Worker = class extends Worker { constructor(...a) { super(...a); workers.push(this); } };
+"""
+
+
+def test_a_browser_that_stops_the_model(site: Path, clip: Path, profile: Path) -> None:
+    """It is started again; and when that goes on, it is said."""
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WORKERS})
+        driver.get(url)
+        results(driver, 2)
+        stop = "workers.at(-1).dispatchEvent(new ErrorEvent('error', {message: 'out of memory', cancelable: true}))"
+        driver.execute_script(stop)
+        before = driver.execute_script("return seen.length")
+        results(driver, before + 3)
+        assert driver.execute_script("return workers.length") == 2
+        for _ in range(3):
+            driver.execute_script(stop)
+        assert refused(driver) == "stopped" and "out of memory" in shown(driver, "details")
+        driver.execute_script("document.getElementById('again').click()")
+        before = driver.execute_script("return seen.length")
+        results(driver, before + 2)
+
+
+HIDDEN = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+ENDED = "return document.getElementById('video').srcObject.getTracks().every(t => t.readyState === 'ended')"
+
+
+def test_it_rests_while_nobody_looks(site: Path, clip: Path, profile: Path) -> None:
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.get(url)
+        results(driver, 2)
+        hide = f"{HIDDEN} document.dispatchEvent(new Event('visibilitychange'));"
+        driver.execute_script(hide % "true")
+        assert shown(driver, "state") == "paused"
+        assert driver.execute_script(ENDED)
+        driver.execute_script(hide % "false")
+        before = driver.execute_script("return seen.length")
+        results(driver, before + 2)
