@@ -122,7 +122,9 @@ activate() {
   elif commit "$2"; then
     say "$([ -n "$was" ] && echo service=changed || echo service=new)"
   else
-    tail=$(journalctl --unit "$unit" --lines 30 --output cat --no-pager 2>/dev/null | grep -i 'error' | tail -n 3)
+    journal=$(journalctl --unit "$unit" --lines 40 --output cat --no-pager 2>/dev/null)
+    words=$(echo "$journal" | grep -i '^[a-z ]*error' | tail -n 1)
+    [ -n "$words" ] || words=$(echo "$journal" | tail -n 5)
     if [ -n "$was" ] && [ "$was" != "$2" ] && [ -e "$here/$was/sums" ] && commit "$was"; then
       went="the one before runs again"
     else
@@ -131,7 +133,7 @@ activate() {
       root $reload
       went="nothing of it runs now"
     fi
-    die "the new agent did not start; $went: ${tail:-see journalctl -u $unit}"
+    die "the new agent did not start; $went: ${words:-see journalctl -u $unit}"
   fi
   say "status=$(waited)"
 }

@@ -24,7 +24,7 @@ _file = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--scheme", help="Variant, with float input and output.  [default: static_int8_float_io, else what fits]")
 @click.option("--post", default="", metavar="ADDRESS", help="Where the page may send what it sees, if asked to.")
 @click.option("--runtime-dir", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="With LiteRT.js' archives, for machines without a network.  [default: npm fetches them, once]")  # fmt: skip
+              help="With LiteRT.js' archives.  [default: npm fetches them, once]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export_web(bundle: Path, out: Path, scheme: str | None, post: str, runtime_dir: Path | None, as_json: bool) -> None:
     """Make a page of a bundle that runs it on a phone's own camera, also without a network.

@@ -429,12 +429,10 @@ def test_the_wheel_is_this_very_sightline(tmp_path: Path) -> None:
             assert (tmp_path / "site" / path.relative_to(root)).read_bytes() == path.read_bytes()
 
 
-def test_a_machine_with_an_index_takes_the_rest_from_there(
-    system: Path, bundle: Path, tmp_path: Path, port: int
-) -> None:
+def test_a_machine_with_an_index_takes_the_rest_from_there(system: Path, bundle: Path, tmp_path: Path) -> None:
     with booted(system, tmp_path / "machine", index=True) as online:
         line = command(online, bundle, "--to", "device", "--trial", 0, "--wheels", "index", "--", "--source", "test:")
-        done = subprocess.run([*line, "--page-port", str(port)], capture_output=True, text=True, timeout=300)
+        done = subprocess.run([*line, "--no-page"], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0 and "from the device's index" in done.stdout, done.stderr
         assert "--source test:" in runs(online)
 

@@ -37,25 +37,21 @@ function halve(pixels, width, height, out) {
   }
 }
 
-// Means over areas that need not be whole pixels.
+// Means over areas that need not be whole pixels; first along the lines and in single precision, as OpenCV does it.
 function average(bytes, width, height, out, w, h) {
-  const columns = shares(width, w), rows = shares(height, h);
+  const columns = shares(width, w), rows = shares(height, h), line = new Float32Array(4 * w), sum = new Float32Array(4 * w);
   for (let y = 0; y < h; y++) {
-    for (let x = 0; x < w; x++) {
-      let r = 0, g = 0, b = 0;
-      for (const [sy, wy] of rows[y]) {
+    sum.fill(0);
+    for (const [sy, wy] of rows[y]) {
+      line.fill(0);
+      for (let x = 0; x < w; x++) {
         for (const [sx, wx] of columns[x]) {
-          const i = 4 * (sy * width + sx), share = wy * wx;
-          r += bytes[i] * share;
-          g += bytes[i + 1] * share;
-          b += bytes[i + 2] * share;
+          for (let c = 0; c < 3; c++) line[4 * x + c] += Math.fround(bytes[4 * (sy * width + sx) + c] * wx);
         }
       }
-      const o = 4 * (y * w + x);
-      out[o] = r + 0.5;
-      out[o + 1] = g + 0.5;
-      out[o + 2] = b + 0.5;
+      for (let i = 0; i < line.length; i++) sum[i] += Math.fround(line[i] * wy);
     }
+    out.set(sum, 4 * w * y); // rounded by its kind of array
   }
 }
 
@@ -63,19 +59,21 @@ function shares(from, to) {
   const scale = from / to;
   return Array.from({length: to}, (_, i) => {
     const begin = i * scale, end = Math.min(from, begin + scale), found = [];
-    for (let s = Math.floor(begin); s < end - 1e-6; s++) found.push([s, (Math.min(end, s + 1) - Math.max(begin, s)) / (end - begin)]);
+    for (let s = Math.floor(begin); s < end - 1e-6; s++) found.push([s, Math.fround((Math.min(end, s + 1) - Math.max(begin, s)) / (end - begin))]);
     return found;
   });
 }
 
-// Where each pixel of a line of `to` lies between two of a line of `from`.
-function between(from, to) {
+// Where each pixel of a line of `to` lies between two of a line of `from`. areas: as OpenCV has it where it cannot average
+// because one side grows: a pixel is mixed only where it lies on an edge between two.
+function between(from, to, areas) {
   const first = new Int32Array(to), second = new Int32Array(to), share = new Float32Array(to);
   for (let i = 0; i < to; i++) {
-    const at = Math.min(from - 1, Math.max(0, (i + 0.5) * from / to - 0.5));
+    const at = Math.min(from - 1, Math.max(0, areas ? Math.floor(i * from / to) : (i + 0.5) * from / to - 0.5));
     first[i] = Math.floor(at);
     second[i] = Math.min(from - 1, first[i] + 1);
-    share[i] = at - first[i];
+    const beyond = i + 1 - (first[i] + 1) * to / from;
+    share[i] = !areas ? at - first[i] : beyond <= 0 ? 0 : beyond - Math.floor(beyond);
   }
   return {first, second, share};
 }
@@ -101,9 +99,11 @@ export class Preprocessor {
       [w, h] = [w >> 1, h >> 1];
       this.halves.push({w, h, whole, bytes: new Uint8ClampedArray(4 * w * h)});
     }
-    this.exact = this.spec.filter === "area" && (w !== tw || h !== th);
-    this.columns = between(w, tw);
-    this.rows = between(h, th);
+    const averages = this.spec.filter === "area" && w >= tw && h >= th;
+    if (averages) this.halves.push({w: tw, h: th, whole: w === 2 * tw && h === 2 * th, bytes: new Uint8ClampedArray(4 * tw * th)});
+    if (averages) [w, h] = [tw, th];
+    this.columns = between(w, tw, this.spec.filter === "area");
+    this.rows = between(h, th, this.spec.filter === "area");
     for (let i = 0; i < this.out.length; i++) this.out[i] = this.values[i % 3][this.spec.pad];
     return this.placement;
   }
@@ -117,13 +117,7 @@ export class Preprocessor {
       [bytes, w, h] = [half.bytes, half.w, half.h];
     }
     const [tx, ty, tw, th] = this.placement.target;
-    if (this.exact) {
-      const all = new Uint8ClampedArray(4 * tw * th);
-      average(bytes, w, h, all, tw, th);
-      [bytes, w, h] = [all, tw, th];
-    }
-    const [red, green, blue] = this.values, {first, second, share} = this.exact ? between(w, tw) : this.columns;
-    const rows = this.exact ? between(h, th) : this.rows, out = this.out;
+    const [red, green, blue] = this.values, {first, second, share} = this.columns, rows = this.rows, out = this.out;
     for (let y = 0; y < th; y++) {
       const above = 4 * rows.first[y] * w, below = 4 * rows.second[y] * w, v = rows.share[y];
       let o = 3 * ((ty + y) * this.spec.width + tx);
