@@ -86,7 +86,7 @@ def show(benchmark: str, **figures: Any) -> None:
     print(json.dumps({"benchmark": benchmark, **rounded, **machine, "commit": commit}), flush=True)
 
 
-def make_bundle(folder: Path) -> Path:
+def make_bundle(folder: Path, scheme: str = "static_int8") -> Path:
     """A bundle of an untrained MobileNetV2: what it answers is noise, how long it takes is not."""
     import timm
     import torch
@@ -103,13 +103,13 @@ def make_bundle(folder: Path) -> Path:
     program = save_program(Classifier(backbone, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).eval(), spec)
     content = convert_program(open_program(program, "bench"), "bench")
     frames = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
-    int8 = quantize(content, "static_int8", ranges(observe(content, frames, spec), "min_max"), "per_channel")
+    int8 = quantize(content, scheme, ranges(observe(content, frames, spec), "min_max"), "per_channel")
     golden = np.concatenate([Interpreter(int8)(frame)[0] for frame in frames])
     path = folder / "bench.bundle"
     output = OutputSpec("classify", "softmax", tuple(str(i) for i in range(CLASSES)))
-    manifest = Manifest("bench", "0", "desktop", "static_int8", spec, output, {"static_int8": "bench.tflite"}, {}, {})
+    manifest = Manifest("bench", "0", "desktop", scheme, spec, output, {scheme: "bench.tflite"}, {}, {})
     write_bundle(
-        path, manifest, {"bench.tflite": int8, "golden.npz": pack(frames=frames, **{"static_int8/output_0": golden})}
+        path, manifest, {"bench.tflite": int8, "golden.npz": pack(frames=frames, **{f"{scheme}/output_0": golden})}
     )
     return path
 

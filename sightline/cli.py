@@ -48,7 +48,7 @@ COMMANDS = {
     "serve-web": Entry(
         "edge.phone.cli:serve_web",
         "phone",
-        "Show a site to phones on this network: HTTPS, and the address as a QR code. Ctrl-C ends it.",
+        "Show a site to phones on this network: HTTPS, and the address as a QR code.",
     ),
     "devices": Entry(
         "edge.devices_cli:devices", "", "Say what this machine is, and list the devices that Sightline knows."

@@ -36,7 +36,7 @@ def write_y4m(path: Path, frames: Sequence[np.ndarray[Any, Any]], fps: int = 10)
 
 
 @contextlib.contextmanager
-def chromium(profile: Path, *more: str, width: int = 360, height: int = 740) -> Iterator[Any]:
+def chromium(profile: Path, *more: str, width: int = 360, height: int = 740, scale: int = 2) -> Iterator[Any]:
     """A driver; its console and its requests are recorded. more: options."""
     programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     need(all(programs.values()), "a browser is needed: apt-get install chromium chromium-driver")
@@ -53,8 +53,8 @@ def chromium(profile: Path, *more: str, width: int = 360, height: int = 740) -> 
     try:
         driver.set_page_load_timeout(30)
         driver.set_script_timeout(30)
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                               {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True})  # fmt: skip
+        screen = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": True}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": COLLECT})
         yield driver
     finally:

@@ -1,0 +1,139 @@
+"""Making a site and showing it: what is in it, what replaces what, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import ssl
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from edge.phone.runtime import PACKAGES, runtime_files
+from edge.phone.serve import certificate
+from sightline.errors import ConfigError, DeviceError, ModelError
+from tests.conftest import Sightline
+from tests.phone.browser import served
+from tests.phone.conftest import exported
+
+
+def test_it_says_what_it_made_and_how_large_that_is(colours: Path, tmp_path: Path, sightline: Sightline) -> None:
+    done = sightline("export-web", colours, "--out", tmp_path / "site", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    files = [p for p in (tmp_path / "site").rglob("*") if p.is_file()]
+    assert told["files"] == len(files) and told["total"] == sum(p.stat().st_size for p in files)
+    largest = sorted(p.stat().st_size for p in files if p.suffix == ".wasm")
+    assert told["first_load"] == told["total"] - largest[0] < 11e6
+    again = sightline("export-web", colours, "--out", tmp_path / "site", "--json")
+    assert json.loads(again.stdout) == told, "the same bundle is the same site"
+    text = (tmp_path / "site" / told["version"] / "licences.txt").read_text()
+    assert "LiteRT.js 2.5.3" in text and "Apache License" in text and "APPENDIX" in text
+
+
+def test_nothing_in_it_points_elsewhere(site: Path) -> None:
+    for path in [*site.glob("*.*"), *site.glob("*/page.*"), *site.glob("*/worker.js")]:
+        found = set(re.findall(r"https?://[\w.-]+", path.read_text()))
+        assert found <= {"https://"}, (path, found)
+
+
+def test_what_cannot_be_exported(
+    colours: Path, bundle: Path, tmp_path: Path, sightline: Sightline, pictures: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("keep me")
+    for arguments, words in [
+        ((bundle, "--scheme", "static_int8", "--out", tmp_path / "a"), "float input and output"),
+        ((colours, "--scheme", "float16", "--out", tmp_path / "a"), "this has: static_int8_float_io, float32"),
+        ((tmp_path / "no.bundle", "--out", tmp_path / "a"), "no such bundle"),
+        ((colours, "--out", tmp_path / "mine"), "is no such site; it is left alone"),
+        ((colours, "--post", "mqtt://x", "--out", tmp_path / "a"), "--post mqtt://x"),
+        ((colours, "--runtime-dir", pictures, "--out", tmp_path / "a"), "npm pack @litertjs/core@2.5.3"),
+    ]:
+        done = sightline("export-web", *arguments)
+        assert done.returncode == 2 and words in done.stderr, (arguments, done.stderr)
+        assert not (tmp_path / "a").exists()
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    done = sightline("serve-web", tmp_path / "mine")
+    assert done.returncode == 2 and "is no site" in done.stderr
+
+
+def test_a_model_of_others_is_not_for_the_page(tmp_path: Path, colours: Path) -> None:
+    from dataclasses import replace
+
+    from edge.phone.export import export
+    from sightline.bundle import read_bundle
+
+    read = read_bundle(colours)
+    output = replace(read.manifest.output, task="segment", layout="mask")
+    other = replace(read, manifest=replace(read.manifest, output=output))
+    with pytest.raises(ModelError, match="this is: mask"):
+        export(other, tmp_path / "site", scheme=None, post="", runtime=None)
+
+
+def test_the_runtime_is_the_one_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime_files(None)  # whatever the cache lacks is fetched
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline/litertjs"
+    for name, _ in PACKAGES.values():
+        shutil.copy(cache / name, tmp_path)
+    assert runtime_files(tmp_path) == runtime_files(None)
+    name = PACKAGES["@litertjs/core"][0]
+    content = bytearray((tmp_path / name).read_bytes())
+    content[1000] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DeviceError, match="sha512 differs"):
+        runtime_files(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ConfigError, match="npm is not installed"):
+        runtime_files(None)
+
+
+def test_it_is_served_over_https_with_the_headers_that_it_needs(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (version,) = (p.parent.name for p in site.glob("*/bundle.json"))
+    with served(site) as url:
+        assert url.startswith("https://127.0.0.1:")
+        trust = ssl.create_default_context(cafile=str(tmp_path / "sightline/phone.pem"))
+
+        def ask(path: str) -> tuple[int, dict[str, str]]:
+            try:
+                with urllib.request.urlopen(url + path, timeout=10, context=trust) as answer:
+                    return answer.status, {k.lower(): v for k, v in answer.headers.items()}
+            except urllib.error.HTTPError as e:
+                return e.code, {}
+
+        status, headers = ask("")
+        assert status == 200 and headers["cache-control"] == "no-cache"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "connect-src 'self';" in headers["content-security-policy"]
+        status, headers = ask(f"{version}/litert_wasm_internal.wasm")
+        assert (
+            status == 200 and headers["content-type"] == "application/wasm" and "immutable" in headers["cache-control"]
+        )
+        assert (
+            headers["x-content-type-options"] == "nosniff" and "wasm-unsafe-eval" in headers["content-security-policy"]
+        )
+        assert ask(f"{version}/")[0] == 404 and ask("../../etc/passwd")[0] == 404
+    assert (tmp_path / "sightline/phone.key").stat().st_mode & 0o77 == 0
+
+
+def test_a_certificate_is_made_once(tmp_path: Path) -> None:
+    first = certificate(tmp_path, ["10.0.0.7", "pi.local"])[0].read_bytes()
+    assert certificate(tmp_path, ["10.0.0.7"])[0].read_bytes() == first
+    assert certificate(tmp_path, ["10.0.0.8"])[0].read_bytes() != first, "the machine has another address now"
+
+
+def test_older_versions_go_but_for_the_one_before(colours: Path, tmp_path: Path) -> None:
+    out = tmp_path / "site"
+    for post in ("", "https://a.example/", "https://b.example/"):
+        exported(colours, out, post=post)
+    kept = list(out.glob("*/bundle.json"))
+    assert {json.loads(p.read_text())["post"] for p in kept} == {"https://a.example/", "https://b.example/"}
+    index = (out / "index.html").read_text()
+    assert "https://b.example" in index and "https://a.example" not in index
