@@ -20,11 +20,14 @@ function classify(values, output, threshold) {
   } else if (output.activation === "sigmoid") {
     scores.forEach((v, i) => scores[i] = 1 / (1 + Math.exp(Math.min(-v, 88))));
   }
-  return scores
-    .map((score, index) => ({kind: "classification", label: output.labels[index], index, score}))
-    .sort((a, b) => b.score - a.score || a.index - b.index)
-    .slice(0, CLASSES)
-    .filter(p => p.score >= threshold);
+  const best = [];
+  for (let i = 0; i < scores.length; i++) { // equal ones in the order of the labels
+    let k = best.length;
+    while (k && scores[i] > scores[best[k - 1]]) k--;
+    if (k < CLASSES) best.splice(k, 0, i);
+    best.length = Math.min(best.length, CLASSES);
+  }
+  return best.filter(i => scores[i] >= threshold).map(index => ({kind: "classification", label: output.labels[index], index, score: scores[index]}));
 }
 
 // Two outputs a stride: class logits [1, h, w, classes], and distances [1, h, w, 4] from a cell's middle in strides.

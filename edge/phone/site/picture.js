@@ -27,11 +27,11 @@ export function place(width, height, spec) {
 function halve(pixels, width, height, out) {
   const w = width >> 1, h = height >> 1, even = 0x00ff00ff, half = 0x00020002;
   for (let y = 0, o = 0; y < h; y++) {
-    let i = 2 * y * width;
-    for (let x = 0; x < w; x++, i += 2, o++) {
-      const a = pixels[i], b = pixels[i + 1], c = pixels[i + width], d = pixels[i + width + 1];
-      const low = ((a & even) + (b & even) + (c & even) + (d & even) + half) >>> 2 & even;
-      const high = ((a >>> 8 & even) + (b >>> 8 & even) + (c >>> 8 & even) + (d >>> 8 & even) + half) >>> 2 & even;
+    let i = 2 * y * width, j = i + width;
+    for (let x = 0; x < w; x++, i += 2, j += 2, o++) {
+      const a = pixels[i] | 0, b = pixels[i + 1] | 0, c = pixels[j] | 0, d = pixels[j + 1] | 0;
+      const low = ((a & even) + (b & even) | 0) + ((c & even) + (d & even) | 0) + half >>> 2 & even;
+      const high = ((a >>> 8 & even) + (b >>> 8 & even) | 0) + ((c >>> 8 & even) + (d >>> 8 & even) | 0) + half >>> 2 & even;
       out[o] = low | high << 8;
     }
   }
@@ -112,19 +112,18 @@ export class Preprocessor {
   run(bytes) {
     let [, , w, h] = this.placement.source;
     for (const half of this.halves) {
-      if (half.whole) halve(new Uint32Array(bytes.buffer, bytes.byteOffset, w * h), w, h, new Uint32Array(half.bytes.buffer));
+      if (half.whole) halve(new Int32Array(bytes.buffer, bytes.byteOffset, w * h), w, h, new Int32Array(half.bytes.buffer));
       else average(bytes, w, h, half.bytes, half.w, half.h);
       [bytes, w, h] = [half.bytes, half.w, half.h];
     }
     const [tx, ty, tw, th] = this.placement.target;
     const [red, green, blue] = this.values, {first, second, share} = this.columns, rows = this.rows, out = this.out;
     for (let y = 0; y < th; y++) {
-      const above = 4 * rows.first[y] * w, below = 4 * rows.second[y] * w, v = rows.share[y];
+      const above = rows.first[y] * w, below = rows.second[y] * w, v = rows.share[y];
       let o = 3 * ((ty + y) * this.spec.width + tx);
       for (let x = 0; x < tw; x++, o += 3) {
-        const l = 4 * first[x], r = 4 * second[x], u = share[x];
-        const a = (1 - u) * (1 - v), b = u * (1 - v), c = (1 - u) * v, d = u * v;
-        let i = above + l, j = above + r, k = below + l, m = below + r;
+        const u = share[x], d = u * v, b = u - d, c = v - d, a = 1 - u - c;
+        const i = 4 * (above + first[x]), j = 4 * (above + second[x]), k = 4 * (below + first[x]), m = 4 * (below + second[x]);
         out[o] = red[bytes[i] * a + bytes[j] * b + bytes[k] * c + bytes[m] * d + 0.5 | 0];
         out[o + 1] = green[bytes[i + 1] * a + bytes[j + 1] * b + bytes[k + 1] * c + bytes[m + 1] * d + 0.5 | 0];
         out[o + 2] = blue[bytes[i + 2] * a + bytes[j + 2] * b + bytes[k + 2] * c + bytes[m + 2] * d + 0.5 | 0];
