@@ -13,7 +13,7 @@ const SAYS = {
   NotAllowedError: "This page may not use the camera. Allow it in the browser's settings for this site (at the left of the address), then try again.",
   NotFoundError: "There is no camera here. Connect one and try again, or choose a picture.",
   NotReadableError: "The camera is busy: another program has it. Close that one, then try again.",
-  OverconstrainedError: "That camera is gone. Try again.",
+  OverconstrainedError: "There is no camera here that this browser gives. Connect one and try again, or choose a picture.",
   ended: "The camera was taken away. It is tried again by itself.",
   simd: "This browser is too old for the model: it has no WebAssembly SIMD. Chrome 91, Firefox 89, Safari 16.4 and newer have it.",
   damaged: "A file of this page arrived damaged, so it is not used. Try again: it is fetched anew.",
@@ -78,7 +78,7 @@ function start() {
   worker.onmessage = ({data}) => ({ready: isReady, result, failed})[data.type](data);
   worker.onerror = event => { event.preventDefault(); stopped(event.message ?? "no reason given"); };
   worker.postMessage({type: "start", build});
-  state("loading");
+  if ($("banner").hidden) state("loading");
 }
 
 function isReady(data) {
@@ -196,8 +196,15 @@ async function open() {
   close();
   try {
     if (!window.isSecureContext || !navigator.mediaDevices) return say("insecure", location.href);
+    const size = {width: {ideal: 1280}, height: {ideal: 720}};
     const which = cameras.length ? {deviceId: {exact: cameras[camera % cameras.length].deviceId}} : {facingMode: "environment"};
-    stream = await navigator.mediaDevices.getUserMedia({video: {...which, width: {ideal: 1280}, height: {ideal: 720}}, audio: false});
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({video: {...which, ...size}, audio: false});
+    } catch (error) {
+      if (error.name !== "OverconstrainedError") throw error;
+      cameras = []; // that one is gone, or this browser has its own opinion: whatever there is
+      stream = await navigator.mediaDevices.getUserMedia({video: true, audio: false});
+    }
     const [track] = stream.getVideoTracks();
     track.addEventListener("ended", lost);
     video.srcObject = stream;
@@ -274,7 +281,7 @@ async function lookAt(file) {
     $("still").src = URL.createObjectURL(file);
     [video.hidden, $("still").hidden] = [true, false];
     $("pick").lastChild.textContent = "Live";
-    if (["insecure", "NotAllowedError", "NotFoundError", "NotReadableError", "ended"].includes($("banner").dataset.code)) say("");
+    if (["insecure", "NotAllowedError", "NotFoundError", "NotReadableError", "OverconstrainedError", "ended"].includes($("banner").dataset.code)) say("");
     state("a picture");
     frame++;
     if (ready) look(picture, picture.width, picture.height, true);
