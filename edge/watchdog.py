@@ -48,7 +48,8 @@ class Watchdog:
         now = time.monotonic()
         if now >= self._due:
             self._due = now + self._interval_s / 8
-            self._send(f"WATCHDOG=1\nSTATUS={self.status()}")
+            status = self.status()
+            self._send(f"WATCHDOG=1\nSTATUS={status}" if status else "WATCHDOG=1")
 
     def stopping(self) -> None:
         """The last thing that is said."""

@@ -52,7 +52,6 @@ look() {
   say "picamera2=$([ -d /usr/lib/python3/dist-packages/picamera2 ] && echo yes)"
   say "ribbon=$(cat /sys/class/video4linux/v4l-subdev*/name 2>/dev/null | grep -E '^(imx|ov|arducam|pivariety)' | tr '\n' ' ')"
   say "environments=$(cd "$base/environments" 2>/dev/null && ls -d */complete 2>/dev/null | cut -d/ -f1 | tr '\n' ' ')"
-  say "active=$(cat "$here/active" 2>/dev/null)"
   say "ports=$(for other in "$base"/*/*/unit.service; do case $other in "$here"/*) ;; *) sed -n 's/.*--page-port \([0-9]*\).*/\1/p' "$other" 2>/dev/null ;; esac; done | tr '\n' ' ')"
   if ! command -v sudo >/dev/null; then
     say "sudo=missing"
@@ -125,8 +124,10 @@ activate() {
     journal=$(journalctl --unit "$unit" --lines 40 --output cat --no-pager 2>/dev/null)
     words=$(echo "$journal" | grep -i '^[a-z ]*error' | tail -n 1)
     [ -n "$words" ] || words=$(echo "$journal" | tail -n 5)
-    if [ -n "$was" ] && [ "$was" != "$2" ] && [ -e "$here/$was/sums" ] && commit "$was"; then
-      went="the one before runs again"
+    if [ "$was" = "$2" ]; then
+      went="systemd goes on trying" # it is the one that was there
+    elif [ -n "$was" ]; then
+      commit "$was" && went="the one before runs again" || went="the one before was put back, and does not start either"
     else
       root $stop >/dev/null 2>&1
       root $erase

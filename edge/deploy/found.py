@@ -36,7 +36,6 @@ class Found:
     picamera2: bool
     ribbon: tuple[str, ...]
     environments: tuple[str, ...]
-    active: str
     ports: tuple[int, ...]
     sudo: str
     refused: bool
@@ -73,7 +72,6 @@ def look(device: Device, name: str) -> Found:
         picamera2=answer["picamera2"] == "yes",
         ribbon=words["ribbon"],
         environments=words["environments"],
-        active=answer["active"],
         ports=tuple(map(int, words["ports"])),
         sudo=answer.get("sudo", ""),
         refused="refused" in answer,

@@ -69,6 +69,15 @@ def test_it_is_watched_and_comes_back_for_ever(bundle: Path, tmp_path: Path, sig
     assert value(path, "SupplementaryGroups") == "video"
 
 
+def test_a_ribbon_camera_gets_its_memory(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
+    agent = tmp_path / "agent.yaml"
+    for source, allowed in (("picamera", True), ("picamera:1", True), ("0", False)):
+        agent.write_text(f"cameras: {{a: {{source: '{source}'}}}}")
+        for options in (("--source", source), ("--source", f"door={source}"), ("--config", agent)):
+            text = sightline("service", "show", bundle, "--", *options).stdout
+            assert ("DeviceAllow=char-dma_heap rw" in text) == allowed, (source, options)
+
+
 def test_files_are_found_from_the_units_own_folder(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
     (tmp_path / "agent.yaml").write_text("cameras: {a: {source: 0}}")
     done = sightline("service", "show", bundle, "--", "--config", "agent.yaml", "--threshold", "0.5", cwd=tmp_path,

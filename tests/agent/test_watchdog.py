@@ -44,6 +44,15 @@ def test_ready_and_progress_are_told(tmp_path: Path, abstract: bool) -> None:
         assert heard(ears) == ["STOPPING=1"]
 
 
+def test_what_it_says_of_itself_is_for_systemctl_status(tmp_path: Path) -> None:
+    with listening(str(tmp_path / "n")) as ears:
+        watchdog = Watchdog({"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "3000000"})
+        watchdog.status = lambda: "29.9 frames a second"
+        watchdog.progress()
+        assert heard(ears) == ["WATCHDOG=1\nSTATUS=29.9 frames a second"]
+        watchdog.stopping()
+
+
 def test_it_is_told_again_in_time(tmp_path: Path) -> None:
     with listening(str(tmp_path / "n")) as ears:
         watchdog = Watchdog({"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "400000"})

@@ -392,7 +392,7 @@ def test_what_is_said_of_a_device_that_cannot() -> None:
     fit = Found(
         python="/usr/bin/python3", version="3.11", bits=64, venv=True, numpy="", machine="aarch64", system="", board="",
         memory_mb=900, free_mb=9000, user="pi", home="/home/pi", groups=("video",), systemd=True, picamera2=False,
-        ribbon=(), environments=(), active="", ports=(), sudo="", refused=False, as_root=(),
+        ribbon=(), environments=(), ports=(), sudo="", refused=False, as_root=(),
     )  # fmt: skip
     check(fit, "pi@here", "caps")
     for change, message in (
