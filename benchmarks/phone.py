@@ -82,6 +82,7 @@ def main() -> None:
             for _ in range(round(2 * minutes)):
                 driver.execute_script("seen.length = 0")
                 time.sleep(30)
+                driver.get_log("performance")  # or the driver would keep them all
                 memory.append(resident_mb(driver.service.process.pid))
                 print(f"{len(memory) / 2:g} min: {memory[-1]:.0f} MB", flush=True)
             if memory:

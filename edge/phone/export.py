@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import cv2
 import numpy as np
 
 from edge.phone.runtime import VERSION as RUNTIME
@@ -59,7 +60,10 @@ def export(bundle: Bundle, out: Path, *, scheme: str | None, post: str, runtime:
     app = {
         "name": bundle.manifest.name, "short_name": bundle.manifest.name, "start_url": "./", "scope": "./",
         "display": "standalone", "background_color": "#05080b", "theme_color": "#05080b",
-        "icons": [{"src": f"{version}/icon.svg", "sizes": "any", "type": "image/svg+xml", "purpose": "any maskable"}],
+        "icons": [
+            {"src": f"{version}/icon.svg", "sizes": "any", "type": "image/svg+xml", "purpose": "any maskable"},
+            {"src": f"{version}/icon.png", "sizes": "512x512", "type": "image/png"},
+        ],
     }  # fmt: skip
     top = {
         "app.webmanifest": json.dumps(app, indent=2).encode(),
@@ -119,7 +123,7 @@ def _versioned(bundle: Bundle, scheme: str, post: str, runtime: Path | None) -> 
     samples += padding + b"".join(golden[key][k].astype("<f4").tobytes() for k in range(frames) for key in keys)
     files = {**runtime_files(runtime)}
     files |= {name: (_SITE / name).read_bytes() for name in _PAGE}
-    files |= {"model.tflite": model, "golden.bin": samples, "licences.txt": _licences().encode()}
+    files |= {"icon.png": _icon(), "model.tflite": model, "golden.bin": samples, "licences.txt": _licences().encode()}
     about: dict[str, Any] = {
         "schema": 1, "name": manifest.name, "version": manifest.version, "scheme": scheme, "sha256": identity.sha256,
         "input": dataclasses.asdict(manifest.input), "output": dataclasses.asdict(manifest.output), "post": post,
@@ -127,6 +131,14 @@ def _versioned(bundle: Bundle, scheme: str, post: str, runtime: Path | None) -> 
         "files": {name: sha256(files[name]) for name in ("model.tflite", "golden.bin")},
     }  # fmt: skip
     return {**files, "bundle.json": json.dumps(about, ensure_ascii=False).encode()}
+
+
+def _icon() -> bytes:
+    """What icon.svg shows, as phones' home screens take it."""
+    picture = np.full((512, 512, 3), (11, 8, 5), np.uint8)
+    cv2.circle(picture, (256, 256), 176, (117, 122, 11), -1, cv2.LINE_AA)
+    cv2.circle(picture, (256, 256), 76, (255, 255, 255), -1, cv2.LINE_AA)
+    return cv2.imencode(".png", picture)[1].tobytes()
 
 
 def _licences() -> str:

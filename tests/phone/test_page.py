@@ -323,6 +323,31 @@ HIDDEN = "Object.defineProperty(document, 'hidden', {value: %s, configurable: tr
 ENDED = "return document.getElementById('video').srcObject.getTracks().every(t => t.readyState === 'ended')"
 
 
+def test_a_second_camera_and_a_snapshot(site: Path, profile: Path, tmp_path: Path) -> None:
+    with (
+        served(site, "--http") as url,
+        chromium(profile, "--use-fake-device-for-media-stream=device-count=2") as driver,
+    ):
+        driver.get(url)
+        results(driver, 2)
+        label = "return document.getElementById('video').srcObject.getVideoTracks()[0].label"
+        first = driver.execute_script(label)
+        driver.find_element("id", "turn").click()
+        until(
+            lambda: (
+                driver.execute_script(f"return (() => {{ try {{ {label} }} catch {{ return '' }} }})()")
+                not in ("", first)
+            )
+        )
+        results(driver, driver.execute_script("return seen.length") + 2)
+        where = {"behavior": "allow", "downloadPath": str(tmp_path / "down")}
+        driver.execute_cdp_cmd("Browser.setDownloadBehavior", where)
+        driver.execute_script("navigator.canShare = undefined; document.getElementById('shoot').click()")
+        (path,) = until(lambda: list((tmp_path / "down").glob("colours-*.jpg")))
+        newest = results(driver)[-1]
+        assert cv2.imread(str(path)).shape[:2] == (newest["height"], newest["width"])
+
+
 def test_it_rests_while_nobody_looks(site: Path, clip: Path, profile: Path) -> None:
     with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
         driver.get(url)
