@@ -270,11 +270,14 @@ def test_without_a_camera_a_picture_will_do(site: Path, pictures: Path, profile:
         assert driver.execute_script("return document.getElementById('banner').hidden")
 
 
-def test_without_https(site: Path, clip: Path, profile: Path) -> None:
+def test_without_https_a_picture_will_do(site: Path, clip: Path, pictures: Path, profile: Path) -> None:
     rule = "--host-resolver-rules=MAP pi.example 127.0.0.1"
     with served(site, "--http") as url, chromium(profile, camera(clip), rule) as driver:
         driver.get(url.replace("localhost", "pi.example"))
+        until(lambda: shown(driver, "proof").startswith("passed"), 40)
         assert refused(driver) == "insecure" and "https://" in shown(driver, "words")
+        driver.find_element("id", "file").send_keys(str(next((pictures / "red").glob("*.png"))))
+        until(lambda: shown(driver, "best").startswith("red"), 40)
 
 
 def test_a_browser_that_is_too_old(site: Path, clip: Path, profile: Path) -> None:

