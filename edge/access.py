@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import ConfigError
-from sightline.files import write_file
+from sightline.files import write_secret
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,7 @@ def access_for(
     token = ""
     if new or not path.exists():
         token, document = make_token()
-        old = os.umask(0o077)
-        try:
-            write_file(path, document.encode())
-        finally:
-            os.umask(old)
+        write_secret(path, document.encode())
     try:
         kept = json.loads(path.read_text())
         salt, digest = str(kept["salt"]), str(kept["sha256"])

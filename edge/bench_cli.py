@@ -98,11 +98,12 @@ def _measure(
         chosen += subjects(compare, device, (), threads[:1])
     figures = measure(chosen, seconds)
     check_noise(figures, noise / 100)
+    cold = cold_start_ms(model, device, tried.scheme)  # before the machine is hot
     lasting = sustain(chosen[0], sustained, _minutes) if sustained else None
     return told | {
         "figures": [asdict(f) for f in figures],
         "compared": asdict(compared(figures[0], figures[own])) if compare else None,
-        "cold_start_ms": round(cold_start_ms(model, device, tried.scheme), 1),
+        "cold_start_ms": round(cold, 1),
         "sustained": asdict(lasting) if lasting else None,
     }
 

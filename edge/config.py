@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edge.capture import Watch
 from sightline.errors import ConfigError
-from sightline.records import near, read_record
+from sightline.records import near, read_record, read_yaml
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,7 @@ class AgentConfig:
 
 def read_agent_config(path: Path) -> AgentConfig:
     """Raises ConfigError, which names the file, the camera and the key."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}") from None
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
+    data = read_yaml(path, ConfigError)
     if not isinstance(data, Mapping) or not isinstance(data.get("cameras"), Mapping) or not data["cameras"]:
         raise ConfigError(f"{path}: needs `cameras:`, a mapping of names to cameras, each with its `source:`")
     known = list(AgentConfig.__dataclass_fields__)

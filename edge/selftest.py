@@ -100,8 +100,9 @@ def try_in_child(bundle: Path, device: str, scheme: str | None, *, nice: int = 0
 def main() -> None:
     bundle, device, scheme, nice = Path(sys.argv[1]), sys.argv[2], sys.argv[3] or None, int(sys.argv[4])
     os.nice(nice)
+    most = min(MEMORY, sys.maxsize)  # of a 32-bit system
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (min(MEMORY, sys.maxsize), min(MEMORY, sys.maxsize)))
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         print(json.dumps(asdict(trial(bundle, device, scheme))))

@@ -17,6 +17,7 @@ from edge.config import read_agent_config
 from edge.credentials import shows_credentials
 from edge.watchdog import MINIMUM_S
 from sightline.bare import read_model
+from sightline.bundle import Bundle
 from sightline.device import load_device
 from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_file
@@ -194,8 +195,10 @@ def uninstall(name: str, root: Path | None) -> None:
 def _unit(model: Path, options: tuple[str, ...], **o: object) -> Unit:
     bundle = read_model(model)
     name = str(o["name"] or bundle.manifest.name)
-    check_options(options)
     text = list(options)
+    if not has_source(text):
+        raise ConfigError("a --source or a --config is needed, as for `sightline run`")
+    check_options(text)
     if not re.fullmatch(r"[a-z_][a-z0-9_-]*\$?|", str(o["user"])):
         raise ConfigError(f"--user {o['user']!r}: not the name of a user")
     env_file = o["env_file"]
@@ -208,15 +211,13 @@ def _unit(model: Path, options: tuple[str, ...], **o: object) -> Unit:
         user=str(o["user"]),
         groups=tuple(o["groups"]),  # type: ignore[arg-type]
         env_file=env_file.absolute() if isinstance(env_file, Path) else None,
-        edgetpu=load_device(value_of(text, "--device") or bundle.manifest.device)[1].delegate == "edgetpu",
+        edgetpu=load_device(device_of(text, bundle))[1].delegate == "edgetpu",
         ribbon=has_ribbon_camera(text),
     )
 
 
 def check_options(options: Sequence[str]) -> None:
     """Of `sightline run`, in a unit. Raises ConfigError."""
-    if not {"--source", "--config"} & {option.partition("=")[0] for option in options}:
-        raise ConfigError("a --source or a --config is needed, as for `sightline run`")
     if any(map(shows_credentials, options)):
         raise ConfigError(
             "a password in a unit's command line is seen by all; write ${NAME} and put it into --env-file"
@@ -234,6 +235,16 @@ def value_of(options: Sequence[str], name: str) -> str | None:
         elif word.startswith(f"{name}="):
             value = word.partition("=")[2]
     return value
+
+
+def has_source(options: Sequence[str]) -> bool:
+    """Whether it is said what it shall look at."""
+    return value_of(options, "--source") is not None or value_of(options, "--config") is not None
+
+
+def device_of(options: Sequence[str], bundle: Bundle) -> str:
+    """As which device it runs."""
+    return value_of(options, "--device") or bundle.manifest.device
 
 
 def has_ribbon_camera(options: Sequence[str]) -> bool:

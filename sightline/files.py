@@ -103,6 +103,15 @@ def write_file(path: Path, data: bytes) -> None:
             temporary.unlink()
 
 
+def write_secret(path: Path, data: bytes) -> None:
+    """The same for what only this user may read, in a folder that is theirs alone if it has to be made."""
+    old = os.umask(0o077)
+    try:
+        write_file(path, data)
+    finally:
+        os.umask(old)
+
+
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """The same for a folder of files; whatever stood at `path` is replaced as a whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")

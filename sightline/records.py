@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sightline.errors import InputError
@@ -18,6 +19,18 @@ def near(word: str, known: Iterable[str]) -> str:
 
     matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f" (did you mean {', '.join(matches)}?)" if matches else ""
+
+
+def read_yaml(path: Path, error: type[InputError]) -> Any:
+    """What the file holds. Raises `error` where it cannot be read, or is no YAML."""
+    import yaml  # for files that people write; records come from JSON as well
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise error(f"{path}: cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}") from None
+    except yaml.YAMLError as e:
+        raise error(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
 
 
 def read_record(cls: type[T], data: object, where: str, error: type[InputError]) -> T:

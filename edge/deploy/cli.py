@@ -21,7 +21,7 @@ from edge.deploy.hosts import Host, read_hosts
 from edge.deploy.kit import Kit
 from edge.deploy.release import Wanted, Wheels
 from edge.deploy.ssh import Device
-from edge.service import check_options, check_unit_name
+from edge.service import check_options, check_unit_name, device_of
 from sightline.bare import read_model
 from sightline.device import load_device
 from sightline.errors import ConfigError, SightlineError
@@ -108,12 +108,11 @@ def _wanted(host: Host, common: Wanted) -> Wanted:
     options = (*common.options, *host.options)
     if any(option.partition("=")[0] == "--env-file" for option in options):
         raise ConfigError("--env-file stands before the --: deploy itself takes it along")
-    context = run.make_context("sightline run", [str(common.bundle.path), *options])
-    device = context.params["device"] or common.bundle.manifest.device
+    run.make_context("sightline run", [str(common.bundle.path), *options])  # that it would take them
+    check_options(options)
+    device = device_of(options, common.bundle)
     if load_device(device)[1].runner != "agent":
         raise ConfigError(f"{device} is not run by the agent; say as which device it shall run there: -- --device NAME")
-    named = context.params["source"] or context.params["config"]
-    check_options(options if named else ("--source", "0", *options))  # unnamed, it is the device's only camera
     secret = Path(host.env_file).read_bytes() if host.env_file else common.env_file
     return replace(common, name=check_unit_name(host.name or common.name), options=options, env_file=secret)
 

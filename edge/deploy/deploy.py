@@ -14,7 +14,7 @@ from edge.deploy.found import Found, answers, check, check_rights, look
 from edge.deploy.kit import WHEEL, Kit, Platform
 from edge.deploy.release import Wanted, Wheels, make_release, page_of, place_of
 from edge.deploy.ssh import Device, StepError
-from edge.service import check_unit_name, has_ribbon_camera, value_of
+from edge.service import check_unit_name, device_of, has_ribbon_camera, has_source, value_of
 from sightline.device import load_device
 from sightline.errors import ConfigError, DeviceError
 
@@ -122,11 +122,7 @@ def _needs_picamera(found: Found, wanted: Wanted) -> bool:
     asked = has_ribbon_camera(wanted.options)
     if asked and not found.picamera2:
         raise DeviceError("picamera2 is not installed there: sudo apt install -y python3-picamera2")
-    return found.picamera2 and (asked or bool(found.ribbon and not _has_source(wanted.options)))
-
-
-def _has_source(options: tuple[str, ...]) -> bool:
-    return value_of(options, "--source") is not None or value_of(options, "--config") is not None
+    return found.picamera2 and (asked or bool(found.ribbon and not has_source(wanted.options)))
 
 
 def _with_source(device: Device, environment: str, wanted: Wanted, say: Say) -> tuple[str, ...]:
@@ -136,10 +132,10 @@ def _with_source(device: Device, environment: str, wanted: Wanted, say: Say) -> 
         say("problem", problem)
     for accelerator in here["accelerators"]:
         say("accelerator", f"{accelerator['name']} {accelerator['problem']}".strip())
-    config = value_of(wanted.options, "--device") or wanted.bundle.manifest.device
+    config = device_of(wanted.options, wanted.bundle)
     if load_device(config)[1].delegate != "edgetpu" and config != here["fits"]:
         say("note", f"it runs as {config}; {here['board']} is a {here['fits']}: -- --device {here['fits']}")
-    if _has_source(wanted.options):
+    if has_source(wanted.options):
         return wanted.options
     usable = [camera for camera in here["cameras"] if not camera["problem"]]
     if len(usable) == 1:
@@ -155,7 +151,7 @@ def try_there(
 ) -> dict[str, Any]:
     """Hashes, golden samples and speed, on the device and as what it shall run. Raises DeviceError."""
     place = f"{wanted.name}/{release}/{place_of(wanted.bundle)}"
-    config = value_of(options, "--device") or wanted.bundle.manifest.device
+    config = device_of(options, wanted.bundle)
     scheme = value_of(options, "--scheme")
     if wanted.trial_s:
         # how noisy it is while another agent runs there is said, and no reason to stop

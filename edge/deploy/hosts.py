@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from sightline.errors import ConfigError
-from sightline.records import read_record
+from sightline.records import read_record, read_yaml
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,7 @@ def read_hosts(to: Sequence[str], inventory: Path | None) -> tuple[Host, ...]:
     """Raises ConfigError, which names the file, the entry and the key."""
     hosts = [Host(one) for one in to]
     if inventory:
-        try:
-            data = yaml.safe_load(inventory.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"{inventory}: cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}") from None
-        except yaml.YAMLError as e:
-            raise ConfigError(f"{inventory}: not valid YAML: {' '.join(str(e).split())}") from None
+        data = read_yaml(inventory, ConfigError)
         if not isinstance(data, list) or not data:
             raise ConfigError(f"{inventory}: a list is needed: `- to: pi@kitchen.local`, with its options below it")
         for i, entry in enumerate(data, 1):

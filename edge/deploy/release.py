@@ -10,7 +10,7 @@ from typing import Literal
 from edge.config import read_agent_config
 from edge.deploy.found import Found
 from edge.deploy.ssh import Device
-from edge.service import Unit, has_ribbon_camera, value_of
+from edge.service import Unit, device_of, has_ribbon_camera, value_of
 from sightline.bundle import Bundle
 from sightline.device import load_device
 from sightline.errors import ConfigError
@@ -40,7 +40,6 @@ def make_release(
     found: Found, base: str, environment: str, wanted: Wanted, options: tuple[str, ...]
 ) -> tuple[str, dict[str, bytes]]:
     """Its id, a name of its content, and its files."""
-    device = value_of(options, "--device") or wanted.bundle.manifest.device
     ribbon = has_ribbon_camera(options)
     files, options = _carried(options)
     bundle = wanted.bundle
@@ -51,7 +50,7 @@ def make_release(
     content = hashlib.sha256(repr((environment, options, sorted(files.items()))).encode())
     release = f"{bundle.manifest.version}-{content.hexdigest()[:12]}"
     folder = f"{base}/{wanted.name}/{release}"
-    edgetpu = load_device(device)[1].delegate == "edgetpu"
+    edgetpu = load_device(device_of(options, bundle))[1].delegate == "edgetpu"
     unit = Unit(
         name=wanted.name,
         command=(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import json
 import os
@@ -64,7 +65,7 @@ def serve_web(
     if bool(cert) != bool(key) or (http and cert):
         raise ConfigError("--cert and --key come together, and not with --http")
     found = re.search(r'Content-Security-Policy" content="([^"]*)"', index.read_text())
-    policy = (found[1] if found else "").replace("&#x27;", "'").replace("&amp;", "&")
+    policy = html.unescape(found[1]) if found else ""
     name = "localhost" if http else addresses()[0] if address in ("0.0.0.0", "::") else address
     tls = None
     if not http:

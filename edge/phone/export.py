@@ -70,12 +70,11 @@ def export(bundle: Bundle, out: Path, *, scheme: str | None, post: str, runtime:
         "sw.js": keeper.encode(),
         "index.html": index.encode(),
     }
-    before = sorted(p for p in out.glob("*/bundle.json")) if out.exists() else []
+    older = [p.parent for p in out.glob("*/bundle.json") if p.parent.name != version]
     write_folder(out / version, files)
     for file, content in top.items():  # the page comes last: until then the old one is whole
         write_file(out / file, content)
     # the one before stays for who has it open; older ones go
-    older = [p.parent for p in before if p.parent.name != version]
     for folder in sorted(older, key=lambda p: p.stat().st_mtime)[:-1]:
         shutil.rmtree(folder)
     runtimes = [len(data) for file, data in files.items() if file.endswith(".wasm")]
@@ -121,7 +120,7 @@ def _versioned(bundle: Bundle, scheme: str, post: str, runtime: Path | None) -> 
     samples = golden["frames"][:frames].astype(np.uint8).tobytes()
     padding = b"\0" * (-len(samples) % 4)
     samples += padding + b"".join(golden[key][k].astype("<f4").tobytes() for k in range(frames) for key in keys)
-    files = {**runtime_files(runtime)}
+    files = runtime_files(runtime)
     files |= {name: (_SITE / name).read_bytes() for name in _PAGE}
     files |= {"icon.png": _icon(), "model.tflite": model, "golden.bin": samples, "licences.txt": _licences().encode()}
     about: dict[str, Any] = {
@@ -142,11 +141,10 @@ def _icon() -> bytes:
 
 
 def _licences() -> str:
-    apache = _apache()
     return (
         f"Sightline {__version__}, Apache License 2.0.\n"
         f"LiteRT.js {RUNTIME} (@litertjs/core, @litertjs/wasm-utils), Copyright Google LLC, Apache License 2.0.\n"
-        "The model is its maker's.\n\n" + apache
+        f"The model is its maker's.\n\n{_apache()}"
     )
 
 

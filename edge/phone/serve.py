@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import ipaddress
-import os
 import re
 import socket
 import ssl
@@ -14,7 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from sightline.errors import ConfigError, DeviceError
-from sightline.files import write_file
+from sightline.files import write_secret
 
 DAYS = 825  # what phones accept at most
 
@@ -63,14 +62,9 @@ def certificate(folder: Path, hosts: list[str]) -> tuple[Path, Path]:
         .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())
     )  # fmt: skip
-    old = os.umask(0o077)
-    try:
-        plain = serialization.NoEncryption()
-        pem = serialization.Encoding.PEM
-        write_file(key_file, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-        write_file(cert_file, made.public_bytes(pem))
-    finally:
-        os.umask(old)
+    plain, pem = serialization.NoEncryption(), serialization.Encoding.PEM
+    write_secret(key_file, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    write_secret(cert_file, made.public_bytes(pem))
     return cert_file, key_file
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -25,36 +23,17 @@ from edge.page import Page
 from edge.web import Web
 from sightline.bundle import read_bundle
 from sightline.predictions import Cause, Classification, Code, ModelId, Result
-from tests.conftest import BGR, LABELS, need
+from tests.browser import start_chromium
+from tests.conftest import BGR, LABELS
 
 SHA = "0123456789abcdef" * 4
-OPTIONS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium without a screen and with a new profile. Its console and its requests are recorded."""
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    need(all(programs.values()), "a browser is needed: apt-get install chromium chromium-driver")
-    need(importlib.util.find_spec("selenium") is not None, "selenium is needed: pip install 'sightline[dev]'")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.page_load_strategy = "eager"  # a stream is never loaded to its end, and may have no first picture yet
-    options.binary_location = str(programs["chromium"])
-    for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(programs["chromedriver"])))
+    # a stream is never loaded to its end, and may have no first picture yet
+    driver = start_chromium(tmp_path_factory.mktemp("profile"), load="eager")
     driver.set_page_load_timeout(20)
     driver.set_script_timeout(10)
     yield driver

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -16,12 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tests.conftest import need
+from tests.browser import start_chromium
 
-OPTIONS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
-)  # fmt: skip
+OPTIONS = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
 COLLECT = "window.seen = []; addEventListener('sightline', e => seen.push(e.detail));"
 
 
@@ -38,18 +33,7 @@ def write_y4m(path: Path, frames: Sequence[np.ndarray[Any, Any]], fps: int = 10)
 @contextlib.contextmanager
 def chromium(profile: Path, *more: str, width: int = 360, height: int = 740, scale: int = 2) -> Iterator[Any]:
     """A driver; its console and its requests are recorded. more: options."""
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    need(all(programs.values()), "a browser is needed: apt-get install chromium chromium-driver")
-    need(importlib.util.find_spec("selenium") is not None, "selenium is needed: pip install 'sightline[dev]'")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(programs["chromium"])
-    for option in (*OPTIONS, f"--user-data-dir={profile}", f"--window-size={width},{height}", *more):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(programs["chromedriver"])))
+    driver = start_chromium(profile, *OPTIONS, f"--window-size={width},{height}", *more)
     try:
         driver.set_page_load_timeout(30)
         driver.set_script_timeout(30)

@@ -28,10 +28,9 @@ let worker, about, ready = false, inference = 0, busy = 0, restarts = [], wanted
 let stream = null, cameras = [], camera = 0, still = null, frame = 0, dropped = 0, opening = false;
 let newest = null, times = [], posting = false, seen = 0;
 
-function say(code, details = "", calm = false) {
+function say(code, details = "") {
   $("banner").hidden = !code;
   if (!code) return;
-  $("banner").classList.toggle("calm", calm);
   text("words", SAYS[code] ?? SAYS.fault);
   text("details", details);
   $("banner").dataset.code = code;
@@ -83,7 +82,7 @@ function start() {
 
 function isReady(data) {
   about = data.about;
-  inference = data.inference_ms;
+  inference = data.proof.inference_ms;
   $("threshold").value = wanted ?? about.output.threshold;
   text("limit", percent(+$("threshold").value));
   text("model", `${about.name} ${about.version}, ${about.scheme}, sha256 ${about.sha256.slice(0, 12)}`);
@@ -137,8 +136,8 @@ function result(data) {
 // ---- what it sees
 
 function show() {
-  const {predictions, width, height} = newest;
-  draw(predictions, width, height);
+  const {predictions} = newest;
+  paint();
   const counts = new Map();
   for (const p of predictions) counts.set(p.label, (counts.get(p.label) ?? 0) + 1);
   const [first] = predictions;
@@ -161,12 +160,16 @@ function figures() {
 
 const COLOURS = ["#ffd400", "#00e5ff", "#ff6ad5", "#7dff5a", "#ff9a3d", "#b9a7ff"];
 
-function draw(predictions, width, height, canvas = overlay, context = pen) {
-  const ratio = devicePixelRatio || 1, box = canvas === overlay ? canvas.getBoundingClientRect() : {width, height};
-  const unit = canvas === overlay ? ratio : Math.max(1, width / 640);
-  const w = Math.round(box.width * (canvas === overlay ? ratio : 1)), h = Math.round(box.height * (canvas === overlay ? ratio : 1));
-  if (canvas === overlay && (canvas.width !== w || canvas.height !== h)) [canvas.width, canvas.height] = [w, h];
-  if (canvas === overlay) context.clearRect(0, 0, w, h);
+// The newest, over the picture as it is on the screen.
+function paint() {
+  const unit = devicePixelRatio || 1, box = overlay.getBoundingClientRect(), w = Math.round(box.width * unit), h = Math.round(box.height * unit);
+  if (overlay.width !== w || overlay.height !== h) [overlay.width, overlay.height] = [w, h];
+  pen.clearRect(0, 0, w, h);
+  draw(pen, w, h, unit, newest);
+}
+
+// A result's boxes, in the middle of w x h. unit: pixels of a thin line.
+function draw(context, w, h, unit, {predictions, width, height}) {
   const scale = Math.min(w / width, h / height), dx = (w - width * scale) / 2, dy = (h - height * scale) / 2;
   context.font = `700 ${15 * unit}px system-ui, sans-serif`;
   context.textBaseline = "top";
@@ -302,9 +305,9 @@ function live() {
 
 async function shoot() {
   if (!newest) return;
-  const {predictions, width, height} = newest, canvas = Object.assign(document.createElement("canvas"), {width, height}), context = canvas.getContext("2d");
+  const {width, height} = newest, canvas = Object.assign(document.createElement("canvas"), {width, height}), context = canvas.getContext("2d");
   context.drawImage(still ? $("still") : video, 0, 0, width, height);
-  draw(predictions, width, height, canvas, context);
+  draw(context, width, height, Math.max(1, width / 640), newest);
   const blob = await new Promise(done => canvas.toBlob(done, "image/jpeg", 0.92));
   const file = new File([blob], `${about.name}-${new Date().toISOString().replaceAll(":", "-")}.jpg`, {type: "image/jpeg"});
   if (navigator.canShare?.({files: [file]})) {
@@ -386,7 +389,7 @@ document.addEventListener("visibilitychange", () => {
     state("paused");
   } else if (!still) open();
 });
-addEventListener("resize", () => newest && draw(newest.predictions, newest.width, newest.height));
+addEventListener("resize", () => newest && paint());
 
 if (!hasSimd()) say("simd");
 else {
