@@ -86,7 +86,7 @@ def show(benchmark: str, **figures: Any) -> None:
     print(json.dumps({"benchmark": benchmark, **rounded, **machine, "commit": commit}), flush=True)
 
 
-def make_bundle(folder: Path, scheme: str = "static_int8") -> Path:
+def make_bundle(folder: Path, scheme: str = "static_int8", size: int = SIZE) -> Path:
     """A bundle of an untrained MobileNetV2: what it answers is noise, how long it takes is not."""
     import timm
     import torch
@@ -99,10 +99,10 @@ def make_bundle(folder: Path, scheme: str = "static_int8") -> Path:
 
     torch.manual_seed(0)
     backbone = timm.create_model("mobilenetv2_100", num_classes=CLASSES)
-    spec = InputSpec(SIZE, SIZE)
+    spec = InputSpec(size, size)
     program = save_program(Classifier(backbone, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).eval(), spec)
     content = convert_program(open_program(program, "bench"), "bench")
-    frames = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
     int8 = quantize(content, scheme, ranges(observe(content, frames, spec), "min_max"), "per_channel")
     golden = np.concatenate([Interpreter(int8)(frame)[0] for frame in frames])
     path = folder / "bench.bundle"

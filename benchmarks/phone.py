@@ -1,51 +1,63 @@
 """What the page costs beside LiteRT.js' own inference: `python -m benchmarks.phone [--minutes 10]`.
 
-A 720p camera at 30 frames a second in headless Chromium, MobileNetV2 at 224 with an int8 body. Milliseconds from taking
-a frame to its answer, over those of an inference alone in the same worker; then the memory of all of the browser's
-processes, minute by minute. Where there is no GPU, painting the picture takes much of a core: the screen is small.
+A 720p camera at 60 frames a second in headless Chromium, MobileNetV2 at 416 with an int8 body: a model faster than the
+camera would measure the camera. Milliseconds per frame, over those of LiteRT.js alone: a page that shows the camera,
+whose worker runs the model on one input again and again; then the same without the camera, for where there is no
+GPU, showing it takes much of a core. Then the memory of the page's process: all of it, minute by minute, and what is
+left of it after a collection of garbage.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import cv2
+import websocket  # a part of selenium
 
 from benchmarks.agent import make_bundle, make_clip, show
 from edge.phone.export import export
 from sightline.bundle import read_bundle
 from tests.phone.browser import chromium, served, shown, until, write_y4m
 
-SECONDS, ROUNDS = 30, 5
-WARM_S = 5
-HIDDEN = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
-# LiteRT.js and nothing else: one input, run again and again
-BARE = """
-const [version, done] = arguments, here = new URL(version + "/", location.href).href;
-(async () => {
+SIZE = 416
+SECONDS, ROUNDS = 8, 5
+WARM_S = 3
+FILES = {
+    "bare.html": """<!doctype html><title>bare</title><link rel="stylesheet" href="bare.css">
+<video id="video" autoplay muted playsinline></video><script type="module" src="bare.js"></script>""",
+    "bare.css": "body { margin: 0; background: #000 } video { width: 100%; height: 60vh; object-fit: contain }",
+    "bare.js": """
+const query = new URLSearchParams(location.search), worker = new Worker("bareworker.js");
+if (query.has("camera")) {
+  video.srcObject = await navigator.mediaDevices.getUserMedia({video: {width: {ideal: 1280}, height: {ideal: 720}}});
+}
+window.bare = 0;
+worker.onmessage = () => window.bare++;
+worker.postMessage(new URL(query.get("site") + "/", location.href).href);""",
+    "bareworker.js": """
+self.onmessage = async ({data: here}) => {
   const {loadLiteRt, loadAndCompile, Tensor} = await import(here + "litert.js");
-  if (!window.bare) {
-    self.Module = {locateFile: file => here + file};
-    await loadLiteRt(here);
-    window.bare = await loadAndCompile(here + "model.tflite", {accelerator: "wasm"});
-  }
-  const model = window.bare;
-  const input = new Float32Array(224 * 224 * 3).fill(90), times = [];
-  for (let k = 0; k < 150; k++) {
-    const began = performance.now(), entry = new Tensor(input, [1, 224, 224, 3]), results = await model.run([entry]);
+  self.Module = {locateFile: file => here + file};
+  await loadLiteRt(here);
+  const model = await loadAndCompile(here + "model.tflite", {accelerator: "wasm"});
+  const input = new Float32Array(SIZE * SIZE * 3).fill(90);
+  for (;;) {
+    const entry = new Tensor(input, [1, SIZE, SIZE, 3]), results = await model.run([entry]);
     results[0].toTypedArray();
-    times.push(performance.now() - began);
     entry.delete();
     for (const result of results) result.delete();
+    self.postMessage(0);
+    await 0;
   }
-  done(times.slice(50).sort((a, b) => a - b)[50]);
-})();
-"""
+};""",
+}
 
 
 def main() -> None:
@@ -53,57 +65,103 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         site = folder / "site"
-        done = export(
-            read_bundle(make_bundle(folder, "static_int8_float_io")), site, scheme=None, post="", runtime=None
-        )
+        bundle = read_bundle(make_bundle(folder, "static_int8_float_io", SIZE))
+        done = export(bundle, site, scheme=None, post="", runtime=None)
+        for name, content in FILES.items():
+            (site / name).write_text(content.replace("SIZE", str(SIZE)))
         capture = cv2.VideoCapture(str(make_clip(folder / "clip.mp4", 60)))
         frames = [frame for ok, frame in iter(capture.read, (False, None)) if ok]
-        camera = f"--use-file-for-fake-video-capture={write_y4m(folder / 'clip.y4m', frames, 30)}"
-        with served(site, "--http") as url, chromium(folder / "profile", camera, scale=1) as driver:
-            driver.get(url)
-            until(lambda: shown(driver, "state") == "live", 60)
-            time.sleep(WARM_S)
-            seen: list[dict[str, Any]] = []
-            bare = []
-            for _ in range(ROUNDS):  # in turns: what disturbs one disturbs the other
-                driver.execute_script(f"{HIDDEN % 'false'} document.dispatchEvent(new Event('visibilitychange'))")
-                time.sleep(2)
+        speed(folder, site, done.version, write_y4m(folder / "fast.y4m", frames, 60))
+        if minutes:
+            memory(folder, site, write_y4m(folder / "clip.y4m", frames, 30), minutes)
+
+
+def speed(folder: Path, site: Path, version: str, clip: Path) -> None:
+    camera = f"--use-file-for-fake-video-capture={clip}"
+    seen: list[dict[str, Any]] = []
+    per_frame: dict[str, list[float]] = {"page": [], "bare": [], "dark": []}
+    with served(site, "--http") as url, chromium(folder / "profile", camera, scale=1) as driver:
+        pages = {
+            "page": (url, "return seen.length"),
+            "bare": (f"{url}bare.html?camera&site={version}", "return window.bare ?? 0"),
+            "dark": (f"{url}bare.html?site={version}", "return window.bare ?? 0"),
+        }
+        for _ in range(ROUNDS):  # in turns: what disturbs one disturbs the others
+            for name, (address, count) in pages.items():
+                driver.get(address)
+                until(lambda count=count: driver.execute_script(count) > 0, 60)  # type: ignore[misc]
+                time.sleep(WARM_S)
+                first, began = driver.execute_script(count), time.monotonic()
+                time.sleep(SECONDS)
+                last, ended = driver.execute_script(count), time.monotonic()
+                per_frame[name].append(1000 * (ended - began) / (last - first))
+                if name == "page":
+                    seen += driver.execute_script("return seen")[first:]
+    ms = {name: statistics.median(values) for name, values in per_frame.items()}
+    ratios = [a / b for a, b in zip(per_frame["page"], per_frame["bare"], strict=True)]
+    parts = {k: statistics.median(r["ms"][k] for r in seen) for k in seen[0]["ms"]}
+    show("phone/frame", width=seen[0]["width"], frames=len(seen), page_ms=ms["page"], bare_ms=ms["bare"],
+         ratio=ms["page"] / ms["bare"], ratios=json.dumps([round(r, 2) for r in ratios]), dark_ms=ms["dark"],
+         ratio_dark=ms["page"] / ms["dark"],
+         latency_ms=statistics.median(r["total"] for r in seen), **parts)  # fmt: skip
+
+
+def memory(folder: Path, site: Path, clip: Path, minutes: float) -> None:
+    """A browser lets garbage lie until its heap has grown. What is left after a collection is what the page holds."""
+    camera = f"--use-file-for-fake-video-capture={clip}"
+    with served(site, "--http") as url, chromium(folder / "memory", camera, scale=1) as driver:
+        driver.get(url)
+        until(lambda: shown(driver, "state") == "live", 60)
+        time.sleep(60)
+        collect(driver)
+        held, everything = page_mb(driver.service.process.pid), []
+        for minute in range(1, round(minutes) + 1):
+            for _ in range(4):
                 driver.execute_script("seen.length = 0")
-                time.sleep(SECONDS / ROUNDS)
-                seen += driver.execute_script("return seen")
-                driver.execute_script(f"{HIDDEN % 'true'} document.dispatchEvent(new Event('visibilitychange'))")
-                bare.append(float(driver.execute_async_script(BARE, done.version)))
-            driver.execute_script(f"{HIDDEN % 'false'} document.dispatchEvent(new Event('visibilitychange'))")
-            parts = {k: statistics.median(r["ms"][k] for r in seen) for k in seen[0]["ms"]}
-            total, alone = statistics.median(r["total"] for r in seen), statistics.median(bare)
-            show("phone/frame", width=seen[0]["width"], frames=len(seen), bare_ms=alone, total_ms=total,
-                 ratio=total / alone, first_load=done.first_load, **parts)  # fmt: skip
-            memory = []
-            for _ in range(round(2 * minutes)):
-                driver.execute_script("seen.length = 0")
-                time.sleep(30)
                 driver.get_log("performance")  # or the driver would keep them all
-                memory.append(resident_mb(driver.service.process.pid))
-                print(f"{len(memory) / 2:g} min: {memory[-1]:.0f} MB", flush=True)
-            if memory:
-                half = len(memory) // 2
-                show("phone/memory", minutes=minutes, first_mb=statistics.median(memory[1:half]),
-                     last_mb=statistics.median(memory[half:]), most_mb=max(memory))  # fmt: skip
+                time.sleep(15)
+            everything.append(page_mb(driver.service.process.pid))
+            print(f"{minute} min: {everything[-1]:.0f} MB", flush=True)
+        collect(driver)
+        show("phone/memory", minutes=minutes, held_first_mb=held, held_last_mb=page_mb(driver.service.process.pid),
+             garbage_mb=max(everything) - held)  # fmt: skip
 
 
-def resident_mb(pid: int) -> float:
-    """Of a process and all that it has started."""
-    total, waiting = 0.0, [pid]
+def collect(driver: Any) -> None:
+    """All garbage of the page and of its workers."""
+    address = driver.capabilities["goog:chromeOptions"]["debuggerAddress"]
+    with urlopen(f"http://{address}/json/list", timeout=10) as answer:
+        (target,) = (t["webSocketDebuggerUrl"] for t in json.load(answer) if t["type"] == "page")
+    wire = websocket.create_connection(target, timeout=30, suppress_origin=True)
+    everyone = {"autoAttach": True, "waitForDebuggerOnStart": False, "flatten": True}
+    wire.send(json.dumps({"id": 0, "method": "Target.setAutoAttach", "params": everyone}))
+    sessions: list[dict[str, str]] = [{}]
+    while (message := json.loads(wire.recv())).get("id") != 0:
+        if message.get("method") == "Target.attachedToTarget":
+            sessions.append({"sessionId": message["params"]["sessionId"]})
+    for k, session in enumerate(sessions, 1):
+        wire.send(json.dumps({"id": k, "method": "HeapProfiler.collectGarbage", **session}))
+        while json.loads(wire.recv()).get("id") != k:
+            pass
+    wire.close()
+    assert len(sessions) == 3, "the page, prepare.js and worker.js"
+    time.sleep(5)
+
+
+def page_mb(pid: int) -> float:
+    """Of the largest renderer that a process or one of its children has started, without what it shares."""
+    found, waiting = [], [pid]
     while waiting:
         one = waiting.pop()
         try:
             fields = Path(f"/proc/{one}/statm").read_text().split()
-            total += (int(fields[1]) - int(fields[2])) * 4096 / 1e6  # what it shares with others is not counted
+            if b"--type=renderer" in Path(f"/proc/{one}/cmdline").read_bytes():
+                found.append((int(fields[1]) - int(fields[2])) * 4096 / 1e6)
             for task in Path(f"/proc/{one}/task").iterdir():
                 waiting += map(int, (task / "children").read_text().split())
         except OSError:  # it has ended
             continue
-    return total
+    return max(found)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from sightline.interpreter import Interpreter
 SCHEMES = ("static_int8_float_io", "dynamic_int8", "float16", "float32")  # that LiteRT.js takes, the best first
 GOLDEN_FRAMES = 4
 _SITE = Path(__file__).parent / "site"
-_PAGE = ("page.css", "page.js", "worker.js", "picture.js", "answers.js", "track.js", "icon.svg")
+_PAGE = ("page.css", "page.js", "worker.js", "prepare.js", "picture.js", "answers.js", "track.js", "icon.svg")
 
 
 @dataclass(frozen=True)

@@ -309,13 +309,14 @@ def test_a_browser_that_stops_the_model(site: Path, clip: Path, profile: Path) -
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WORKERS})
         driver.get(url)
         results(driver, 2)
-        stop = "workers.at(-1).dispatchEvent(new ErrorEvent('error', {message: 'out of memory', cancelable: true}))"
-        driver.execute_script(stop)
-        before = driver.execute_script("return seen.length")
-        results(driver, before + 3)
-        assert driver.execute_script("return workers.length") == 2
-        for _ in range(3):
-            driver.execute_script(stop)
+        stop = "workers.at(%d).dispatchEvent(new ErrorEvent('error', {message: 'out of memory', cancelable: true}))"
+        for started, which in enumerate((-1, -2), 2):  # the one that prepares, the one with the model
+            driver.execute_script(stop % which)
+            before = driver.execute_script("return seen.length")
+            results(driver, before + 3)
+            assert driver.execute_script("return workers.length") == 2 * started
+        for _ in range(2):
+            driver.execute_script(stop % -1)
         assert refused(driver) == "stopped" and "out of memory" in shown(driver, "details")
         driver.execute_script("document.getElementById('again').click()")
         before = driver.execute_script("return seen.length")

@@ -46,13 +46,7 @@ SIZES = ((1280, 720, 224, 224), (640, 480, 96, 96), (97, 61, 40, 32), (50, 333, 
 @pytest.mark.parametrize("filter", ["pyramid", "linear", "area"])
 def test_a_picture_is_made_ready_within_one_grey_level(tmp_path: Path, resize: Any, filter: Any) -> None:
     rng = np.random.default_rng(7)
-    for width, height, w, h in (
-        (1280, 720, 224, 224),
-        (640, 480, 96, 96),
-        (97, 61, 40, 32),
-        (50, 333, 64, 48),
-        (30, 20, 64, 64),
-    ):
+    for width, height, w, h in SIZES:
         spec = InputSpec(w, h, resize, filter)
         smooth = rng.integers(0, 256, (5, 7, 3)).astype(np.uint8)
         import cv2

@@ -1,7 +1,11 @@
-// What a person sees and touches: camera, boxes, words. The model works in worker.js.
+// What a person sees and touches: camera, boxes, words. Pictures are made ready in prepare.js, the model works in worker.js.
 
 const $ = id => document.getElementById(id);
-const text = (id, value) => { if ($(id).textContent !== value) $(id).textContent = value; };
+const text = (id, value) => write($(id), value);
+function write(element, value) { // the same text node each time: thirty new ones a second would pile up
+  if (!element.firstChild) element.append(value);
+  else if (element.firstChild.data !== value) element.firstChild.data = value;
+}
 const percent = score => `${Math.round(100 * score)} %`;
 const sleep = ms => new Promise(done => setTimeout(done, ms));
 const build = new URLSearchParams(location.search).get("build") ?? ""; // internal or compat; else what the browser can do
@@ -15,7 +19,7 @@ const SAYS = {
   NotReadableError: "The camera is busy: another program has it. Close that one, then try again.",
   OverconstrainedError: "There is no camera here that this browser gives. Connect one and try again, or choose a picture.",
   ended: "The camera was taken away. It is tried again by itself.",
-  simd: "This browser is too old for the model: it has no WebAssembly SIMD. Chrome 91, Firefox 89, Safari 16.4 and newer have it.",
+  simd: "This browser is too old for the model: it has no WebAssembly SIMD. Chrome 91, Firefox 114, Safari 16.4 and newer will do.",
   damaged: "A file of this page arrived damaged, so it is not used. Try again: it is fetched anew.",
   fetch: "A part of this page could not be fetched. Is there a network? Then try again.",
   model: "The model cannot be loaded here. Try again, or another browser.",
@@ -24,9 +28,11 @@ const SAYS = {
   fault: "Something failed that should not. Try again.",
 };
 
-let worker, about, ready = false, inference = 0, busy = 0, restarts = [], wanted = null;
+let workers = [], about, ready = false, alone = 0, restarts = [], wanted = null;
 let stream = null, cameras = [], camera = 0, still = null, frame = 0, dropped = 0, opening = false;
-let newest = null, times = [], posting = false, seen = 0;
+const times = []; // of the answers of two seconds
+let newest = null, posting = false, seen = 0, written = 0, spoken = 0;
+let under = [], due = 0, preparing = 0, computing = 0, came = 0, interval = 0; // frames under way, and when the model will be free; all in ms
 
 function say(code, details = "") {
   $("banner").hidden = !code;
@@ -70,19 +76,29 @@ async function forget() {
 // ---- the model
 
 function start() {
-  ready = false;
-  busy = 0;
-  worker?.terminate();
-  worker = new Worker(new URL("worker.js", import.meta.url));
-  worker.onmessage = ({data}) => ({ready: isReady, result, failed})[data.type](data);
-  worker.onerror = event => { event.preventDefault(); stopped(event.message ?? "no reason given"); };
-  worker.postMessage({type: "start", build});
+  end();
+  workers = ["worker.js", "prepare.js"].map(name => {
+    const worker = new Worker(new URL(name, import.meta.url));
+    worker.onmessage = ({data}) => ({ready: isReady, result, failed})[data.type](data);
+    worker.onerror = event => { event.preventDefault(); stopped(event.message ?? "no reason given"); };
+    return worker;
+  });
+  const {port1, port2} = new MessageChannel();
+  workers[0].postMessage({build, port: port1}, [port1]);
+  start.port = port2;
   if ($("banner").hidden) state("loading");
+}
+
+function end() {
+  ready = false;
+  under = [];
+  for (const worker of workers) worker.terminate();
 }
 
 function isReady(data) {
   about = data.about;
-  inference = data.proof.inference_ms;
+  workers[1].postMessage({type: "start", input: about.input, port: start.port}, [start.port]);
+  alone = computing = data.proof.inference_ms;
   $("threshold").value = wanted ?? about.output.threshold;
   text("limit", percent(+$("threshold").value));
   text("model", `${about.name} ${about.version}, ${about.scheme}, sha256 ${about.sha256.slice(0, 12)}`);
@@ -100,7 +116,6 @@ function isReady(data) {
 }
 
 function failed({during, code, text: details}) {
-  busy = 0;
   if (during === "start") say(SAYS[code] ? code : "fault", details);
   else stopped(details);
 }
@@ -109,45 +124,59 @@ function failed({during, code, text: details}) {
 function stopped(details) {
   restarts = [...restarts.filter(at => performance.now() - at < 60000), performance.now()];
   if (restarts.length > 3) {
-    worker.terminate();
-    ready = false;
+    end();
     return say("stopped", details);
   }
   start();
 }
 
 function look(picture, width, height, isStill) {
-  busy = performance.now();
-  worker.postMessage({type: "frame", id: frame, frame: picture, width, height, at: performance.now(), threshold: +$("threshold").value, still: isStill}, [picture]);
+  const at = performance.now();
+  under.push(at);
+  due = Math.max(at + preparing, due) + computing;
+  workers[1].postMessage({type: "frame", id: frame, frame: picture, width, height, at, threshold: +$("threshold").value, still: isStill}, [picture]);
 }
 
+// Whether a frame taken now would find the model free when it is ready, and the next one would come too late for that.
+const wants = now => !under.length || (under.length < 2 && now + interval + preparing > due);
+
 function result(data) {
-  const now = performance.now();
-  busy = 0;
+  const now = performance.now(), {grab, preprocess, inference, decode} = data.ms, total = now - data.at;
+  under.shift();
+  preparing += (grab + preprocess - preparing) / 8;
+  computing += (inference - computing) / 8;
+  due = now + (under.length ? computing : 0);
   seen = now;
   if (Boolean(still) !== data.still) return; // of what is shown no more
-  times = [...times.filter(at => now - at < 2000), now];
-  newest = {...data, total: now - data.at};
-  show();
+  times.push(now);
+  while (now - times[0] >= 2000) times.shift();
+  newest = data;
+  newest.total = total;
+  newest.ms.wait = Math.max(0, total - grab - preprocess - inference - decode);
+  paint();
+  if (still || now - written > 100) words(now); // faster than anybody reads
   post(newest);
   window.dispatchEvent(new CustomEvent("sightline", {detail: newest}));
 }
 
 // ---- what it sees
 
-function show() {
+function words(now) {
+  written = now;
   const {predictions} = newest;
-  paint();
   const counts = new Map();
   for (const p of predictions) counts.set(p.label, (counts.get(p.label) ?? 0) + 1);
-  const [first] = predictions;
-  if (!first) text("best", "nothing");
-  else if (first.kind === "classification") text("best", `${first.label} ${percent(first.score)}`);
-  else text("best", [...counts].map(([label, n]) => `${n} ${label}`).join(", "));
-  const lines = predictions.slice(first?.kind === "classification" ? 1 : 0, 6).map(p => `${p.label}${p.track ? ` ${p.track}` : ""} ${percent(p.score)}`);
-  if ($("list").dataset.lines !== lines.join("\n")) {
-    $("list").dataset.lines = lines.join("\n");
-    $("list").replaceChildren(...lines.map(line => Object.assign(document.createElement("li"), {textContent: line})));
+  const [first] = predictions, classifies = first?.kind === "classification";
+  const things = !first ? "nothing" : classifies ? first.label : [...counts].map(([label, n]) => `${n} ${label}`).join(", ");
+  text("best", classifies ? `${things} ${percent(first.score)}` : things);
+  const lines = predictions.slice(classifies ? 1 : 0, LINES).map(p => `${p.label}${p.track ? ` ${p.track}` : ""} ${percent(p.score)}`);
+  [...$("list").children].forEach((line, i) => {
+    line.hidden = i >= lines.length;
+    if (!line.hidden) write(line, lines[i]);
+  });
+  if (now - spoken > 2000 && $("heard").textContent !== things) { // read aloud: what is there, not each change of a score
+    spoken = now;
+    text("heard", things);
   }
   if (!$("sheet").hidden) figures();
 }
@@ -155,8 +184,11 @@ function show() {
 function figures() {
   text("fps", still ? "a picture" : `${(times.length / 2).toFixed(1)}; ${dropped} left out, for newer ones`);
   const {ms, total} = newest;
-  text("latency", `${total.toFixed(0)} ms: ${ms.grab.toFixed(1)} picture, ${ms.preprocess.toFixed(1)} size, ${ms.inference.toFixed(1)} model (${inference.toFixed(1)} alone), ${ms.decode.toFixed(1)} answer`);
+  text("latency", `${total.toFixed(0)} ms: ${ms.grab.toFixed(1)} picture, ${ms.preprocess.toFixed(1)} size, ${ms.inference.toFixed(1)} model (${alone.toFixed(1)} alone), ${ms.decode.toFixed(1)} answer, ${ms.wait.toFixed(1)} waiting`);
 }
+
+const LINES = 6;
+for (let i = 0; i < LINES; i++) $("list").append(Object.assign(document.createElement("li"), {hidden: true}));
 
 const COLOURS = ["#ffd400", "#00e5ff", "#ff6ad5", "#7dff5a", "#ff9a3d", "#b9a7ff"];
 
@@ -252,22 +284,30 @@ async function grab() {
   return createImageBitmap(video);
 }
 
+// True at the camera's next frame; false after half a second at most, for a camera that stands still must not end this.
+let wake = () => {}, asked = false;
+setInterval(() => wake(false), 500);
+const arrival = () => new Promise(done => {
+  wake = done;
+  if (asked) return;
+  asked = true;
+  next(() => { asked = false; wake(true); });
+});
+
 async function turn() {
   for (;;) {
-    // a callback that never comes (a camera that stands still, a page that is hidden) must not end this
-    await Promise.race([new Promise(next), sleep(500)]);
-    if (busy && performance.now() - busy > 15000) stopped("no answer for 15 s");
-    if (!ready || !stream || still || document.hidden || video.readyState < 2) continue;
+    const fresh = await arrival(), now = performance.now();
+    if (under.length && now - under[0] > 15000) stopped("no answer for 15 s");
+    if (!fresh || !ready || !stream || still || document.hidden || video.readyState < 2) continue;
     frame++;
-    if (busy) dropped++;
+    interval = now - came;
+    came = now;
+    if (!wants(now)) dropped++;
     else {
-      busy = performance.now();
       try {
         const picture = await grab();
         look(picture, picture.displayWidth ?? picture.width, picture.displayHeight ?? picture.height, false);
-      } catch {
-        busy = 0; // no picture at this moment
-      }
+      } catch { /* no picture at this moment */ }
     }
     if (stream && ready && !$("state").classList.contains("bad")) state(performance.now() - seen < 3000 ? "live" : "waiting");
   }

@@ -78,11 +78,14 @@ function between(from, to, areas) {
   return {first, second, share};
 }
 
-// Keeps its buffers, so one for each worker. spec: a manifest's `input`.
+// What a byte becomes, for each of red, green and blue: three Float32Arrays [256].
+export const values = spec => spec.mean.map((mean, c) => Float32Array.from({length: 256}, (_, byte) => Math.fround(Math.fround(byte - mean) / spec.std[c])));
+
+// Keeps its buffers. spec: a manifest's `input`.
 export class Preprocessor {
   constructor(spec) {
     this.spec = spec;
-    this.values = spec.mean.map((mean, c) => Float32Array.from({length: 256}, (_, byte) => Math.fround(Math.fround(byte - mean) / spec.std[c])));
+    this.values = values(spec);
     this.out = new Float32Array(spec.width * spec.height * 3);
   }
 

@@ -1,29 +1,31 @@
-// The model's own thread: loads it, proves it, and answers frame by frame. A classic worker: LiteRT.js wants importScripts.
+// The model's own thread: loads it, proves it, and answers what prepare.js made ready. A classic worker: LiteRT.js wants importScripts.
 "use strict";
 
 const here = new URL(".", self.location.href).href;
-let about, model, LiteRt, preprocessor, tracker, parts, canvas, context, buffer, copies = true;
+let about, model, LiteRt, tracker, parts, port, last = Promise.resolve();
 
 self.onmessage = async ({data}) => {
   try {
-    if (data.type === "start") await start(data.build);
-    else if (data.type === "frame") look(data, await infer(data));
+    await start(data.build);
+    port = data.port;
+    // one after the other: the tracker counts on it
+    port.onmessage = frame => last = last.then(() => look(frame.data)).catch(error => failed("frame", error));
   } catch (error) {
-    self.postMessage({type: "failed", during: data.type, code: error.code ?? "fault", text: String(error.message ?? error)});
-  } finally {
-    data.frame?.close();
+    failed("start", error);
   }
 };
+
+const failed = (during, error) => self.postMessage({type: "failed", during, code: error.code ?? "fault", text: String(error.message ?? error)});
 
 const fault = (code, text) => Object.assign(new Error(text), {code});
 
 async function start(build) {
-  const [picture, answers, track] = await Promise.all(["picture", "answers", "track"].map(name => import(`${here}${name}.js`)));
+  const [picture, answers, track] = await Promise.all(["picture", "answers", "track"].map(part));
   parts = {...picture, ...answers, ...track};
   about = await (await got("bundle.json")).json();
   const [content, golden] = await Promise.all(["model.tflite", "golden.bin"].map(async name => (await got(name)).arrayBuffer()));
   for (const [name, data] of [["model.tflite", content], ["golden.bin", golden]]) await check(name, data);
-  LiteRt = await import(`${here}litert.js`);
+  LiteRt = await part("litert");
   self.Module = {locateFile: file => here + file};
   await LiteRt.loadLiteRt(here + ({internal: "litert_wasm_internal.js", compat: "litert_wasm_compat_internal.js"}[build] ?? ""));
   try {
@@ -31,13 +33,16 @@ async function start(build) {
   } catch (error) {
     throw fault("model", `LiteRT.js cannot load it: ${error.message}`);
   }
-  preprocessor = new parts.Preprocessor(about.input);
   tracker = new parts.Tracker();
   self.postMessage({type: "ready", about, proof: await prove(golden)});
 }
 
+const unreachable = error => { throw fault("fetch", error.message); };
+
+const part = name => import(`${here}${name}.js`).catch(unreachable);
+
 async function got(name) {
-  const answer = await fetch(here + name);
+  const answer = await fetch(here + name).catch(unreachable);
   if (!answer.ok) throw fault("fetch", `${name}: ${answer.status}`);
   return answer;
 }
@@ -65,7 +70,7 @@ async function run(input) {
 // The golden samples that travel with every bundle: inputs, and what the model made of them where it was measured.
 async function prove(golden) {
   const {frames, sizes, padding} = about.golden, pixels = about.input.width * about.input.height * 3;
-  const input = new Float32Array(pixels), values = preprocessor.values;
+  const input = new Float32Array(pixels), values = parts.values(about.input);
   const times = [];
   let worst = 0, passed = 0, offset = frames * pixels + padding;
   for (let k = 0; k < frames; k++) {
@@ -85,37 +90,12 @@ async function prove(golden) {
   return {frames, passed, worst, inference_ms: times.sort((a, b) => a - b)[frames >> 1]};
 }
 
-// RGBA of a rectangle of the frame: straight from its memory where the browser can do that, else by way of a canvas.
-async function pixels(frame, x, y, w, h) {
-  if (self.VideoFrame && frame instanceof VideoFrame && copies) {
-    if (buffer?.length !== 4 * w * h) buffer = new Uint8ClampedArray(4 * w * h);
-    const {x: left, y: top} = frame.visibleRect;
-    try {
-      const layout = await frame.copyTo(buffer, {format: "RGBA", colorSpace: "srgb", rect: {x: left + x, y: top + y, width: w, height: h}});
-      if (layout.length === 1 && layout[0].stride === 4 * w && layout[0].offset === 0) return buffer;
-    } catch { /* not every browser converts, and not every frame */ }
-    copies = false;
-  }
-  if (canvas?.width !== w || canvas.height !== h) {
-    canvas = new OffscreenCanvas(w, h);
-    context = canvas.getContext("2d", {willReadFrequently: true});
-  }
-  context.drawImage(frame, x, y, w, h, 0, 0, w, h);
-  return context.getImageData(0, 0, w, h).data;
-}
-
-async function infer({frame, width, height}) {
-  const began = performance.now(), {source: [x, y, w, h]} = preprocessor.prepare(width, height);
-  const bytes = await pixels(frame, x, y, w, h), grabbed = performance.now();
-  const input = preprocessor.run(bytes), prepared = performance.now();
-  return {outputs: await run(input), ms: {grab: grabbed - began, preprocess: prepared - grabbed, inference: performance.now() - prepared}};
-}
-
-function look({id, width, height, at, threshold, still}, {outputs, ms}) {
-  const began = performance.now(), detects = about.output.task === "detect" && !still;
-  const sure = Math.max(threshold, 0.01), lowest = detects ? Math.min(threshold, parts.LOW) : threshold;
-  let predictions = parts.answer(outputs, about.output, preprocessor.placement, about.input, lowest);
-  if (detects) predictions = tracker.run(predictions, at / 1000, sure);
-  ms.decode = performance.now() - began;
-  self.postMessage({type: "result", id, width, height, at, still, predictions, ms});
+async function look({input, placement, ms, ...data}) {
+  const began = performance.now(), outputs = await run(input), inferred = performance.now();
+  const {at, threshold, still} = data, detects = about.output.task === "detect" && !still;
+  const lowest = detects ? Math.min(threshold, parts.LOW) : threshold;
+  let predictions = parts.answer(outputs, about.output, placement, about.input, lowest);
+  if (detects) predictions = tracker.run(predictions, at / 1000, Math.max(threshold, 0.01));
+  self.postMessage({...data, type: "result", predictions, ms: {...ms, inference: inferred - began, decode: performance.now() - inferred}});
+  port.postMessage(input, [input.buffer]);
 }
