@@ -24,9 +24,13 @@ const SAYS = {
   fetch: "A part of this page could not be fetched. Is there a network? Then try again.",
   model: "The model cannot be loaded here. Try again, or another browser.",
   golden: "This browser computes other numbers than were measured, so it shows no answers. Another browser may do better.",
+  pixels: "This browser changes the pictures that a page reads, perhaps for privacy, so no answer could be trusted. Allow this site to read them (canvas), or use another browser.",
   stopped: "The browser has stopped the model, perhaps for want of memory. Close other pages, then try again.",
   fault: "Something failed that should not. Try again.",
 };
+
+const CAMERA = ["insecure", "NotAllowedError", "NotFoundError", "NotReadableError", "OverconstrainedError", "ended"];
+const MODEL = ["damaged", "fetch", "model", "golden", "pixels", "stopped"];
 
 let workers = [], about, ready = false, alone = 0, restarts = [], wanted = null;
 let stream = null, cameras = [], camera = 0, still = null, frame = 0, dropped = 0, opening = false;
@@ -110,14 +114,15 @@ function isReady(data) {
   }
   if (!fits) return say("golden", `${frames - passed} of ${frames} golden samples differ, by up to ${data.proof.worst.toFixed(1)} times what rounding may do`);
   ready = true;
-  if (["damaged", "fetch", "model", "stopped", "fault"].includes($("banner").dataset.code)) say("");
+  if ([...MODEL, "fault"].includes($("banner").dataset.code)) say("");
   if (still) lookAt(still);
   else if (stream) state("live");
 }
 
 function failed({during, code, text: details}) {
-  if (during === "start") say(SAYS[code] ? code : "fault", details);
-  else stopped(details);
+  if (during !== "start") return stopped(details);
+  end();
+  say(SAYS[code] ? code : "fault", details);
 }
 
 // Browsers end workers when memory is short: begin again, but not for ever.
@@ -248,7 +253,7 @@ async function open() {
     $("turn").hidden = cameras.length < 2;
     $("light").hidden = !track.getCapabilities?.().torch;
     $("light").setAttribute("aria-pressed", "false");
-    if (!["golden", "damaged", "fetch", "model", "stopped", "simd"].includes($("banner").dataset.code) || $("banner").hidden) say("");
+    if (![...MODEL, "simd"].includes($("banner").dataset.code) || $("banner").hidden) say("");
     state(ready ? "live" : "loading");
   } catch (error) {
     say(SAYS[error.name] ? error.name : "fault", error.message);
@@ -324,7 +329,7 @@ async function lookAt(file) {
     $("still").src = URL.createObjectURL(file);
     [video.hidden, $("still").hidden] = [true, false];
     $("pick").lastChild.textContent = "Live";
-    if (["insecure", "NotAllowedError", "NotFoundError", "NotReadableError", "OverconstrainedError", "ended"].includes($("banner").dataset.code)) say("");
+    if (CAMERA.includes($("banner").dataset.code)) say("");
     state("a picture");
     frame++;
     if (ready) look(picture, picture.width, picture.height, true);
@@ -394,7 +399,7 @@ $("again").addEventListener("click", async () => {
     return location.reload();
   }
   restarts = [];
-  if (["model", "stopped", "golden", "fault"].includes(code)) start();
+  if ([...MODEL, "fault"].includes(code)) start();
   say("");
   if (!still) open();
 });

@@ -6,10 +6,11 @@ let model, preprocessor, canvas, context, buffer, copies = true, last = Promise.
 const inputs = []; // that the model has done with
 
 self.onmessage = ({data}) => last = last.then(() => (data.type === "start" ? start : prepare)(data)).catch(error => {
-  self.postMessage({type: "failed", during: data.type, code: "fault", text: String(error.message ?? error)});
+  self.postMessage({type: "failed", during: data.type, code: error.code ?? "fault", text: String(error.message ?? error)});
 });
 
 async function start({input, port}) {
+  await prove();
   preprocessor = new (await picture).Preprocessor(input);
   model = port;
   model.onmessage = ({data}) => inputs.push(data);
@@ -25,6 +26,28 @@ async function prepare({frame, ...data}) {
     model.postMessage({...data, input, placement, ms}, [input.buffer]);
   } finally {
     frame.close();
+  }
+}
+
+// Whether a picture of known pixels is read as it is. Safari's engine ignores copyTo's format (red for blue), and some
+// browsers change what a page may read of a picture, so that nobody is recognised by it.
+async function prove() {
+  const side = 16, known = Uint8ClampedArray.from({length: 4 * side * side}, (_, i) => [16 * (i >> 2 & 15), 15 * (i >> 6), 200, 255][i & 3]);
+  const isRead = async frame => {
+    const bytes = await pixels(frame, 0, 0, side, side);
+    frame.close();
+    return known.every((value, i) => Math.abs(value - bytes[i]) <= 2);
+  };
+  copies = false;
+  if (!await isRead(await createImageBitmap(new ImageData(known, side, side)))) throw Object.assign(new Error("a picture of known pixels is read as another one"), {code: "pixels"});
+  if (!self.VideoFrame) return;
+  try {
+    copies = true;
+    const swapped = known.map((_, i) => known[i & ~3 | [2, 1, 0, 3][i & 3]]);
+    const right = await isRead(new VideoFrame(swapped, {format: "BGRA", codedWidth: side, codedHeight: side, timestamp: 0}));
+    copies &&= right;
+  } catch {
+    copies = false;
   }
 }
 
