@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# for the tests alone: a browser for the live page, an RTSP camera for the agent, systemd-analyze for its unit, a clock, a broker, ssh
-SYSTEM := gcc libc6-dev mmdebstrap chromium chromium-driver python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
-          gstreamer1.0-plugins-good gstreamer1.0-plugins-bad systemd faketime procps mosquitto openssl openssh-client
+# for the tests alone: browsers for the pages, an RTSP camera for the agent, systemd-analyze for its unit, a clock, a broker, ssh
+SYSTEM := gcc libc6-dev mmdebstrap chromium chromium-driver webkit2gtk-driver xvfb python3-gi gir1.2-gst-rtsp-server-1.0 \
+          gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad systemd faketime procps mosquitto \
+          openssl openssh-client
 
 .PHONY: help demo test test-pi check bench system clean
 help:
