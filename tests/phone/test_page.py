@@ -274,6 +274,9 @@ def test_without_a_camera_a_picture_will_do(site: Path, pictures: Path, profile:
         driver.find_element("id", "file").send_keys(str(next((pictures / "red").glob("*.png"))))
         until(lambda: shown(driver, "best").startswith("red"), 40)
         assert driver.execute_script("return document.getElementById('banner').hidden")
+        driver.find_element("id", "file").send_keys(str(next((pictures / "blue").glob("*.png"))))
+        until(lambda: shown(driver, "best").startswith("blue"), 40)
+        assert shown(driver, "heard") == "blue", "the one answer of a picture is read aloud, however soon it comes"
 
 
 def test_without_https_a_picture_will_do(site: Path, clip: Path, pictures: Path, profile: Path) -> None:

@@ -101,7 +101,6 @@ function end() {
 
 function isReady(data) {
   about = data.about;
-  workers[1].postMessage({type: "start", input: about.input, port: start.port}, [start.port]);
   alone = computing = data.proof.inference_ms;
   $("threshold").value = wanted ?? about.output.threshold;
   text("limit", percent(+$("threshold").value));
@@ -113,6 +112,7 @@ function isReady(data) {
     text("target", about.post);
   }
   if (!fits) return say("golden", `${frames - passed} of ${frames} golden samples differ, by up to ${data.proof.worst.toFixed(1)} times what rounding may do`);
+  workers[1].postMessage({type: "start", input: about.input, port: start.port}, [start.port]);
   ready = true;
   if ([...MODEL, "fault"].includes($("banner").dataset.code)) say("");
   if (still) lookAt(still);
@@ -179,7 +179,7 @@ function words(now) {
     line.hidden = i >= lines.length;
     if (!line.hidden) write(line, lines[i]);
   });
-  if (now - spoken > 2000 && $("heard").textContent !== things) { // read aloud: what is there, not each change of a score
+  if ((still || now - spoken > 2000) && $("heard").textContent !== things) { // read aloud: what is there, not each change of a score
     spoken = now;
     text("heard", things);
   }
