@@ -332,32 +332,59 @@ def test_a_browser_that_stops_the_model(site: Path, clip: Path, profile: Path) -
         results(driver, before + 2)
 
 
-def test_a_browser_that_reads_pictures_in_its_own_way(site: Path, clip: Path, tmp_path: Path) -> None:
-    """Safari's engine copies a frame's bytes in their own order, whatever is asked for; others change a canvas."""
+def test_a_browser_that_copies_frames_in_its_own_order(site: Path, clip: Path, profile: Path, tmp_path: Path) -> None:
+    """Safari's engine copies a frame's bytes as they lie, whatever is asked for: they are read by way of a canvas."""
     swaps = """const copyTo = VideoFrame.prototype.copyTo;
     VideoFrame.prototype.copyTo = async function (out, options) {
       const layout = await copyTo.call(this, out, options);
       for (let i = 0; i < out.length; i += 4) [out[i], out[i + 2]] = [out[i + 2], out[i]];
       return layout;
     };"""
+    with served(preparing(site, tmp_path, swaps), "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.get(url)
+        in_their_order(results(driver, 65))
+
+
+def test_a_browser_that_changes_what_a_page_reads(site: Path, clip: Path, profile: Path, tmp_path: Path) -> None:
+    """Some do, so that nobody is recognised by it: no answer is better than a wrong one."""
     white = """OffscreenCanvasRenderingContext2D.prototype.getImageData = function (x, y, w, h) {
       return new ImageData(new Uint8ClampedArray(4 * w * h).fill(255), w, h);
     };"""
-    for name, script in (("swaps", swaps), ("white", white)):
-        copy = tmp_path / name
-        shutil.copytree(site, copy)
-        (program,) = copy.glob("*/prepare.js")
-        program.write_text(script + program.read_text())
-        with served(copy, "--http") as url, chromium(tmp_path / f"profile-{name}", camera(clip)) as driver:
-            driver.get(url)
-            if name == "swaps":
-                in_their_order(results(driver, 65))
-            else:
-                assert refused(driver) == "pixels"
-                assert driver.execute_script("return seen.length") == 0
+    with served(preparing(site, tmp_path, white), "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.get(url)
+        assert refused(driver) == "pixels"
+        assert driver.execute_script("return seen.length") == 0
 
+
+def preparing(site: Path, tmp_path: Path, script: str) -> Path:
+    """A copy of the site whose thread for pictures runs the script first."""
+    copy = tmp_path / "site"
+    shutil.copytree(site, copy)
+    (program,) = copy.glob("*/prepare.js")
+    program.write_text(script + program.read_text())
+    return copy
+
+
+def test_a_camera_that_comes_later(site: Path, clip: Path, profile: Path) -> None:
+    """It is looked for again by itself."""
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LATER})
+        driver.get(url)
+        assert refused(driver) == "NotReadableError"
+        driver.execute_script("window.free = true")
+        results(driver, 2)
+        assert driver.execute_script("return document.getElementById('banner').hidden")
+
+
+LATER = """const media = navigator.mediaDevices, get = media.getUserMedia.bind(media);
+const busy = () => Promise.reject(new DOMException('as the test wants it', 'NotReadableError'));
+media.getUserMedia = wants => window.free ? get(wants) : busy();"""
 
 HIDDEN = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+LOCKS = """window.locks = [];
+const request = navigator.wakeLock.request.bind(navigator.wakeLock);
+navigator.wakeLock.request = async kind => { locks.push(await request(kind)); return locks.at(-1); };"""
+AWAKE = "return locks.map(lock => !lock.released)"
 ENDED = "return document.getElementById('video').srcObject.getTracks().every(t => t.readyState === 'ended')"
 
 
@@ -388,12 +415,33 @@ def test_a_second_camera_and_a_snapshot(site: Path, profile: Path, tmp_path: Pat
 
 def test_it_rests_while_nobody_looks(site: Path, clip: Path, profile: Path) -> None:
     with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LOCKS})
         driver.get(url)
         results(driver, 2)
+        until(lambda: driver.execute_script(AWAKE) == [True], 10, "the lock that keeps the screen on")
         hide = f"{HIDDEN} document.dispatchEvent(new Event('visibilitychange'));"
         driver.execute_script(hide % "true")
         assert shown(driver, "state") == "paused"
         assert driver.execute_script(ENDED)
+        until(lambda: driver.execute_script(AWAKE) == [False])
         driver.execute_script(hide % "false")
         before = driver.execute_script("return seen.length")
         results(driver, before + 2)
+        until(lambda: driver.execute_script(AWAKE) == [False, True], 10, "the lock again")
+
+
+def test_a_camera_that_is_given_too_late(site: Path, clip: Path, profile: Path) -> None:
+    """While the browser asked its user, the page was put away: the camera is not left on."""
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": SLOW})
+        driver.get(url)
+        until(lambda: driver.execute_script("return Boolean(window.give)"))
+        driver.execute_script(f"{HIDDEN % 'true'} give();")
+        until(lambda: driver.execute_script("return window.given?.active === false"), 10, "the camera's end")
+
+
+SLOW = """const media = navigator.mediaDevices, get = media.getUserMedia.bind(media);
+media.getUserMedia = async wants => {
+  await new Promise(done => window.give = done);
+  return window.given = await get(wants);
+};"""

@@ -15,10 +15,10 @@ const video = $("video"), overlay = $("overlay"), pen = overlay.getContext("2d")
 const SAYS = {
   insecure: "Browsers give a page the camera over HTTPS only. Open it by an address that begins with https://, or choose a picture.",
   NotAllowedError: "This page may not use the camera. Allow it in the browser's settings for this site (at the left of the address), then try again.",
-  NotFoundError: "There is no camera here. Connect one and try again, or choose a picture.",
-  NotReadableError: "The camera is busy: another program has it. Close that one, then try again.",
-  OverconstrainedError: "There is no camera here that this browser gives. Connect one and try again, or choose a picture.",
-  ended: "The camera was taken away. It is tried again by itself.",
+  NotFoundError: "There is no camera here. Connect one: it is looked for again by itself. Or choose a picture.",
+  NotReadableError: "The camera is busy: another program has it. Close that one: it is tried again by itself.",
+  OverconstrainedError: "There is no camera here that this browser gives. Connect another one: it is looked for again by itself. Or choose a picture.",
+  ended: "The camera was taken away. It is looked for again by itself.",
   simd: "This browser is too old for the model: it has no WebAssembly SIMD. Chrome 91, Firefox 114, Safari 16.4 and newer will do.",
   damaged: "A file of this page arrived damaged, so it is not used. Try again: it is fetched anew.",
   fetch: "A part of this page could not be fetched. Is there a network? Then try again.",
@@ -32,10 +32,10 @@ const SAYS = {
 const CAMERA = ["insecure", "NotAllowedError", "NotFoundError", "NotReadableError", "OverconstrainedError", "ended"];
 const MODEL = ["damaged", "fetch", "model", "golden", "pixels", "stopped"];
 
-let workers = [], about, ready = false, alone = 0, restarts = [], wanted = null;
-let stream = null, cameras = [], camera = 0, still = null, frame = 0, dropped = 0, opening = false;
+let workers = [], toModel, about, ready = false, alone = 0, restarts = [], wanted = null;
+let stream = null, lock = null, later = 0, cameras = [], camera = 0, still = null, frame = 0, dropped = 0, opening = false;
 const times = []; // of the answers of two seconds
-let newest = null, posting = false, seen = 0, written = 0, spoken = 0;
+let newest = null, posting = false, told = 0, seen = 0, written = 0, spoken = 0;
 let under = [], due = 0, preparing = 0, computing = 0, came = 0, interval = 0; // frames under way, and when the model will be free; all in ms
 
 function say(code, details = "") {
@@ -87,9 +87,9 @@ function start() {
     worker.onerror = event => { event.preventDefault(); stopped(event.message ?? "no reason given"); };
     return worker;
   });
-  const {port1, port2} = new MessageChannel();
-  workers[0].postMessage({build, port: port1}, [port1]);
-  start.port = port2;
+  const ends = new MessageChannel();
+  toModel = ends.port1;
+  workers[0].postMessage({build, port: ends.port2}, [ends.port2]);
   if ($("banner").hidden) state("loading");
 }
 
@@ -112,7 +112,7 @@ function isReady(data) {
     text("target", about.post);
   }
   if (!fits) return say("golden", `${frames - passed} of ${frames} golden samples differ, by up to ${data.proof.worst.toFixed(1)} times what rounding may do`);
-  workers[1].postMessage({type: "start", input: about.input, port: start.port}, [start.port]);
+  workers[1].postMessage({type: "start", input: about.input, port: toModel}, [toModel]);
   ready = true;
   if ([...MODEL, "fault"].includes($("banner").dataset.code)) say("");
   if (still) lookAt(still);
@@ -245,6 +245,7 @@ async function open() {
       cameras = []; // that one is gone, or this browser has its own opinion: whatever there is
       stream = await navigator.mediaDevices.getUserMedia({video: true, audio: false});
     }
+    if (document.hidden || still) return close(); // nobody waits for it any more
     const [track] = stream.getVideoTracks();
     track.addEventListener("ended", lost);
     video.srcObject = stream;
@@ -255,8 +256,10 @@ async function open() {
     $("light").setAttribute("aria-pressed", "false");
     if (![...MODEL, "simd"].includes($("banner").dataset.code) || $("banner").hidden) say("");
     state(ready ? "live" : "loading");
+    lock = await navigator.wakeLock?.request("screen").catch(() => null); // a phone that looks must not fall asleep
   } catch (error) {
     say(SAYS[error.name] ? error.name : "fault", error.message);
+    if (error.name !== "NotAllowedError") retry();
   } finally {
     opening = false;
   }
@@ -268,12 +271,19 @@ function close() {
     track.stop();
   }
   stream = null;
+  lock?.release();
+  lock = null;
 }
 
 function lost() {
   close();
   say("ended");
-  setTimeout(() => stream || still || open(), 2000);
+  retry();
+}
+
+function retry() {
+  clearTimeout(later);
+  later = setTimeout(() => stream || still || open(), 2000);
 }
 
 const next = video.requestVideoFrameCallback?.bind(video) ?? (done => setTimeout(done, 33));
@@ -376,12 +386,12 @@ async function post({id, at, width, height, predictions, ms, total}) {
     schema: 1, device: "browser_phone", source: still ? "picture" : "camera", frame_id: id, captured_at: captured,
     captured_monotonic_ns: Math.round(at * 1e6), model: {name: about.name, version: about.version, sha256: about.sha256}, image: {width, height},
     latency_ms: {...Object.fromEntries(Object.entries(ms).map(([k, v]) => [k, Math.max(0, v)])), total},
-    dropped: dropped > post.dropped ? {overwritten: dropped - post.dropped} : {}, status: "ok", cause: null, cause_code: null, predictions,
+    dropped: dropped > told ? {overwritten: dropped - told} : {}, status: "ok", cause: null, cause_code: null, predictions,
   };
   try {
     const answer = await fetch(about.post, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)});
     if (!answer.ok) throw new Error(`${answer.status}`);
-    post.dropped = dropped;
+    told = dropped;
     text("target", about.post);
   } catch (error) {
     text("target", `${about.post}: not taken (${error.message})`);
@@ -390,7 +400,6 @@ async function post({id, at, width, height, predictions, ms, total}) {
     posting = false;
   }
 }
-post.dropped = 0;
 
 $("again").addEventListener("click", async () => {
   const code = $("banner").dataset.code;

@@ -1,0 +1,125 @@
+"""The settings that docs/phone.md gives for other people's servers, run by those servers."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.conftest import need
+from tests.phone.browser import chromium, shown, until
+
+DOCS = (Path(__file__).parents[2] / "docs/phone.md").read_text()
+
+NGINX = """daemon off; pid {folder}/pid; error_log stderr; {user}
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3;
+  uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
+  server {{ listen 127.0.0.1:{port};
+{settings}
+  }}
+}}
+"""
+CADDY = """{{
+  admin off
+  auto_https off
+}}
+http://localhost:{port} {{
+  bind 127.0.0.1
+{settings}
+}}
+"""
+COMMANDS = {
+    "nginx": ("usr/sbin/nginx", "-e", "stderr", "-p", "{folder}", "-c"),
+    "caddy": ("usr/bin/caddy", "run", "--adapter", "caddyfile", "--config"),
+}
+
+
+def unpacked(package: str, folder: Path) -> Path:
+    """Debian's package, unpacked: installed, it would begin to serve on port 80."""
+
+    def download() -> bool:
+        return subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, capture_output=True).returncode == 0
+
+    folder.mkdir()
+    try:
+        got = download() or (subprocess.run(["apt-get", "update", "-qq"], capture_output=True) and download())
+    except FileNotFoundError:
+        got = False
+    need(got, f"{package} comes from Debian's packages")
+    (archive,) = folder.glob("*.deb")
+    subprocess.run(["dpkg-deb", "-x", archive, folder], check=True)
+    return folder
+
+
+@pytest.fixture(params=["nginx", "caddy"])
+def hosted(request: pytest.FixtureRequest, site: Path, tmp_path: Path) -> Iterator[str]:
+    """The address of the site on such a server."""
+    (settings,) = re.findall(rf"```{request.param}\n(.*?)```", DOCS, re.DOTALL)
+    assert "/srv/caps" in settings
+    folder = unpacked(request.param, tmp_path / "host")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    user = "user root;" if os.geteuid() == 0 else ""
+    form = {"nginx": NGINX, "caddy": CADDY}[request.param]
+    config = folder / "config"
+    config.write_text(
+        form.format(folder=folder, user=user, port=port, settings=settings.replace("/srv/caps", str(site)))
+    )
+    program, *options = (part.format(folder=folder) for part in COMMANDS[request.param])
+    line = [folder / program, *options, config]
+    log = folder / "log"
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(line, env={**os.environ, "HOME": str(folder)}, stderr=errors) as server,
+    ):
+        try:
+            until(lambda: server.poll() is not None or reached(port), 20, "the server")
+            assert server.poll() is None, log.read_text()
+            yield f"http://localhost:{port}/caps/"
+        finally:
+            server.terminate()
+
+
+def reached(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def headers(url: str) -> dict[str, str]:
+    try:
+        with urlopen(Request(url, headers={"Accept-Encoding": "gzip"}), timeout=10) as answer:
+            return dict(answer.headers.items())
+    except URLError as e:
+        raise AssertionError(f"{url}: {e}") from None
+
+
+def test_another_server(hosted: str, site: Path, tmp_path: Path) -> None:
+    (version,) = (p.name for p in site.iterdir() if p.is_dir())
+    for name, kind, kept in (
+        ("", "text/html", False),
+        ("sw.js", "text/javascript", False),
+        ("app.webmanifest", "application/manifest+json", False),
+        (f"{version}/page.js", "text/javascript", True),
+        (f"{version}/icon.png", "image/png", True),
+        (f"{version}/litert_wasm_internal.wasm", "application/wasm", True),
+    ):
+        found = headers(hosted + name)
+        assert found["Content-Type"].split(";")[0] == kind, name
+        assert found["Cache-Control"] == ("public, max-age=31536000, immutable" if kept else "no-cache"), name
+        assert found["X-Content-Type-Options"] == "nosniff", name
+        assert (found.get("Content-Encoding") == "gzip") == (kind.startswith("text/") or kind.endswith("wasm")), name
+    with chromium(tmp_path / "profile") as driver:
+        driver.get(hosted)
+        until(lambda: driver.execute_script("return seen.length") >= 2, 40, "results")
+        assert shown(driver, "proof").startswith("passed") and shown(driver, "offline").startswith("works")
