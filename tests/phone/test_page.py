@@ -264,7 +264,7 @@ def test_without_permission(site: Path, clip: Path, profile: Path) -> None:
 FAIL = "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('as the test wants it', '%s'));"
 
 
-def test_without_a_camera_a_picture_will_do(site: Path, pictures: Path, profile: Path) -> None:
+def test_without_a_camera_a_picture_will_do(site: Path, pictures: Path, profile: Path, tmp_path: Path) -> None:
     with (
         served(site, "--http") as url,
         chromium(profile, "--use-fake-device-for-media-stream=device-count=0") as driver,
@@ -276,6 +276,12 @@ def test_without_a_camera_a_picture_will_do(site: Path, pictures: Path, profile:
         assert driver.execute_script("return document.getElementById('banner').hidden")
         driver.find_element("id", "file").send_keys(str(next((pictures / "blue").glob("*.png"))))
         until(lambda: shown(driver, "best").startswith("blue"), 40)
+        (tmp_path / "none.png").write_text("no picture")
+        driver.find_element("id", "file").send_keys(str(tmp_path / "none.png"))
+        assert refused(driver) == "fault" and "none.png is no picture" in shown(driver, "details")
+        driver.find_element("id", "file").send_keys(str(next((pictures / "blue").glob("*.png"))))
+        until(lambda: driver.execute_script("return document.getElementById('banner').hidden"))
+        assert shown(driver, "state") == "a picture"
         assert shown(driver, "heard") == "blue", "the one answer of a picture is read aloud, however soon it comes"
 
 
@@ -296,6 +302,9 @@ def test_a_browser_that_is_too_old(site: Path, clip: Path, profile: Path) -> Non
         )
         driver.get(url)
         assert refused(driver) == "simd" and "Safari 16.4" in shown(driver, "words")
+        driver.execute_script("window.before = true; document.getElementById('again').click()")
+        until(lambda: not driver.execute_script("return window.before"))
+        assert refused(driver) == "simd", "it says so again, and does not load for ever"
 
 
 def test_a_full_storage_costs_the_offline_use_alone(site: Path, clip: Path, profile: Path) -> None:
@@ -379,6 +388,38 @@ def test_a_camera_that_comes_later(site: Path, clip: Path, profile: Path) -> Non
 LATER = """const media = navigator.mediaDevices, get = media.getUserMedia.bind(media);
 const busy = () => Promise.reject(new DOMException('as the test wants it', 'NotReadableError'));
 media.getUserMedia = wants => window.free ? get(wants) : busy();"""
+
+
+def test_a_camera_that_stands_still(site: Path, clip: Path, profile: Path) -> None:
+    """It is said, and it is opened again."""
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.get(url)
+        results(driver, 5)
+        assert shown(driver, "state") == "live"
+        driver.execute_script("window.before = video.srcObject; video.pause()")
+        until(lambda: shown(driver, "state") == "no picture", 8)
+        count = driver.execute_script("return seen.length")
+        results(driver, count + 3)
+        until(lambda: shown(driver, "state") == "live", 5)
+        assert driver.execute_script("return video.srcObject !== before && !before.active")
+
+
+def test_a_camera_that_is_taken_away(site: Path, clip: Path, profile: Path) -> None:
+    """The last answer does not stay beside a picture that is gone; and it is looked for again by itself."""
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.get(url)
+        results(driver, 5)
+        take = "const [track] = video.srcObject.getTracks(); track.stop(); track.dispatchEvent(new Event('ended'));"
+        driver.execute_script(f"window.next = navigator.mediaDevices.getUserMedia; {FAIL % 'NotFoundError'} {take}")
+        assert refused(driver) == "ended" and shown(driver, "state") == "no camera"
+        assert shown(driver, "best") == "…"
+        until(lambda: refused(driver) == "NotFoundError", 10)
+        assert shown(driver, "best") == "…"
+        driver.execute_script("navigator.mediaDevices.getUserMedia = window.next")
+        count = driver.execute_script("return seen.length")
+        results(driver, count + 3)
+        assert driver.execute_script("return document.getElementById('banner').hidden")
+
 
 HIDDEN = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
 LOCKS = """window.locks = [];

@@ -29,14 +29,15 @@ const SAYS = {
   fault: "Something failed that should not. Try again.",
 };
 
-const CAMERA = ["insecure", "NotAllowedError", "NotFoundError", "NotReadableError", "OverconstrainedError", "ended"];
-const MODEL = ["damaged", "fetch", "model", "golden", "pixels", "stopped"];
+// Of these, no camera and no picture is the cure.
+const MODEL = ["simd", "damaged", "fetch", "model", "golden", "pixels", "stopped"];
 
 let workers = [], toModel, about, ready = false, alone = 0, restarts = [], wanted = null;
 let stream = null, lock = null, later = 0, cameras = [], camera = 0, still = null, frame = 0, dropped = 0, opening = false;
 const times = []; // of the answers of two seconds
 let newest = null, posting = false, told = 0, seen = 0, written = 0, spoken = 0;
-let under = [], due = 0, preparing = 0, computing = 0, came = 0, interval = 0; // frames under way, and when the model will be free; all in ms
+let under = [], due = 0, preparing = 0, computing = 0, interval = 0; // frames under way, and when the model will be free; all in ms
+let opened = 0, came = 0, frozen = false; // the camera, its newest frame, and whether it stands still
 
 function say(code, details = "") {
   $("banner").hidden = !code;
@@ -50,6 +51,12 @@ function say(code, details = "") {
 function state(words, bad = false) {
   text("state", words);
   $("state").classList.toggle("bad", bad);
+}
+
+// There is something to look at again: says so, unless it is the model that fails.
+function cured(words) {
+  if (!MODEL.includes($("banner").dataset.code)) say("");
+  if ($("banner").hidden) state(words);
 }
 
 // The smallest module with a SIMD instruction in it.
@@ -97,6 +104,7 @@ function end() {
   ready = false;
   under = [];
   for (const worker of workers) worker.terminate();
+  blank();
 }
 
 function isReady(data) {
@@ -152,7 +160,7 @@ function result(data) {
   computing += (inference - computing) / 8;
   due = now + (under.length ? computing : 0);
   seen = now;
-  if (Boolean(still) !== data.still) return; // of what is shown no more
+  if (still ? !data.still : data.still || !stream) return; // of what is shown no more
   times.push(now);
   while (now - times[0] >= 2000) times.shift();
   newest = data;
@@ -196,6 +204,15 @@ const LINES = 6;
 for (let i = 0; i < LINES; i++) $("list").append(Object.assign(document.createElement("li"), {hidden: true}));
 
 const COLOURS = ["#ffd400", "#00e5ff", "#ff6ad5", "#7dff5a", "#ff9a3d", "#b9a7ff"];
+
+// No answer stands beside what it was not an answer to.
+function blank() {
+  newest = null;
+  pen.clearRect(0, 0, overlay.width, overlay.height);
+  text("best", "…");
+  text("heard", "");
+  for (const line of $("list").children) line.hidden = true;
+}
 
 // The newest, over the picture as it is on the screen.
 function paint() {
@@ -254,8 +271,8 @@ async function open() {
     $("turn").hidden = cameras.length < 2;
     $("light").hidden = !track.getCapabilities?.().torch;
     $("light").setAttribute("aria-pressed", "false");
-    if (![...MODEL, "simd"].includes($("banner").dataset.code) || $("banner").hidden) say("");
-    state(ready ? "live" : "loading");
+    cured(ready ? "live" : "loading");
+    opened = came = performance.now();
     lock = await navigator.wakeLock?.request("screen").catch(() => null); // a phone that looks must not fall asleep
   } catch (error) {
     say(SAYS[error.name] ? error.name : "fault", error.message);
@@ -277,6 +294,7 @@ function close() {
 
 function lost() {
   close();
+  blank();
   say("ended");
   retry();
 }
@@ -313,10 +331,16 @@ async function turn() {
   for (;;) {
     const fresh = await arrival(), now = performance.now();
     if (under.length && now - under[0] > 15000) stopped("no answer for 15 s");
-    if (!fresh || !ready || !stream || still || document.hidden || video.readyState < 2) continue;
-    frame++;
-    interval = now - came;
+    if (!stream || still || document.hidden) continue;
+    const gap = now - came;
+    frozen = !fresh && (frozen || gap > 3000);
+    if (ready && $("banner").hidden) state(frozen ? "no picture" : now - seen > 3000 ? "waiting" : "live", frozen);
+    if (frozen && now - opened > 10000) open();
+    if (!fresh || video.readyState < 2) continue;
+    interval = gap;
     came = now;
+    if (!ready) continue;
+    frame++;
     if (!wants(now)) dropped++;
     else {
       try {
@@ -324,7 +348,6 @@ async function turn() {
         look(picture, picture.displayWidth ?? picture.width, picture.displayHeight ?? picture.height, false);
       } catch { /* no picture at this moment */ }
     }
-    if (stream && ready && !$("state").classList.contains("bad")) state(performance.now() - seen < 3000 ? "live" : "waiting");
   }
 }
 
@@ -334,13 +357,13 @@ async function lookAt(file) {
   try {
     const picture = await createImageBitmap(file);
     close();
+    if (file !== still) blank();
     still = file;
     URL.revokeObjectURL($("still").src);
     $("still").src = URL.createObjectURL(file);
     [video.hidden, $("still").hidden] = [true, false];
     $("pick").lastChild.textContent = "Live";
-    if (CAMERA.includes($("banner").dataset.code)) say("");
-    state("a picture");
+    cured("a picture");
     frame++;
     if (ready) look(picture, picture.width, picture.height, true);
   } catch {
@@ -352,7 +375,7 @@ function live() {
   still = null;
   [video.hidden, $("still").hidden] = [false, true];
   $("pick").lastChild.textContent = "Picture";
-  pen.clearRect(0, 0, overlay.width, overlay.height);
+  blank();
   open();
 }
 
@@ -403,7 +426,7 @@ async function post({id, at, width, height, predictions, ms, total}) {
 
 $("again").addEventListener("click", async () => {
   const code = $("banner").dataset.code;
-  if (["damaged", "fetch"].includes(code)) {
+  if (["simd", "damaged", "fetch"].includes(code)) {
     await forget();
     return location.reload();
   }
