@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.pi.emulated import _call, _source
+from tests.debian import call, source
 
 SUITE = "bookworm"
 PACKAGES = (
@@ -59,9 +59,9 @@ def build(work: Path) -> Path:
     root = work / f"root-{SUITE}"
     if not (root / "complete").exists():
         shutil.rmtree(root, ignore_errors=True)
-        _call("mmdebstrap", "-q", "--variant=apt", f"--include={','.join(PACKAGES)}", SUITE, root,
-              f"deb {_source()} {SUITE} main")  # fmt: skip
-        _call("chroot", root, "useradd", "--create-home", "--shell", "/bin/bash", "--groups", GROUPS, "pi")
+        call("mmdebstrap", "-q", "--variant=apt", f"--include={','.join(PACKAGES)}", SUITE, root,
+              f"deb {source()} {SUITE} main")  # fmt: skip
+        call("chroot", root, "useradd", "--create-home", "--shell", "/bin/bash", "--groups", GROUPS, "pi")
         (root / "complete").touch()
     return root
 
@@ -76,14 +76,14 @@ def booted(system: Path, work: Path, *, index: bool) -> Iterator[Machine]:
         port = free.getsockname()[1]
     upper, root = work / "upper", work / "merged"
     key = work / "key"
-    _call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+    call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
     config = work / "ssh_config"
     config.write_text(
         f"Host device\n  HostName 127.0.0.1\n  Port {port}\n  User pi\n  IdentityFile {key}\n  IdentitiesOnly yes\n"
         "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
     )
     layers = f"lowerdir={system},upperdir={upper},workdir={work / 'work'}"
-    _call("mount", "-t", "overlay", "overlay", "-o", layers, root)
+    call("mount", "-t", "overlay", "overlay", "-o", layers, root)
     try:
         (root / "etc/ssh/sshd_config.d/here.conf").write_text(f"Port {port}\nListenAddress 127.0.0.1\nMaxStartups 50\n")
         (root / "etc/hosts").write_text("127.0.0.1 localhost device\n")
@@ -91,7 +91,7 @@ def booted(system: Path, work: Path, *, index: bool) -> Iterator[Machine]:
         login = root / "home/pi/.ssh"
         login.mkdir()
         shutil.copy(key.with_suffix(".pub"), login / "authorized_keys")
-        _call("chroot", root, "chown", "-R", "pi:pi", "/home/pi")
+        call("chroot", root, "chown", "-R", "pi:pi", "/home/pi")
         (root / "etc/resolv.conf").unlink(missing_ok=True)
         if index:
             for name in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt", "etc/pip.conf"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.conftest import need
+from tests.debian import unpacked
 from tests.phone.browser import chromium, shown, until
 
 DOCS = (Path(__file__).parents[2] / "docs/phone.md").read_text()
@@ -44,29 +46,14 @@ COMMANDS = {
 }
 
 
-def unpacked(package: str, folder: Path) -> Path:
-    """Debian's package, unpacked: installed, it would begin to serve on port 80."""
-
-    def download() -> bool:
-        return subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, capture_output=True).returncode == 0
-
-    folder.mkdir()
-    try:
-        got = download() or (subprocess.run(["apt-get", "update", "-qq"], capture_output=True) and download())
-    except FileNotFoundError:
-        got = False
-    need(got, f"{package} comes from Debian's packages")
-    (archive,) = folder.glob("*.deb")
-    subprocess.run(["dpkg-deb", "-x", archive, folder], check=True)
-    return folder
-
-
 @pytest.fixture(params=["nginx", "caddy"])
 def hosted(request: pytest.FixtureRequest, site: Path, tmp_path: Path) -> Iterator[str]:
     """The address of the site on such a server."""
     (settings,) = re.findall(rf"```{request.param}\n(.*?)```", DOCS, re.DOTALL)
     assert "/srv/caps" in settings
-    folder = unpacked(request.param, tmp_path / "host")
+    need(shutil.which("apt-get") is not None, f"{request.param} comes from Debian's packages")
+    programs, folder = unpacked(request.param, "bookworm", request.config.cache.mkdir("debian")), tmp_path / "host"
+    folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -77,7 +64,7 @@ def hosted(request: pytest.FixtureRequest, site: Path, tmp_path: Path) -> Iterat
         form.format(folder=folder, user=user, port=port, settings=settings.replace("/srv/caps", str(site)))
     )
     program, *options = (part.format(folder=folder) for part in COMMANDS[request.param])
-    line = [folder / program, *options, config]
+    line = [programs / program, *options, config]
     log = folder / "log"
     with (
         log.open("wb") as errors,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -421,6 +422,25 @@ def test_a_camera_that_is_taken_away(site: Path, clip: Path, profile: Path) -> N
         assert driver.execute_script("return document.getElementById('banner').hidden")
 
 
+def test_a_model_that_does_not_answer(site: Path, clip: Path, profile: Path) -> None:
+    """It is started again after 15 s; those that the page was put away do not count."""
+    with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WORKERS + CLOCK})
+        driver.get(url)
+        results(driver, 2)
+        driver.execute_script("workers.at(-1).postMessage = () => {}")
+        time.sleep(1)
+        put_away = f"{HIDDEN} ahead += 20000; document.dispatchEvent(new Event('visibilitychange'));"
+        for hidden in ("true", "false"):
+            driver.execute_script(put_away % hidden)
+            time.sleep(1.5)
+            assert driver.execute_script("return workers.length") == 2
+        before = driver.execute_script("ahead += 20000; return seen.length")
+        until(lambda: driver.execute_script("return workers.length") == 4, 5)
+        results(driver, before + 2)
+
+
+CLOCK = "window.ahead = 0; const now = performance.now.bind(performance); performance.now = () => now() + ahead;"
 HIDDEN = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
 LOCKS = """window.locks = [];
 const request = navigator.wakeLock.request.bind(navigator.wakeLock);

@@ -45,7 +45,7 @@ function say(code, details = "") {
   text("words", SAYS[code] ?? SAYS.fault);
   text("details", details);
   $("banner").dataset.code = code;
-  state(code === "ended" ? "no camera" : "stopped", true);
+  state(["ended", "NotFoundError", "OverconstrainedError"].includes(code) ? "no camera" : "stopped", true);
 }
 
 function state(words, bad = false) {
@@ -330,8 +330,9 @@ const arrival = () => new Promise(done => {
 async function turn() {
   for (;;) {
     const fresh = await arrival(), now = performance.now();
+    if (document.hidden) continue;
     if (under.length && now - under[0] > 15000) stopped("no answer for 15 s");
-    if (!stream || still || document.hidden) continue;
+    if (!stream || still) continue;
     const gap = now - came;
     frozen = !fresh && (frozen || gap > 3000);
     if (ready && $("banner").hidden) state(frozen ? "no picture" : now - seen > 3000 ? "waiting" : "live", frozen);
@@ -464,7 +465,10 @@ document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     close();
     state("paused");
-  } else if (!still) open();
+    return;
+  }
+  under.fill(performance.now()); // what was under way had no time meanwhile
+  if (!still) open();
 });
 addEventListener("resize", () => newest && paint());
 

@@ -1,0 +1,47 @@
+"""Debian's packages for the tests, from where this machine's own come."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+def call(*command: object, cwd: Path | None = None) -> str:
+    """What the command prints. Raises RuntimeError with what it says when it fails."""
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, cwd=cwd)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command[:4]))}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def source() -> str:
+    """The address of this machine's packages."""
+    done = call("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+    return next(line for line in done.splitlines() if "security" not in line)
+
+
+def unpacked(package: str, suite: str, work: Path) -> Path:
+    """The folder with the package's files, made below `work` if it is not there. It is not installed: a server that is
+    installed begins to serve."""
+    folder = work / f"{package}-{suite}"
+    if folder.exists():
+        return folder
+    apt, fresh = work / f"apt-{suite}", work / f"{package}-{suite}.partial"
+    for part in ("lists/partial", "archives/partial"):
+        (apt / part).mkdir(parents=True, exist_ok=True)
+    (apt / "sources.list").write_text(f"deb [signed-by={KEYS}] {source()} {suite} main\n")
+    own = [
+        f"-oDir::Etc::SourceList={apt}/sources.list", "-oDir::Etc::SourceParts=/dev/null",
+        f"-oDir::State::Lists={apt}/lists", f"-oDir::Cache={apt}", "-qq",
+    ]  # fmt: skip
+    call("apt-get", *own, "update")
+    call("apt-get", *own, "download", package, cwd=apt)
+    (archive,) = apt.glob(f"{package}_*.deb")
+    shutil.rmtree(fresh, ignore_errors=True)
+    call("dpkg-deb", "-x", archive, fresh)
+    archive.unlink()
+    fresh.rename(folder)
+    return folder
