@@ -367,7 +367,7 @@ def test_the_agent_on_another_address_shows_its_token_once(bundle: Path, tmp_pat
     assert len(seen[0]) == 1 and seen[1] == []
 
 
-def test_every_answer_is_as_the_description_says(bundle: Path) -> None:
+def test_every_answer_is_as_the_description_says(bundle: Path, tmp_path: Path) -> None:
     """schemathesis sends what it can think of to a real agent, and holds the answers against /openapi.json."""
     agent = [sys.executable, "-m", "sightline", "run", str(bundle), "--source", "test:64x48@30", "--page-port=0"]
     with subprocess.Popen(agent, stdout=-3, stderr=subprocess.PIPE, text=True) as process:
@@ -380,7 +380,7 @@ def test_every_answer_is_as_the_description_says(bundle: Path) -> None:
                        "--max-examples", "15", "--request-timeout", "5", "--generation-deterministic",
                        "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,"
                        "response_schema_conformance"]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
             assert process.poll() is None, "the agent did not survive it"
         finally:
             process.kill()
