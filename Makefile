@@ -44,8 +44,9 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# two at a time: half of what the tests take is waiting. A file's tests stay together, for what they share is made once
 test: system check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # Raspberry Pi OS, emulated; part of `make test` too
 test-pi: system $(INSTALLED)

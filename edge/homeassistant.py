@@ -25,9 +25,11 @@ def discovery(
     """device: a slug, the same for ever. base: the topics' beginning. cameras: names, and what stands for them in
     topics. places: zones and lines, whose counts the states of their cameras have."""
     components: dict[str, Any] = {}
+    # with each component, not once for the device: Home Assistant refuses a component that would then have it twice
+    alive = {"availability": [{"topic": f"{base}/available"}]}
 
     def add(key: str, platform: str, name: str, **more: Any) -> None:
-        components[key] = {"p": platform, "name": name, "unique_id": f"sightline_{device}_{key}", **more}
+        components[key] = {"p": platform, "name": name, "unique_id": f"sightline_{device}_{key}", **alive, **more}
 
     for camera, part in cameras.items():
         state = f"{base}/{part}/state"
@@ -39,7 +41,7 @@ def discovery(
         # a camera that is not seen must not look like an empty scene
         seen = {
             "availability": [
-                {"topic": f"{base}/available"},
+                *alive["availability"],
                 {"topic": state, "value_template": "{{ 'online' if value_json.seen else 'offline' }}"},
             ],
             "availability_mode": "all",
@@ -82,7 +84,6 @@ def discovery(
     return {
         "dev": about,
         "o": {"name": "sightline", "sw": __version__},
-        "avty_t": f"{base}/available",
         "cmps": components,
         "qos": 1,
     }

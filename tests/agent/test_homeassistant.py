@@ -36,16 +36,16 @@ COMMON = {
     "p": TEXT,
     "name": TEXT,
     "unique_id": TEXT,
+    **AVAILABILITY,
     "entity_category": {"enum": ["config", "diagnostic"]},
     "json_attributes_topic": TOPIC,
     "json_attributes_template": TEXT,
-    **AVAILABILITY,
 }
 READ = {"state_topic": TOPIC, "value_template": TEXT}
 
 
 def platform(required: list[str], **properties: Any) -> dict[str, Any]:
-    needed = ["p", "name", "unique_id", *required]
+    needed = ["p", "name", "unique_id", "availability", *required]  # that of the device would stand beside it
     return {
         "type": "object",
         "required": needed,
@@ -95,7 +95,6 @@ DEVICE = {
         },
         "o": {"type": "object", "required": ["name"], "properties": {"name": TEXT, "sw": TEXT, "url": TEXT}},
         "cmps": {"type": "object", "minProperties": 1},
-        "avty_t": TOPIC,
         "qos": {"enum": [0, 1, 2]},
     },
 }
