@@ -44,9 +44,10 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# two at a time: half of what the tests take is waiting. A file's tests stay together, for what they share is made once
+# Two at a time: half of what the tests take is waiting. A file's tests stay together, for what they share is made once;
+# and files in their order, for training has to come first (tests/conftest.py)
 test: system check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Raspberry Pi OS, emulated; part of `make test` too
 test-pi: system $(INSTALLED)
