@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import pytest
 
+from tests.broker import free_port, listens
 from tests.conftest import need
 from tests.debian import unpacked
 from tests.phone.browser import chromium, shown, until
@@ -54,9 +53,7 @@ def hosted(request: pytest.FixtureRequest, site: Path, tmp_path: Path) -> Iterat
     need(shutil.which("apt-get") is not None, f"{request.param} comes from Debian's packages")
     programs, folder = unpacked(request.param, "bookworm", request.config.cache.mkdir("debian")), tmp_path / "host"
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     user = "user root;" if os.geteuid() == 0 else ""
     form = {"nginx": NGINX, "caddy": CADDY}[request.param]
     config = folder / "config"
@@ -71,24 +68,11 @@ def hosted(request: pytest.FixtureRequest, site: Path, tmp_path: Path) -> Iterat
         subprocess.Popen(line, env={**os.environ, "HOME": str(folder)}, stderr=errors) as server,
     ):
         try:
-            until(lambda: server.poll() is not None or reached(port), 20, "the server")
+            until(lambda: server.poll() is not None or listens(port), 20, "the server")
             assert server.poll() is None, log.read_text()
             yield f"http://localhost:{port}/caps/"
         finally:
             server.terminate()
-
-
-def reached(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def headers(url: str) -> dict[str, str]:
-    try:
-        with urlopen(Request(url, headers={"Accept-Encoding": "gzip"}), timeout=10) as answer:
-            return dict(answer.headers.items())
-    except URLError as e:
-        raise AssertionError(f"{url}: {e}") from None
 
 
 def test_another_server(hosted: str, site: Path, tmp_path: Path) -> None:
@@ -101,11 +85,12 @@ def test_another_server(hosted: str, site: Path, tmp_path: Path) -> None:
         (f"{version}/icon.png", "image/png", True),
         (f"{version}/litert_wasm_internal.wasm", "application/wasm", True),
     ):
-        found = headers(hosted + name)
+        with urlopen(Request(hosted + name, headers={"Accept-Encoding": "gzip"}), timeout=10) as answer:
+            found = answer.headers
         assert found["Content-Type"].split(";")[0] == kind, name
         assert found["Cache-Control"] == ("public, max-age=31536000, immutable" if kept else "no-cache"), name
         assert found["X-Content-Type-Options"] == "nosniff", name
-        assert (found.get("Content-Encoding") == "gzip") == (kind.startswith("text/") or kind.endswith("wasm")), name
+        assert (found["Content-Encoding"] == "gzip") == (kind.startswith("text/") or kind.endswith("wasm")), name
     with chromium(tmp_path / "profile") as driver:
         driver.get(hosted)
         until(lambda: driver.execute_script("return seen.length") >= 2, 40, "results")
