@@ -26,10 +26,11 @@ def discovery(
     topics. places: zones and lines, whose counts the states of their cameras have."""
     components: dict[str, Any] = {}
     # with each component, not once for the device: Home Assistant refuses a component that would then have it twice
-    alive = {"availability": [{"topic": f"{base}/available"}]}
+    alive = {"topic": f"{base}/available"}
 
     def add(key: str, platform: str, name: str, **more: Any) -> None:
-        components[key] = {"p": platform, "name": name, "unique_id": f"sightline_{device}_{key}", **alive, **more}
+        unique_id = f"sightline_{device}_{key}"
+        components[key] = {"p": platform, "name": name, "unique_id": unique_id, "availability": [alive], **more}
 
     for camera, part in cameras.items():
         state = f"{base}/{part}/state"
@@ -41,7 +42,7 @@ def discovery(
         # a camera that is not seen must not look like an empty scene
         seen = {
             "availability": [
-                *alive["availability"],
+                alive,
                 {"topic": state, "value_template": "{{ 'online' if value_json.seen else 'offline' }}"},
             ],
             "availability_mode": "all",

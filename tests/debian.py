@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -21,6 +23,31 @@ def source() -> str:
     """The address of this machine's packages."""
     done = call("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
     return next(line for line in done.splitlines() if "security" not in line)
+
+
+def missing(*programs: str) -> str | None:
+    """What this machine lacks of these, and of what makes a system with mmdebstrap; None when it has everything."""
+    if os.geteuid() != 0:
+        return "root, which mmdebstrap needs"
+    absent = [program for program in ("apt-get", "mmdebstrap", *programs) if not shutil.which(program)]
+    return f"{', '.join(absent)}: make system" if absent else None
+
+
+def extracted(packages: Iterable[str], suite: str, work: Path, *options: str) -> Path:
+    """A system's folder with these packages and what they need, made below `work` if it is not there; none of their own
+    programs ran. options: of mmdebstrap."""
+    root, fresh = work / f"root-{suite}", work / f"root-{suite}.partial"
+    if root.exists():
+        return root
+    shutil.rmtree(fresh, ignore_errors=True)
+    line = f"deb [signed-by={KEYS}] {source()} {suite} main"
+    call("mmdebstrap", "-q", "--variant=extract", *options, f"--include={','.join(packages)}", suite, fresh, line)
+    for name in ("bin", "lib", "lib64"):
+        link = fresh / name  # that a package makes which is not here
+        if (fresh / "usr" / name).exists() and not link.exists():
+            link.symlink_to(f"usr/{name}")
+    fresh.rename(root)
+    return root
 
 
 def unpacked(package: str, suite: str, work: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 from tests.broker import listens
-from tests.debian import KEYS, call, source
+from tests.debian import call, extracted
 
 PYTHON = "3.13.5"
 PACKAGES = ("python3", "libpython3-stdlib", "libstdc++6", "libturbojpeg0", "tzdata")
@@ -36,33 +35,21 @@ START = (
 )
 
 
-def missing() -> str | None:
-    """What this machine lacks to run it; None when it has everything."""
-    if os.geteuid() != 0:
-        return "root, which mmdebstrap needs"
-    absent = [program for program in ("apt-get", "mmdebstrap", "unshare", "chroot") if not shutil.which(program)]
-    return f"{', '.join(absent)}: apt install mmdebstrap" if absent else None
-
-
 def build(work: Path) -> Path:
     """Its system, made once."""
-    root, fresh = work / "root", work / "root.partial"
-    if root.exists():
+    root = extracted(PACKAGES, "trixie", work)
+    packages, fresh = root / "packages", root / "packages.partial"
+    if packages.exists():
         return root
-    shutil.rmtree(fresh, ignore_errors=True)
-    line = f"deb [signed-by={KEYS}] {source()} trixie main"
-    call("mmdebstrap", "-q", "--variant=extract", f"--include={','.join(PACKAGES)}", "trixie", fresh, line)
-    for name in ("bin", "lib", "lib64"):
-        if not (fresh / name).exists():  # links that a package makes which is not here
-            (fresh / name).symlink_to(f"usr/{name}")
     for name in ("proc", "dev", "config"):
-        (fresh / name).mkdir(exist_ok=True)
+        (root / name).mkdir(exist_ok=True)
+    shutil.rmtree(fresh, ignore_errors=True)
     override = work / "override.txt"
     override.write_text(OVERRIDE)
     uv = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--override", override]
     aim = ["--python-version", PYTHON, "--python-platform", f"{platform.machine()}-manylinux_2_28"]
-    call(*uv, *aim, "--target", fresh / "packages", *REQUIREMENTS)
-    fresh.rename(root)
+    call(*uv, *aim, "--target", fresh, *REQUIREMENTS)
+    fresh.rename(packages)
     return root
 
 
@@ -127,11 +114,8 @@ def _login(url: str) -> str:
     begin = {**client, "handler": ["homeassistant", None], "redirect_uri": f"{url}/"}
     flow = _ask(f"{url}/auth/login_flow", json.dumps(begin))["flow_id"]
     code = _ask(f"{url}/auth/login_flow/{flow}", json.dumps({**client, **USER}))["result"]
-    return str(
-        _ask(f"{url}/auth/token", urlencode({**client, "grant_type": "authorization_code", "code": code}))[
-            "access_token"
-        ]
-    )
+    access = _ask(f"{url}/auth/token", urlencode({**client, "grant_type": "authorization_code", "code": code}))
+    return str(access["access_token"])
 
 
 def _ask(url: str, body: str | None = None, token: str = "") -> Any:

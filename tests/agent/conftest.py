@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,6 +14,17 @@ from sightline.decode import OutputSpec
 from sightline.interpreter import Interpreter
 from sightline.preprocess import InputSpec
 from tests.models import SpotNet
+
+
+def write_crossing(path: Path, frames: int, step: int, start: int = 0) -> Path:
+    """A clip of 320x200 at 30 frames a second: a red thing goes to the right, `step` pixels a frame."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, (320, 200))
+    for left in range(start, start + frames * step, step):
+        picture = np.full((200, 320, 3), 90, np.uint8)
+        picture[60:120, left : left + 60] = (30, 30, 230)
+        writer.write(picture)
+    writer.release()
+    return path
 
 
 @pytest.fixture(scope="session")

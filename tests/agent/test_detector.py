@@ -15,6 +15,7 @@ from edge import predictions
 from sightline.arrays import pack
 from sightline.bundle import read_bundle, write_bundle
 from sightline.predictions import SCHEMA_FILE, Detection
+from tests.agent.conftest import write_crossing
 from tests.conftest import Sightline
 
 SIZE = 64
@@ -97,13 +98,7 @@ def test_outputs_that_do_not_fit_are_refused(detector: Path, scene: Path, sightl
 
 
 def test_what_is_followed_keeps_its_number(detector: Path, tmp_path: Path, sightline: Sightline) -> None:
-    clip = tmp_path / "moving.avi"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 30, (320, 200))
-    for f in range(40):
-        picture = np.full((200, 320, 3), 90, np.uint8)
-        picture[60:120, 20 + 5 * f : 80 + 5 * f] = BGR["red"]
-        writer.write(picture)
-    writer.release()
+    clip = write_crossing(tmp_path / "moving.avi", 40, 5, start=20)
     results = run(sightline, detector, "--source", clip, "--track", "--record", tmp_path / "kept")
     done = sightline("run", detector, "--source", tmp_path / "kept", "--no-page")
     assert "replayed: 40 of 40 results are as recorded" in done.stderr, "the ids too, by the clip's own clock"

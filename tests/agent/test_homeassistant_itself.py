@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 from tests import homeassistant
+from tests.agent.conftest import write_crossing
 from tests.broker import broker, free_port, subscriber, wait_until
 from tests.conftest import need
+from tests.debian import missing
 
 
 @pytest.fixture(scope="session")
 def system(request: pytest.FixtureRequest) -> Path:
-    lacking = homeassistant.missing()
+    lacking = missing("unshare", "chroot")
     need(lacking is None, f"Home Assistant needs {lacking}")
     return homeassistant.build(request.config.cache.mkdir("homeassistant"))
 
@@ -29,13 +29,7 @@ def system(request: pytest.FixtureRequest) -> Path:
 @contextmanager
 def agent(bundle: Path, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """One camera, called yard, that a red thing crosses again and again."""
-    clip = folder / "moving.avi"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 30, (320, 200))
-    for f in range(120):
-        picture = np.full((200, 320, 3), 90, np.uint8)
-        picture[60:120, 2 * f : 60 + 2 * f] = (30, 30, 230)
-        writer.write(picture)
-    writer.release()
+    clip = write_crossing(folder / "moving.avi", 120, 2)
     command = [sys.executable, "-m", "sightline", "run", str(bundle), "--source", f"yard={clip}", "--realtime",
                "--loop", "--track", "--no-page", "--line", "gate: 0.5,0 0.5,1", "--zone", "all: 0,0 1,0 1,1 0,1",
                "--mqtt", f"127.0.0.1:{port}", "--mqtt-pictures=1", "--name", "pi",

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 from edge.zones import GONE_S, Counter, Passage, Place, parse_place
 from sightline.errors import ConfigError
 from sightline.predictions import Box, Cause, Detection, ModelId, Result
+from tests.agent.conftest import write_crossing
 from tests.broker import broker, free_port, subscriber
 from tests.broker import wait_until as broker_wait
 from tests.conftest import Sightline
@@ -147,13 +147,7 @@ def test_a_place_is_read() -> None:
 
 
 def test_the_agent_counts_who_goes_across(detector: Path, tmp_path: Path, sightline: Sightline) -> None:
-    clip, out = tmp_path / "moving.avi", tmp_path / "events.jsonl"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 30, (320, 200))
-    for f in range(80):
-        picture = np.full((200, 320, 3), 90, np.uint8)
-        picture[60:120, 3 * f : 60 + 3 * f] = (30, 30, 230)
-        writer.write(picture)
-    writer.release()
+    clip, out = write_crossing(tmp_path / "moving.avi", 80, 3), tmp_path / "events.jsonl"
     done = sightline("run", detector, "--source", f"yard={clip}", "--track", "--no-page", "--output", out,
                      "--line", "gate: 0.5,0 0.5,1", "--zone", "left: 0,0 0.45,0 0.45,1 0,1 on yard")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -165,13 +159,7 @@ def test_the_agent_counts_who_goes_across(detector: Path, tmp_path: Path, sightl
 
 
 def test_the_counts_reach_mqtt(detector: Path, tmp_path: Path) -> None:
-    port, clip = free_port(), tmp_path / "moving.avi"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 30, (320, 200))
-    for f in range(120):
-        picture = np.full((200, 320, 3), 90, np.uint8)
-        picture[60:120, 2 * f : 60 + 2 * f] = (30, 30, 230)
-        writer.write(picture)
-    writer.release()
+    port, clip = free_port(), write_crossing(tmp_path / "moving.avi", 120, 2)
     command = [sys.executable, "-m", "sightline", "run", str(detector), "--source", f"yard={clip}", "--realtime",
                "--loop", "--track", "--no-page", "--line", "gate: 0.5,0 0.5,1", "--zone", "left: 0,0 0.45,0 0.45,1 0,1",
                "--mqtt", f"127.0.0.1:{port}", "--name", "pi", "--outbox", str(tmp_path / "o.sqlite")]  # fmt: skip

@@ -7,15 +7,14 @@ in an overlay and is gone with it. Needs root and Debian (apt, mmdebstrap).
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.broker import free_port
 from tests.debian import call, source
 
 SUITE = "bookworm"
@@ -46,14 +45,6 @@ class Machine:
         path.chmod(0o440)
 
 
-def missing() -> str | None:
-    """What this machine lacks to start one; None when it has everything."""
-    if os.geteuid() != 0:
-        return "root, which namespaces and mmdebstrap need"
-    absent = [p for p in ("apt-get", "mmdebstrap", "unshare", "ssh", "ssh-keygen", "nsenter") if not shutil.which(p)]
-    return f"{', '.join(absent)}: apt install mmdebstrap openssh-client util-linux" if absent else None
-
-
 def build(work: Path) -> Path:
     """Its system, made once."""
     root = work / f"root-{SUITE}"
@@ -71,9 +62,7 @@ def booted(system: Path, work: Path, *, index: bool) -> Iterator[Machine]:
     """index: whether it reaches this machine's package index."""
     for folder in ("upper", "work", "merged"):
         (work / folder).mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     upper, root = work / "upper", work / "merged"
     key = work / "key"
     call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)

@@ -24,7 +24,8 @@ import pytest
 from edge.deploy.ssh import Device, StepError
 from sightline.errors import DeviceError
 from tests.conftest import need
-from tests.deploy.machine import Machine, booted, build, missing
+from tests.debian import missing
+from tests.deploy.machine import Machine, booted, build
 
 UNIT = "sightline-colours.service"
 Deploy = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -32,7 +33,7 @@ Deploy = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def system(request: pytest.FixtureRequest) -> Path:
-    lacking = missing()
+    lacking = missing("unshare", "ssh", "ssh-keygen", "nsenter")
     need(lacking is None, f"a machine of its own needs {lacking}")
     return build(request.config.cache.mkdir("deploy"))
 

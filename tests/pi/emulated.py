@@ -8,7 +8,6 @@ LiteRT on the host's /proc/cpuinfo, and its default processor computes wrong int
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.deploy.kit import Kit, Platform
-from tests.debian import KEYS, call, source, unpacked
+from tests.debian import call, extracted, unpacked
 
 SUITES = {"bookworm": "3.11", "trixie": "3.13"}  # of Raspberry Pi OS, and their Python
 PROCESSOR = "cortex-a72"  # a Pi 4's
@@ -37,29 +36,12 @@ class Pi:
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
 
 
-def missing() -> str | None:
-    """What this machine lacks to emulate one; None when it has everything."""
-    if os.geteuid() != 0:
-        return "root, which mmdebstrap needs"
-    absent = [program for program in ("apt-get", "dpkg-deb", "mmdebstrap") if not shutil.which(program)]
-    return f"{', '.join(absent)}: apt install mmdebstrap" if absent else None
-
-
 def build(work: Path, suite: str, wheel: Path) -> Pi:
     """Make one in `work`, or take what is there. wheel: of Sightline; its dependencies come as wheels."""
     work.mkdir(parents=True, exist_ok=True)
     qemu = unpacked("qemu-user", "trixie", work) / "usr" / "bin" / "qemu-aarch64"
-    root, site, wheels = work / f"root-{suite}", work / f"site-{suite}", work / f"wheels-{suite}"
-    if not (root / "complete").exists():
-        shutil.rmtree(root, ignore_errors=True)
-        line = f"deb [signed-by={KEYS}] {source()} {suite} main"
-        call(
-            "mmdebstrap", "-q", "--architectures=arm64", "--variant=extract", f"--include={','.join(PACKAGES)}", suite,
-            root, line,
-        )  # fmt: skip
-        if not (root / "lib").exists():  # trixie's are links that a package makes which is not here
-            (root / "lib").symlink_to("usr/lib")
-        (root / "complete").touch()
+    root = extracted(PACKAGES, suite, work, "--architectures=arm64")
+    site, wheels = work / f"site-{suite}", work / f"wheels-{suite}"
     for folder in (site, wheels):
         shutil.rmtree(folder, ignore_errors=True)
     wheels.mkdir()

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Sightline, need
-from tests.pi.emulated import SUITES, Pi, build, missing
+from tests.debian import missing
+from tests.pi.emulated import SUITES, Pi, build
 
 SCORE = 0.02  # a score's difference that int8 kernels and decoders may make
 WHEELS_MB, INSTALLED_MB = 100, 300
@@ -34,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", params=list(SUITES))
 def pi(request: pytest.FixtureRequest, wheel: Path) -> Iterator[Pi]:
-    lacking = missing()
+    lacking = missing("dpkg-deb")
     need(lacking is None, f"an emulated Raspberry Pi needs {lacking}")
     yield build(request.config.cache.mkdir("pi"), request.param, wheel)
 
