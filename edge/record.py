@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 import queue
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 
 from edge.mailbox import Slot
-from edge.sources.recording import DOCUMENT, RESULTS, SCHEMA
+from edge.sources.recording import DOCUMENT, RESULTS, SCHEMA, ReplayOptions
 from sightline import __version__
 from sightline.errors import ConfigError, DeviceError
 from sightline.files import FileTable, file_table, seal, write_file
@@ -37,7 +38,7 @@ class Recorder:
     failed: why it stopped before the end; None while all is well.
     """
 
-    def __init__(self, folder: Path, *, lossless: bool, options: dict[str, Any], limit: int = LIMIT) -> None:
+    def __init__(self, folder: Path, *, lossless: bool, options: ReplayOptions, limit: int = LIMIT) -> None:
         """options: of the run, for the one that replays it. limit: bytes. Raises ConfigError for a folder in use."""
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"--record {folder}: exists and is not empty; it is left alone")
@@ -73,7 +74,7 @@ class Recorder:
         try:
             files = self._files | file_table({RESULTS: (self.folder / RESULTS).read_bytes()})
             document = {"schema": SCHEMA, "frames": self.frames, "moments_ns": self._moments, "model": self._model,
-                        "options": self._options, "sightline": __version__, "opencv": cv2.__version__,
+                        "options": asdict(self._options), "sightline": __version__, "opencv": cv2.__version__,
                         "files": files}  # fmt: skip
             write_file(self.folder / DOCUMENT, seal(document))
         except (OSError, DeviceError) as e:

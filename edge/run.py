@@ -28,6 +28,7 @@ from edge.record import Recorder
 from edge.results import Observer, Results
 from edge.sinks import JsonLines, Sink, Text
 from edge.sources import Recording, Source, find_source, tell_apart
+from edge.sources.recording import ReplayOptions
 from edge.swap import Swap
 from edge.tally import Tally
 from edge.watchdog import Watchdog
@@ -78,11 +79,12 @@ def run_agent(
     if recording:
         if len(sources) > 1:
             raise ConfigError(f"{recording.where}: a recording is replayed alone")
-        o |= recording.options
+        o |= asdict(recording.options)
     lossless = not sources[0].live
     recorder = None
     if o["record"]:
-        recorder = Recorder(o["record"], lossless=lossless, options={k: o[k] for k in ("top", "threshold", "track")})
+        options = ReplayOptions(o["top"], o["threshold"], o["track"])
+        recorder = Recorder(o["record"], lossless=lossless, options=options)
     inbox = Inbox([not s.live for s in sources])
     cameras = [
         Capture(s, mailbox, c.watch)

@@ -14,7 +14,9 @@ import pytest
 from edge.mailbox import Slot
 from edge.record import Recorder
 from edge.sources import Recording
-from sightline.errors import ConfigError, IntegrityError
+from edge.sources.recording import ReplayOptions
+from sightline.errors import ConfigError, IntegrityError, ModelError
+from sightline.files import file_table, seal
 from sightline.predictions import Cause, Classification, ModelId, Result
 from tests.conftest import Sightline
 
@@ -108,7 +110,7 @@ def test_a_recording_beside_another_source_is_refused(recording: Path, bundle: P
 
 
 def test_frames_that_nobody_looked_at_are_not_recorded(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "kept", lossless=True, options={})
+    recorder = Recorder(tmp_path / "kept", lossless=True, options=ReplayOptions())
     recorder.observe(result(0), slot(0))
     recorder.observe(result(1, Cause("no_motion", "nothing moves")), slot(1))
     recorder.observe(result(2, Cause("no_frame", "silent")), None)
@@ -118,7 +120,7 @@ def test_frames_that_nobody_looked_at_are_not_recorded(tmp_path: Path) -> None:
 
 
 def test_nothing_seen_leaves_no_recording(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "kept", lossless=True, options={})
+    recorder = Recorder(tmp_path / "kept", lossless=True, options=ReplayOptions())
     recorder.close()
     assert not any((tmp_path / "kept").iterdir())
 
@@ -130,7 +132,7 @@ def fill(recorder: Recorder, frames: int) -> None:
 
 
 def test_it_ends_at_its_limit_and_what_it_has_is_whole(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "kept", lossless=True, options={}, limit=1000)
+    recorder = Recorder(tmp_path / "kept", lossless=True, options=ReplayOptions(), limit=1000)
     fill(recorder, 30)
     assert recorder.failed is not None and "are full" in recorder.failed
     assert 1 <= recorder.frames < 30
@@ -138,7 +140,7 @@ def test_it_ends_at_its_limit_and_what_it_has_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_fault_of_the_disk_ends_the_recording_and_nothing_else(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "kept", lossless=True, options={})
+    recorder = Recorder(tmp_path / "kept", lossless=True, options=ReplayOptions())
     (tmp_path / "kept/000003.png").mkdir()
     fill(recorder, 30)
     assert (recorder.failed, recorder.frames) == ("Is a directory", 3)
@@ -157,7 +159,7 @@ def test_a_slow_disk_costs_a_camera_frames_of_the_recording_only(tmp_path: Path,
         write(self, *item)
 
     monkeypatch.setattr(Recorder, "_write", slow)
-    recorder = Recorder(tmp_path / "kept", lossless=False, options={})
+    recorder = Recorder(tmp_path / "kept", lossless=False, options=ReplayOptions())
     for i in range(30):
         recorder.observe(result(i), slot(i))
     gate.set()
@@ -170,7 +172,7 @@ def test_a_place_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file/below"):
         with pytest.raises(ConfigError, match=r"--record .*file"):
-            Recorder(place, lossless=True, options={})
+            Recorder(place, lossless=True, options=ReplayOptions())
 
 
 def test_a_recording_cut_off_by_a_power_cut_is_a_folder_of_pictures(recording: Path, bundle: Path, tmp_path: Path,
@@ -191,3 +193,72 @@ def test_a_document_that_points_elsewhere_is_refused(recording: Path, tmp_path: 
     replay.read(None)
     with pytest.raises(IntegrityError, match=r"000001\.png: cannot be read"):
         replay.read(None)
+
+
+def reseal(folder: Path, **changes: object) -> Path:
+    """What anybody can do to a recording: change its document and seal it again."""
+    document = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_bytes(seal(document | changes))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"webhook": "http://127.0.0.1:1/?k=${PATH}"},
+        {"mqtt": "mqtt://127.0.0.1:1"},
+        {"page_address": "0.0.0.0"},
+        {"output": "/tmp/x"},
+        {"top": "3"},
+        {"top": 0},
+        {"top": True},
+        {"threshold": float("nan")},
+        {"threshold": 1.5},
+        {"track": 1},
+    ],
+)
+def test_a_recording_sets_nothing_but_what_its_predictions_depend_on(
+    option: dict[str, object], recording: Path, tmp_path: Path
+) -> None:
+    folder = reseal(Path(shutil.copytree(recording, tmp_path / "kept")), options={"top": 2, **option})
+    with pytest.raises(ModelError, match=rf"record\.json: options: .*{next(iter(option))}"):
+        Recording(folder)
+
+
+def test_a_mailed_recording_sends_nothing_out(recording: Path, bundle: Path, tmp_path: Path,
+                                              sightline: Sightline) -> None:  # fmt: skip
+    """The command line ends before anything is opened, and says which key is a stranger's."""
+    folder = reseal(Path(shutil.copytree(recording, tmp_path / "kept")), options={"webhook": "http://127.0.0.1:1/"})
+    done = sightline("run", bundle, "--source", folder, "--no-page")
+    assert done.returncode == 2 and "unknown key 'webhook'" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"options": None}, None),
+        ({"options": [1]}, None),
+        ({"moments_ns": None}, None),
+        ({"moments_ns": [1, "2"]}, None),
+        ({"frames": 59}, None),
+        ({"frames": "60"}, None),
+        ({"frames": 61, "moments_ns": [0] * 61}, None),
+        ({}, b"5"),
+        ({}, b"[" * 100_000),
+        ({}, b'{"predictions": [{"label": 5, "score": 1}], "model": {"sha256": ""}}'),
+        ({}, b'{"predictions": [{"label": "a", "score": "1"}], "model": {"sha256": ""}}'),
+        ({}, b'{"predictions": [], "model": 5}'),
+        ({}, b"\xff"),
+    ],
+)
+def test_a_recording_that_somebody_wrote_by_hand_is_refused(
+    changes: dict[str, object], line: bytes | None, recording: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(recording, tmp_path / "kept"))
+    if line is not None:
+        data = line + b"\n" + (folder / "results.jsonl").read_bytes().partition(b"\n")[2]
+        (folder / "results.jsonl").write_bytes(data)
+        files = json.loads((folder / "record.json").read_text())["files"]
+        changes = {"files": files | file_table({"results.jsonl": data})}
+    with pytest.raises(ModelError, match=r"record\.json: |results\.jsonl"):
+        Recording(reseal(folder, **changes))
