@@ -8,10 +8,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
 
 from edge.outbox import OVERHEAD, Message, Outbox
 from sightline.errors import ConfigError
@@ -169,7 +173,8 @@ def test_a_damaged_file_is_put_aside_and_the_agent_goes_on(path: Path, outbox: O
     path.write_bytes(damaged)
     again = Outbox(path, LIMIT)
     again.put("mqtt", messages(5, 6))
-    assert keys(again) == ["k5"]
+    gap, rest = everything(again)
+    assert (gap.gap, rest.key) == (1, "k5"), "at least one is missing; how many, nobody can know"
     assert path.with_name("outbox.sqlite.damaged").read_bytes() == damaged
     again.close()
 
@@ -232,3 +237,151 @@ def test_the_query_for_the_next_needs_no_scan(outbox: Outbox, path: Path) -> Non
         .fetchall()
     )
     assert "by_output" in plan[0][-1] and len(plan) == 1
+
+
+def test_the_file_is_for_this_user_alone(path: Path, outbox: Outbox) -> None:
+    outbox.put("mqtt", messages(0, 1))
+    assert {p.name: p.stat().st_mode & 0o777 for p in path.parent.iterdir() if "lock" not in p.name} == dict.fromkeys(
+        ("outbox.sqlite", "outbox.sqlite-wal", "outbox.sqlite-shm"), 0o600
+    )
+
+
+def test_what_is_no_outbox_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").write_text("remember the milk")
+    os.mkfifo(tmp_path / "fifo")
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.sqlite")) as db:
+        db.execute("CREATE TABLE messages (id INTEGER)")
+    for name, words in {
+        "folder": "is not a file",
+        "fifo": "is not a file",
+        "/dev/null": "is not a file",
+        "/": "is not a file",
+        "notes.txt": "is a file of something else",
+        "other.sqlite": "is not an outbox of this version",
+    }.items():
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=f"--outbox .*{words}"):
+                Outbox(tmp_path / name, LIMIT)
+    assert (tmp_path / "notes.txt").read_text() == "remember the milk"
+    assert not (tmp_path / "other.sqlite.damaged").exists()
+
+
+def test_a_file_that_is_removed_while_it_runs_loses_nothing(path: Path, outbox: Outbox) -> None:
+    outbox.put("mqtt", messages(0, 50))
+    path.unlink()
+    outbox.put("mqtt", messages(50, 60))
+    outbox.close()
+    again = Outbox(path, LIMIT)
+    assert keys(again) == [f"k{i}" for i in range(60)]
+    again.close()
+
+
+def test_a_page_that_is_damaged_while_it_runs_costs_what_was_on_it(path: Path, outbox: Outbox) -> None:
+    for i in range(0, 2000, 100):
+        outbox.put("mqtt", messages(i, i + 100, size=400))
+    with path.open("r+b") as file:
+        for page in range(20, 200, 7):
+            file.seek(page * 4096)
+            file.write(os.urandom(4096))
+    outbox.put("mqtt", messages(2000, 2100, size=400))
+    found = everything(outbox)
+    present, missing = [m.key for m in found if not m.gap], sum(m.gap for m in found)
+    assert len(present) + missing == 2100 and outbox.failed is None
+    assert present == sorted(present, key=lambda key: int(key[1:]))
+    assert present[0] == "k0" and present[-1] == "k2099"
+
+
+def test_a_bit_that_the_disk_changed_is_a_gap_and_no_message(path: Path, outbox: Outbox) -> None:
+    outbox.put("mqtt", messages(0, 3))
+    outbox.close()
+    path.write_bytes(path.read_bytes().replace(b"1         ", b"7         "))
+    again = Outbox(path, LIMIT)
+    assert [(m.key, m.gap) for m in everything(again)] == [("k0", 0), ("gap-2", 1), ("k2", 0)]
+    again.close()
+
+
+def test_a_full_disk_takes_one_message_in_the_place_of_another(
+    path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox.put("mqtt", messages(0, 500, size=100))
+    monkeypatch.setattr("edge.outbox.RESERVE", 1 << 60)  # as if the disk were full
+    for i in range(500, 520):
+        outbox.put("mqtt", messages(i, i + 1, size=100))
+    gap, *rest = everything(outbox)
+    assert len(rest) >= 498 and gap.gap == 520 - len(rest)
+
+
+def test_as_many_bytes_are_taken_as_fit_and_one_message_in_any_case(outbox: Outbox) -> None:
+    outbox.put("mqtt", messages(0, 10, size=1000))
+    assert len(outbox.take("mqtt", 0, 64, size=2500)) == 3
+    assert len(outbox.take("mqtt", 0, 64, size=1)) == 1
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(1, 40), st.integers(0, 3000)),
+        st.tuples(st.just("acknowledge"), st.integers(1, 60), st.integers(0, 3)),
+        st.tuples(st.sampled_from(("again", "full", "remove", "empty", "replace", "reopen")), st.just(0), st.just(0)),
+        st.tuples(st.just("damage"), st.integers(0, 100), st.integers(1, 5000)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS)
+def test_every_accepted_message_is_there_or_a_gap_says_that_it_is_not(steps: list[tuple[str, int, int]]) -> None:
+    """Whatever happens to the file while it is used."""
+    note(str(steps))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "outbox.sqlite"
+        box, accepted, arrived, gaps = Outbox(path, 200_000), 0, set[str](), 0
+        harmed = unknown = False
+        for kind, a, b in steps:
+            if kind == "put":
+                box.put("mqtt", messages(accepted, accepted + a, size=b))
+                accepted += a
+            if kind == "acknowledge":
+                taken = box.take("mqtt", 0, a)[b:]
+                box.delete("mqtt", [m.id for m in taken])
+                arrived |= {m.key for m in taken if not m.gap}
+                gaps += sum(m.gap for m in taken)
+            if kind == "again":
+                box.again("mqtt")
+            if kind == "full":
+                with mock.patch("edge.outbox.RESERVE", 1 << 60):
+                    box.put("mqtt", messages(accepted, accepted + 1, size=500))
+                    accepted += 1
+            if kind in ("remove", "replace", "empty"):
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink() if kind != "empty" else os.truncate(path, 0)
+                if kind == "replace":
+                    path.write_bytes(b"something else")
+                harmed |= kind == "empty"
+            if kind == "damage":
+                with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+                    file.seek(a * path.stat().st_size // 100)
+                    file.write(bytes(b))
+                harmed = True
+            if kind == "reopen":
+                unknown |= harmed
+                missing_file = not path.exists()
+                box.close()
+                box = Outbox(path, 200_000)
+                if missing_file or kind == "replace":
+                    unknown = True
+        box.put("mqtt", messages(accepted, accepted + 1))
+        accepted += 1
+        found = box.take("mqtt", 0, 10**6, size=10**9)
+        present = [m.key for m in found if not m.gap]
+        gaps += sum(m.gap for m in found)
+        box.close()
+    assert present == sorted(set(present), key=lambda key: int(key[1:]))
+    missing = accepted - len(arrived | set(present))
+    assert len(arrived & set(present)) == 0 or harmed
+    if unknown:
+        return
+    assert missing <= gaps
+    if not harmed:
+        assert missing == gaps
