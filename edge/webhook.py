@@ -1,7 +1,8 @@
 """Webhook: each promised message is POSTed as JSON, in order, until the receiver has said 2xx.
 
-`Idempotency-Key` is the message's key. What the receiver refuses (4xx) is not sent again, and counted; what it cannot
-take now (5xx, 408, 425, 429, no answer) stays in the outbox and is tried for ever, with growing pauses.
+`Idempotency-Key` is the message's key. A message that the receiver cannot read (400, 409, 413, 414, 422) is not sent
+again, and counted. Any other answer is about the receiver or the address, not about this message: it stays in the
+outbox and is tried for ever, with growing pauses. So a token that ran out or a server that moved costs nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from sightline.errors import ConfigError
 TIMEOUT_S = 10.0
 BACKOFF_S, BACKOFF_MAX_S = 0.5, 60.0
 ANSWER = 64 << 10  # bytes of an answer that are read, at most
-LATER = (408, 425, 429)
+INTERIM = 10  # answers of 1xx before the one that counts, at most
+REFUSED = (400, 409, 413, 414, 422)  # what is wrong is this message
+HINTS = {401: "check the token or password", 403: "check the token or password", 407: "the proxy wants a password",
+         404: "check the address", 405: "check the address", 410: "check the address"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def parse_receiver(address: str, headers: Mapping[str, str]) -> Receiver:
     shape = "--webhook: not an address; it is as https://host/path"
     try:
         parts = urlsplit(address)
-        port = parts.port
+        port = parts.port  # raises as well
     except ValueError:
         raise ConfigError(shape) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not address.isprintable() or " " in address:
@@ -125,11 +129,12 @@ class Webhook(Promised):
         except (OSError, http.client.HTTPException) as e:
             self.failed = f"{where}: {_why(e)}"
             return 0.0
-        if status >= 500 or status in LATER:
-            self.failed = f"{where}: answers {status} {reason}"
+        if not 200 <= status < 300 and status not in REFUSED:
+            hint = "give --webhook its new address" if 300 <= status < 400 else HINTS.get(status)
+            self.failed = f"{where}: answers {status} {reason}{f'; {hint}' if hint else ''}"
             return retry_after
-        if status >= 300:
-            # it will never be wanted; to keep it would keep all others
+        if status in REFUSED:
+            # to keep it would keep all others
             self.refused += 1
             self.failed = f"{where}: refuses with {status} {reason}; {self.refused} messages were not taken"
         else:
@@ -151,7 +156,13 @@ class Webhook(Promised):
         self._connection.request("POST", r.path, payload(message), headers)
         with self._connection.getresponse() as answer:
             self._used = True
-            if len(answer.read(ANSWER)) == ANSWER:
+            for _ in range(INTERIM):
+                if not 102 <= answer.status < 200:
+                    break
+                # such as 103 Early Hints: the library knows 100 only, and takes the others for the answer itself
+                answer.headers = answer.msg = None  # type: ignore[assignment]
+                answer.begin()
+            if len(answer.read(ANSWER)) == ANSWER or answer.will_close:
                 self._hang_up()
             after = answer.getheader("Retry-After") or ""
             return answer.status, answer.reason[:80], min(float(after), 3600.0) if after.isdecimal() else 0.0

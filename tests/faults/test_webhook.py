@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +13,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edge import delivery, webhook
 from edge.outbox import Outbox
@@ -123,12 +127,51 @@ def no_http(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
 
 
+def interim(code: int, repeat: int = 1) -> Answer:
+    """103 Early Hints, once or more often, before the answer that counts."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        for _ in range(repeat):
+            handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x.css>; rel=preload\r\n\r\n")
+            handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n")
+        status(code)(handler)
+
+    return answer
+
+
+def test_an_interim_answer_is_no_acknowledgement(tmp_path: Path) -> None:
+    with (
+        receiver(lambda i: interim(503 if i < 2 else 200)) as (address, requests),
+        sending(address, tmp_path) as hook,
+    ):
+        for i in range(3):
+            hook.put(result(i))
+        wait_until(lambda: hook.sent == 3, 10)
+    assert frames(requests) == [0, 0, 0, 1, 2], "the same connection goes on"
+
+
+def test_a_receiver_that_never_gets_to_the_point_acknowledges_nothing(tmp_path: Path) -> None:
+    with (
+        receiver(lambda i: interim(200, 50 if not i else 1)) as (address, requests),
+        sending(address, tmp_path) as hook,
+    ):
+        hook.put(result(0))
+        wait_until(lambda: hook.sent == 1, 10)
+    assert frames(requests) == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
         (status(500), "answers 500"),
         (status(503, (("Retry-After", "1"),)), "answers 503"),
         (status(429), "answers 429"),
+        (status(301, (("Location", "/new"),)), "answers 301 Moved Permanently; give --webhook its new address"),
+        (status(401), "answers 401 Unauthorized; check the token"),
+        (status(404), "answers 404 Not Found; check the address"),
+        (status(410), "answers 410"),
+        (status(101), "answers 101"),
+        (interim(503), "answers 503 Service"),
         (hang_up, "hangs up"),
         (say_nothing, "no answer within"),
         (no_http, "does not answer as a web server"),
@@ -156,7 +199,7 @@ def test_what_it_cannot_take_now_comes_again_and_nothing_overtakes(trouble: Answ
         assert time.monotonic() - began > 2, "it is left alone for as long as it asks"
 
 
-@pytest.mark.parametrize("code", [400, 404, 410, 301])
+@pytest.mark.parametrize("code", [400, 409, 413, 422])
 def test_what_it_will_never_take_does_not_keep_the_others(code: int, tmp_path: Path) -> None:
     with (
         receiver(lambda i: status(code if i == 1 else 200)) as (address, requests),
@@ -317,3 +360,39 @@ def test_a_full_outbox_is_a_problem_that_is_seen(tmp_path: Path, monkeypatch: py
         hook.put(result(0))
         wait_until(lambda: hook.outbox.dropped["webhook"] == 1, 3)
         assert hook.problem == "outbox: [Errno 28] No space left on device" or "no room" in str(hook.problem)
+
+
+ANSWERS = st.lists(
+    st.sampled_from(
+        (100, 103, 200, 202, 204, 301, 308, 400, 401, 404, 408, 413, 422, 429, 500, 503, "hang up", "no http")
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(ANSWERS)
+def test_every_message_is_taken_or_refused_by_an_answer_of_its_own(answers: list[int | str]) -> None:
+    def answer(i: int) -> Answer:
+        what = answers[i] if i < len(answers) else 200
+        if isinstance(what, str):
+            return hang_up if what == "hang up" else no_http
+        return interim(503) if what < 200 else empty if what == 204 else status(what)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch("edge.webhook.BACKOFF_S", 0.001),
+        mock.patch("edge.webhook.BACKOFF_MAX_S", 0.01),
+        receiver(answer) as (address, requests),
+        sending(address, Path(folder)) as hook,
+    ):
+        for i in range(10):
+            hook.put(result(i))
+        wait_until(lambda: hook.sent + hook.refused == 10, 20)
+        assert hook.refused == sum(a in (400, 413, 422) for a in answers[: len(requests)])
+    assert frames(requests) == sorted(frames(requests)) and set(frames(requests)) == set(range(10))
+
+
+def empty(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(204)
+    handler.end_headers()
