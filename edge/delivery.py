@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RUN = secrets.token_hex(4)  # frame ids and monotonic clocks begin anew with each start
 FLUSH_S = 2.0
 FAULT_S = 5.0  # after a fault of our own
-BATCH = 64
+BATCH, BATCH_BYTES = 64, 1 << 20  # of one commit
 
 
 class Promised(Sink):
@@ -38,6 +38,7 @@ class Promised(Sink):
         self.sent = self.refused = self._told = 0
         self._closing = threading.Event()
         self._batch: list[tuple[str, str, bytes]] = []
+        self._batch_bytes = 0
         self._sender = threading.Thread(target=self._send, name=f"{name} sender", daemon=True)
 
     def start(self) -> None:
@@ -53,22 +54,31 @@ class Promised(Sink):
         waiting = self.outbox.waiting(self.name)
         return f"{waiting} messages wait for the next start" if waiting else ""
 
+    @property
+    def lost(self) -> int:
+        return self.dropped + self.outbox.dropped[self.name]
+
     def write(self, item: Item) -> bool:
         if self.wanted(item):
-            self._batch.append((key_of(item), topic_of(item), body_of(item)))
+            body = body_of(item)
+            self._batch.append((key_of(item), topic_of(item), body))
+            self._batch_bytes += len(body)
+        # one commit, which waits for the disk, for all that came in the meantime
+        if self._queue.empty() or len(self._batch) >= BATCH or self._batch_bytes >= BATCH_BYTES:
+            self._store()
+        return False  # whether it arrives is the sender's to say
+
+    def _store(self) -> None:
         if self.dropped > self._told:  # they did not fit into the queue
             self.outbox.lose(self.name, self.dropped - self._told)
             self._told = self.dropped
-        # one commit, which waits for the disk, for all that came in the meantime
-        if self._batch and (self._queue.empty() or len(self._batch) >= BATCH):
+        if self._batch:
             self.outbox.put(self.name, self._batch)
-            self._batch = []
-        return False  # whether it arrives is the sender's to say
+            self._batch, self._batch_bytes = [], 0
 
     def finish(self) -> None:
         """What is left in the outbox goes at the next start; what is quick goes now."""
-        if self._batch:
-            self.outbox.put(self.name, self._batch)
+        self._store()
         self._closing.set()
         with self.outbox.changed:
             self.outbox.changed.notify_all()

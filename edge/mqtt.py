@@ -12,6 +12,7 @@ import json
 import random
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,23 @@ if TYPE_CHECKING:
 KEEPALIVE_S = 15
 CONNECT_S = 5.0
 BACKOFF_S, BACKOFF_MAX_S = 0.5, 30.0
-WINDOW = 64  # messages on their way
+WINDOW, WINDOW_BYTES = 64, 4 << 20  # of the messages on their way
+HALF = WINDOW // 2  # so many that have arrived are worth waking up for
+ACKNOWLEDGED_S = 30.0  # without any acknowledgement, the connection is given up
 DELETE_S = 0.5  # what has arrived is deleted together: each commit is a write to the disk
 STATE_S = 1.0  # between two states of one camera, at least
 AGENT_S = 10.0  # between two states of the agent
 PICTURE_WIDTH = 640
 FLAPS = 5  # connections in a row that did not last
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A message on its way. info: paho's own record of this publication. paho's numbers are no names for messages:
+    they are those of states and pictures as well, and come round again after 65,535."""
+
+    message: Message
+    info: paho.MQTTMessageInfo
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class Broker:
         try:
             context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
             if self.certificate:
-                context.load_cert_chain(self.certificate, self.key)
+                context.load_cert_chain(self.certificate, self.key, password=_no_password)
         except (OSError, ssl.SSLError) as e:
             raise ConfigError(f"--mqtt-ca, --mqtt-cert, --mqtt-key: {e.strerror or e}") from None
         return context
@@ -79,8 +91,11 @@ class Broker:
 
 def parse_broker(address: str, **files: Path | None) -> Broker:
     """`mqtt://user:password@host:1883`, `mqtts://host`. Raises ConfigError, without the password."""
-    parts = urlsplit(address if "://" in address else f"mqtt://{address}")
     shape = "mqtt://host, mqtts://host:8883 or mqtt://${USER}:${PASSWORD}@host"
+    try:
+        parts = urlsplit(address if "://" in address else f"mqtt://{address}")
+    except ValueError:  # its text has the address in it
+        raise ConfigError(f"--mqtt: not a broker's address; it is as {shape}") from None
     try:
         port = parts.port
     except ValueError:
@@ -126,8 +141,8 @@ class Mqtt(Promised):
         self._parts, self._model, self._facts = slugs(cameras), model, facts
         self._set_threshold = set_threshold
         self._connected = self._broke_off = False
-        self._on_their_way: dict[int, Message] = {}  # by paho's numbers
-        self._acknowledged: set[int] = set()  # the same numbers
+        self._on_their_way: deque[_Sent] = deque()  # the sender's; paho's thread reads it
+        self._progress_s = self._deleted_s = 0.0  # monotonic: of the last acknowledgement, and deletion
         self._states: dict[str, dict[str, Any]] = {}
         self._places = places
         self._counts = {
@@ -182,8 +197,7 @@ class Mqtt(Promised):
 
     def _talk(self, client: paho.Client) -> None:
         """One connection, from its opening to its end."""
-        on_their_way = self._on_their_way
-        self._last, deleted = 0, 0.0
+        self._last = 0
         states: dict[str, tuple[dict[str, Any], float]] = {}
         agent_due = 0.0
         until: float | None = None
@@ -192,7 +206,7 @@ class Mqtt(Promised):
             now = time.monotonic()
             if self._closing.is_set():
                 until = until or now + FLUSH_S
-                if now >= until or not self._connected or not (on_their_way or self.outbox.waiting(self.name)):
+                if now >= until or not self._connected or not (self._on_their_way or self.outbox.waiting(self.name)):
                     break
             if not self._connected:
                 if now - opened > CONNECT_S:
@@ -204,48 +218,79 @@ class Mqtt(Promised):
                 self._say_all, self._say_state = False, True
                 states.clear()
                 self._introduce(client)
-            arrived = [mid for mid in list(self._acknowledged) if mid in on_their_way]
-            if arrived and (now - deleted >= DELETE_S or len(arrived) >= WINDOW // 2 or self._closing.is_set()):
-                deleted = now
-                self.outbox.delete(self.name, [on_their_way.pop(mid).id for mid in arrived])
-                self._acknowledged.difference_update(arrived)
-                self.sent += len(arrived)
-            for message in self.outbox.take(self.name, self._last, WINDOW - len(on_their_way)):
-                sent = client.publish(self._topic(message), payload(message), qos=1)
-                on_their_way[sent.mid] = message
-                self._last = message.id
-            for camera, state in list(self._states.items()):
-                before, at = states.get(camera, ({}, 0.0))
-                if (state != before and now - at >= STATE_S) or now - at >= AGENT_S:
-                    states[camera] = state, now
-                    self._publish(client, f"{self._parts[camera]}/state", state)
-            for camera in list(self._pictures):
-                client.publish(
-                    f"{self._base}/{self._parts[camera]}/picture", _jpeg(self._pictures.pop(camera)), retain=True
-                )
+            self._delete_arrived(now, at_once=self._closing.is_set())
+            if self._on_their_way and now - self._progress_s > ACKNOWLEDGED_S:
+                self._end(f"it has acknowledged nothing for {ACKNOWLEDGED_S:g} s")
+                break
             if now >= agent_due or self._say_state:
                 agent_due, self._say_state = now + AGENT_S, False
                 self._publish(client, "state", {**self._facts(), "waiting": self.outbox.waiting(self.name)})
+            if not client.want_write():  # a link that is slow gets the newest state and image, not all of them
+                for camera, state in list(self._states.items()):
+                    before, at = states.get(camera, ({}, 0.0))
+                    if (state != before and now - at >= STATE_S) or now - at >= AGENT_S:
+                        states[camera] = state, now
+                        self._publish(client, f"{self._parts[camera]}/state", state)
+                for camera in list(self._pictures):
+                    if jpeg := _jpeg(self._pictures.pop(camera)):
+                        client.publish(f"{self._base}/{self._parts[camera]}/picture", jpeg, retain=True)
+            self._publish_waiting(client, now)
             self._wait(0.2)
+        self._delete_arrived(time.monotonic(), at_once=True)
         with contextlib.suppress(OSError, ValueError, RuntimeError):  # it may break off at this very moment
             if self._connected:
                 client.publish(f"{self._base}/available", "offline", qos=1, retain=True).wait_for_publish(1.0)
             client.disconnect()
 
+    def _delete_arrived(self, now: float, at_once: bool = False) -> None:
+        """Delete what the broker has acknowledged: half a window, or what there is each DELETE_S."""
+        arrived = {sent.message.id for sent in self._on_their_way if sent.info.is_published()}
+        if not arrived or (len(arrived) < HALF and now - self._deleted_s < DELETE_S and not at_once):
+            return
+        self._deleted_s = self._progress_s = now
+        self.outbox.delete(self.name, sorted(arrived))
+        with self._changed:
+            self._on_their_way = deque(sent for sent in self._on_their_way if sent.message.id not in arrived)
+        self.sent += len(arrived)
+
+    def _publish_waiting(self, client: paho.Client, now: float) -> None:
+        """As many messages as the window has room for."""
+        room = WINDOW_BYTES - sum(len(sent.message.body) for sent in self._on_their_way)
+        if self.outbox.newest(self.name) <= self._last or room <= 0 or len(self._on_their_way) >= WINDOW:
+            return
+        for message in self.outbox.take(self.name, self._last, WINDOW - len(self._on_their_way), room):
+            info = client.publish(self._topic(message), payload(message), qos=1)
+            if info.rc != paho.MQTT_ERR_SUCCESS:  # it is gone, or a number of 65,535 messages ago still waits
+                self._end(f"a message cannot be sent: {paho.error_string(info.rc).rstrip('.').lower()}")
+                return
+            if not self._on_their_way:
+                self._progress_s = now
+            with self._changed:
+                self._on_their_way.append(_Sent(message, info))
+            self._last = message.id
+
     def _wait(self, seconds: float) -> None:
         """For something to do: the connection changes, much has arrived, or something is stored that could go."""
-        there, much = len(self._on_their_way), len(self._acknowledged) >= WINDOW // 2
         with self._changed:
-            more = self._connected and there < WINDOW and self.outbox.newest(self.name) > self._last
-            if not (self._broke_off or self._say_all or self._say_state or more or much):
+            more = (
+                self._connected
+                and len(self._on_their_way) < WINDOW
+                and self.outbox.newest(self.name) > self._last
+                and sum(len(sent.message.body) for sent in self._on_their_way) < WINDOW_BYTES
+            )
+            if not (self._broke_off or self._say_all or self._say_state or more or self._much_arrived):
                 self._changed.wait(seconds)
+
+    @property
+    def _much_arrived(self) -> bool:
+        """With the lock held. The broker acknowledges in order: what it does otherwise is seen a little later."""
+        return len(self._on_their_way) >= HALF and self._on_their_way[HALF - 1].info.is_published()
 
     def _client(self) -> paho.Client:
         """A new one for each connection: an old one would send again what it thinks was lost, out of order."""
         self._connected = self._broke_off = False
         self._reason = ""
-        self._acknowledged.clear()
-        self._on_their_way.clear()
+        self._on_their_way = deque()
         client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=f"sightline-{self._device}", reconnect_on_failure=False
         )
@@ -267,10 +312,10 @@ class Mqtt(Promised):
                 self._connected = self._say_all = True
                 self._changed.notify_all()
 
-        def on_publish(_: object, __: object, mid: int, ___: object, ____: object) -> None:
+        def on_publish(*_: object) -> None:
             with self._changed:
-                self._acknowledged.add(mid)
-                self._changed.notify_all()
+                if self._much_arrived:
+                    self._changed.notify_all()
 
         client.on_connect, client.on_publish = on_connect, on_publish
         client.on_disconnect = lambda _, __, ___, code, ____: self._end("" if code.value < 128 else str(code).lower())
@@ -313,6 +358,10 @@ class Mqtt(Promised):
         return f"{self._base}/{self._parts.get(camera) or slug(camera)}/{kind}"
 
 
+def _no_password() -> str:
+    raise ConfigError("--mqtt-key: the key is encrypted, and nobody is there to type its password: decrypt it first")
+
+
 def state_of(result: Result) -> dict[str, Any]:
     """What is true of a camera now. seen: whether the model looks. count, counts: of what it sees, in all and by label.
     score: of the best, in percent."""
@@ -332,10 +381,16 @@ def state_of(result: Result) -> dict[str, Any]:
 
 
 def _jpeg(frame: Frame) -> bytes:
+    """At most PICTURE_WIDTH wide and four times as tall. Empty for an image that cannot be one."""
     height, width = frame.shape[:2]
-    if width > PICTURE_WIDTH:
-        frame = cv2.resize(frame, (PICTURE_WIDTH, height * PICTURE_WIDTH // width), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+    scale = min(1.0, PICTURE_WIDTH / width, 4 * PICTURE_WIDTH / height)
+    size = max(1, int(width * scale)), max(1, int(height * scale))
+    try:
+        if scale < 1:
+            frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+    except cv2.error:
+        return b""
 
 
 def _why(error: Exception) -> str:

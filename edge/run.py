@@ -368,8 +368,8 @@ def _summary(tally: Tally, cameras: list[Capture], sinks: list[Sink], budget_ms:
         if camera.resized:
             lines.append(f"{camera.source.name} changed its size {camera.resized} times")
     for sink in sinks:
-        if sink.dropped or sink.problem:
-            lines.append(f"{sink.name}: {sink.dropped} results lost{f' ({sink.problem})' if sink.problem else ''}")
+        if sink.lost or sink.problem:
+            lines.append(f"{sink.name}: {sink.lost} results lost{f' ({sink.problem})' if sink.problem else ''}")
         if sink.note:
             lines.append(f"{sink.name}: {sink.note}")
     return "\n".join(lines)

@@ -84,6 +84,11 @@ class Sink:
         return self.failed
 
     @property
+    def lost(self) -> int:
+        """Results that did not get where they should."""
+        return self.dropped
+
+    @property
     def note(self) -> str:
         """What the closing figures say beside the losses; empty = nothing."""
         return ""

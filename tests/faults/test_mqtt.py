@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from edge.mqtt import parse_broker
 from sightline.bundle import read_bundle, write_bundle
+from sightline.errors import ConfigError
 from tests.broker import Received, broker, free_port, subscriber, wait_until
 from tests.conftest import LABELS, Sightline
 
@@ -252,6 +254,14 @@ def test_a_client_certificate_opens_what_is_closed_without(bundle: Path, tmp_pat
                 process.terminate()
                 assert process.wait(10) == 0
             assert ("as sightline-pi (" in (tmp_path / "mosquitto.log").read_text()) == fine
+
+
+def test_an_encrypted_key_is_refused_and_nobody_is_asked(tmp_path: Path, certificates: Path) -> None:
+    key = tmp_path / "encrypted.key"
+    subprocess.run(["openssl", "rsa", "-aes256", "-passout", "pass:x", "-in", certificates / "client.key", "-out", key],
+                   check=True, capture_output=True)  # fmt: skip
+    with pytest.raises(ConfigError, match="--mqtt-key: the key is encrypted"):
+        parse_broker("mqtts://127.0.0.1", certificate=certificates / "client.pem", key=key)
 
 
 def test_a_password_on_the_command_line_leaves_it(bundle: Path, tmp_path: Path) -> None:
