@@ -1,7 +1,9 @@
-"""Reading pictures from files: decoded once, the same way everywhere, and never half."""
+"""Reading pictures from files: decoded once, the same way everywhere, never half, and never larger than memory allows:
+what the header announces is looked at before anything is made room for."""
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -11,10 +13,14 @@ from sightline.errors import DataError
 from sightline.preprocess import Frame
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+LARGEST_PIXELS = 64_000_000  # 192 MB once it is decoded
+# a JPEG spends at least one bit on each block of 8x8 pixels, however flat the image is
+_JPEG_PIXELS_A_BYTE = 8 * 64
 
 
-def decode_image(data: bytes, name: str) -> Frame:
-    """uint8 [height, width, 3] in BGR, turned upright by its EXIF orientation. Raises DataError, which names `name`.
+def decode_image(data: bytes | bytearray, name: str, largest: int = LARGEST_PIXELS) -> Frame:
+    """uint8 [height, width, 3] in BGR, turned upright by its EXIF orientation. largest: in pixels; what announces more
+    is not decoded. Raises DataError, which names `name`.
 
     OpenCV fills the missing half of a truncated JPEG with grey and says nothing, so the end mark is looked for first.
     """
@@ -24,6 +30,13 @@ def decode_image(data: bytes, name: str) -> Frame:
         raise DataError(f"{name}: the JPEG is cut off before its end")
     if data[:8] == b"\x89PNG\r\n\x1a\n" and b"IEND" not in data[-4096:]:
         raise DataError(f"{name}: the PNG is cut off before its end")
+    size = image_size(data)
+    if size is None:
+        raise DataError(f"{name}: not a picture that can be decoded")
+    if size[0] * size[1] > largest:
+        raise DataError(f"{name}: {size[0]}x{size[1]} pixels are too many; the limit is {largest / 1e6:.0f} million")
+    if data[:2] == b"\xff\xd8" and size[0] * size[1] > _JPEG_PIXELS_A_BYTE * len(data):
+        raise DataError(f"{name}: damaged: {len(data)} bytes cannot hold the {size[0]}x{size[1]} pixels of its header")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as e:  # sizes beyond OpenCV's limits
@@ -31,6 +44,84 @@ def decode_image(data: bytes, name: str) -> Frame:
     if image is None:
         raise DataError(f"{name}: not a picture that can be decoded")
     return np.asarray(image, np.uint8)
+
+
+def image_size(data: bytes | bytearray) -> tuple[int, int] | None:
+    """(width, height) in pixels by the header, without decoding and before the image is turned upright; None for
+    anything else than a JPEG, PNG, BMP, WebP, TIFF or GIF, and for a header that is cut off."""
+    try:
+        if data[:2] == b"\xff\xd8":
+            return _jpeg_size(data)
+        if data[:8] == b"\x89PNG\r\n\x1a\n":
+            return struct.unpack_from(">II", data, 16)
+        if data[:2] == b"BM":
+            if struct.unpack_from("<I", data, 14)[0] == 12:  # OS/2
+                return struct.unpack_from("<HH", data, 18)
+            width, height = struct.unpack_from("<ii", data, 18)
+            return abs(width), abs(height)  # negative: from top to bottom
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return _webp_size(data)
+        if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return _tiff_size(data)
+        if data[:4] == b"GIF8":
+            return struct.unpack_from("<HH", data, 6)
+    except (struct.error, IndexError):
+        pass
+    return None
+
+
+def _jpeg_size(data: bytes | bytearray) -> tuple[int, int] | None:
+    """Of the first frame header. What stands between two segments is skipped, as the decoder skips it."""
+    at = 2
+    while (at := data.find(b"\xff", at)) >= 0:
+        while data[at] == 0xFF:
+            at += 1
+        marker = data[at]
+        at += 1
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # these stand alone
+            continue
+        if marker in (0xD9, 0xDA):  # the end, and the pixels: a frame header comes before
+            return None
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 3)
+            return width, height
+        at += max(2, struct.unpack_from(">H", data, at)[0])
+    return None
+
+
+def _webp_size(data: bytes | bytearray) -> tuple[int, int] | None:
+    kind = data[12:16]
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8X":
+        low, high = struct.unpack_from("<IH", data, 24)  # 24 bits each
+        return (low & 0xFFFFFF) + 1, (low >> 24 | high << 8) + 1
+    return None
+
+
+def _tiff_size(data: bytes | bytearray) -> tuple[int, int] | None:
+    """Of the first image; of its tiles where they are larger."""
+    order = "<" if data[:2] == b"II" else ">"
+    large = b"+" in data[2:4]  # BigTIFF: 8 bytes where TIFF has 4
+    if large:
+        (at,) = struct.unpack_from(order + "Q", data, 8)
+        (count,) = struct.unpack_from(order + "Q", data, at)
+    else:
+        (at,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, at)
+    entries, step, value = (at + 8, 20, 12) if large else (at + 2, 12, 8)
+    sizes = {256: 0, 257: 0, 322: 0, 323: 0}  # width and height, of the image and of a tile
+    for entry in range(entries, entries + step * min(count, 4096), step):
+        tag, kind = struct.unpack_from(order + "HH", data, entry)
+        if tag in sizes and kind in (3, 4, 16):
+            form = {3: "H", 4: "I", 16: "Q"}[kind]
+            sizes[tag] = max(sizes[tag], struct.unpack_from(order + form, data, entry + value)[0])
+    width, height = max(sizes[256], sizes[322]), max(sizes[257], sizes[323])
+    return (width, height) if width and height else None
 
 
 def read_image(path: Path) -> Frame:
