@@ -15,6 +15,7 @@ Kind = Literal["camera", "stream", "file", "pictures", "test"]
 
 
 ENOUGH_DAMAGED = 30  # pictures in a row: not a bad moment any more, but a bad camera
+LARGEST_PIXELS = 36_000_000  # of a frame; 8K is 33 million
 
 
 class Source(Protocol):
@@ -44,9 +45,11 @@ class Source(Protocol):
 
 
 def checked(frame: NDArray[Any], name: str) -> Frame:
-    """The frame, which is uint8 [height, width, 3]. Raises SourceError for anything else."""
+    """The frame, uint8 [height, width, 3] of at most `LARGEST_PIXELS`. Raises SourceError for anything else."""
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise SourceError(f"{name}: gives frames of {frame.dtype} {list(frame.shape)}; 8-bit colour is needed")
+    if frame.shape[0] * frame.shape[1] > LARGEST_PIXELS:
+        raise SourceError(f"{name}: gives {frame.shape[1]}x{frame.shape[0]} pixels; {LARGEST_PIXELS} are the limit")
     return frame
 
 
@@ -59,9 +62,11 @@ class JpegDecoder:
     def __init__(self, name: str) -> None:
         self._name, self._damaged = name, 0
 
-    def __call__(self, data: bytes) -> Frame:
+    def __call__(self, data: bytes | bytearray) -> Frame:
         try:
-            frame = decode_image(data, self._name)
+            if data and data[:2] != b"\xff\xd8":
+                raise DataError(f"{self._name}: not a JPEG")
+            frame = decode_image(data, self._name, LARGEST_PIXELS)
         except DataError:
             self._damaged += 1
             if self._damaged >= ENOUGH_DAMAGED:

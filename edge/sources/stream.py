@@ -48,6 +48,7 @@ class Stream(Video):
         try:
             parts = urlsplit(url)
             self._host, port = parts.hostname or "", parts.port
+            self._host.encode("idna")  # `camera..local` is an error of its own only when it is looked up
         except ValueError as e:
             reason = "" if "'" in str(e) else f": {e}"  # it may quote a part of the password
             raise InputError(
@@ -61,6 +62,7 @@ class Stream(Video):
         self._login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}" if parts.username else ""
 
     def open(self) -> None:
+        self.close()
         began = time.monotonic()
         # whoever sets FFmpeg's options, such as the check of certificates, wants FFmpeg
         if self._scheme.startswith("http") and _OPTIONS not in os.environ and self._open_mjpeg(began):

@@ -6,10 +6,11 @@ import base64
 import hashlib
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,8 +22,9 @@ import pytest
 
 from edge.credentials import expand
 from edge.sources import Source, Stream, find_source, mjpeg, stream
+from edge.sources.source import JpegDecoder
 from sightline.device import load_device
-from sightline.errors import DataError, SourceError
+from sightline.errors import DataError, InputError, SourceError
 
 CONFIG = load_device("desktop")[1]
 LOGIN = {"U": "admin@home", "P": "hun/t@er:2?#é"}
@@ -363,3 +365,105 @@ def test_an_answer_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, sent:
         thread.start()
         assert "a picture without an end" in why_not(f"http://127.0.0.1:{listener.getsockname()[1]}/live")
         thread.join(5)
+
+
+MULTIPART = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=x\r\n\r\n"
+
+
+@contextmanager
+def wicked(*answers: Callable[[socket.socket], None]) -> Iterator[str]:
+    """An address whose connections get one answer after the other; the last one again and again."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        listener.settimeout(0.05)
+        over = threading.Event()
+
+        def serve() -> None:
+            left = list(answers)
+            while not over.is_set():
+                with suppress(OSError), listener.accept()[0] as viewer:
+                    viewer.recv(65536)
+                    (left.pop(0) if len(left) > 1 else left[0])(viewer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            over.set()
+            thread.join(5)
+
+
+def says(data: bytes) -> Callable[[socket.socket], None]:
+    return lambda viewer: viewer.sendall(data)
+
+
+def drips(data: bytes) -> Callable[[socket.socket], None]:
+    """A byte each hundredth of a second."""
+
+    def drip(viewer: socket.socket) -> None:
+        for i in range(len(data)):
+            viewer.sendall(data[i : i + 1])
+            time.sleep(0.01)
+
+    return drip
+
+
+@pytest.mark.parametrize("digits", [19, 5000])
+def test_a_length_of_any_number_of_digits_is_refused(digits: int) -> None:
+    part = b"--x\r\nContent-Length: " + b"9" * digits + b"\r\n\r\n"
+    with wicked(says(MULTIPART + part)) as address:
+        assert "announces a picture of " in why_not(f"http://{address}/live")
+
+
+def test_garbage_after_a_question_for_the_password_is_a_failed_camera() -> None:
+    wants = b'HTTP/1.0 401 Unauthorized\r\nWWW-Authenticate: Basic realm="c"\r\nContent-Length: 0\r\n\r\n'
+    with wicked(says(wants), says(b"garbage\r\n\r\n")) as address:
+        assert "answers, but gives no stream" in why_not(f"http://admin:hunter2@{address}/live")
+
+
+def test_a_host_that_is_no_name_is_a_wrong_address() -> None:
+    with pytest.raises(InputError, match=r"^rtsp://camera\.\.local/live: not an address"):
+        find_source("rtsp://camera..local/live", CONFIG)
+
+
+@pytest.mark.parametrize("what", ["head", "chunk", "part", "picture"])
+def test_a_slow_link_is_named_and_takes_a_bounded_time(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something always comes, so that no time-out of a single read ever ends it."""
+    monkeypatch.setattr(mjpeg, "WHOLE_S", 0.4)
+    chunked = MULTIPART[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"
+    quick, slow = {
+        "head": (b"", MULTIPART + b"x" * 500),
+        "chunk": (chunked.replace(b"1.0", b"1.1"), b"0" * 500),
+        "part": (MULTIPART, b"--x\r\n" + b"A: 1\r\n" * 100),
+        "picture": (MULTIPART + b"--x\r\nContent-Length: 5000\r\n\r\n", bytes(500)),
+    }[what]
+
+    def answer(viewer: socket.socket) -> None:
+        viewer.sendall(quick)
+        drips(slow)(viewer)
+
+    with wicked(answer) as address:
+        began = time.monotonic()
+        assert "the link is too slow: 0.00 MB came in 0.4 s" in why_not(f"http://{address}/live")
+        assert time.monotonic() - began < 4, "not the 5 s that dripping takes"
+
+
+def test_only_a_jpeg_is_decoded_and_only_one_that_a_camera_may_have() -> None:
+    decode = JpegDecoder("door")
+    picture = np.full((60, 90, 3), 80, np.uint8)
+    with pytest.raises(DataError, match="door: not a JPEG"):
+        decode(cv2.imencode(".png", picture)[1].tobytes())
+    data = bytearray(cv2.imencode(".jpg", picture)[1].tobytes() + bytes(100_000) + b"\xff\xd9")
+    at = data.index(struct.pack(">HH", 60, 90))
+    struct.pack_into(">HH", data, at, 7000, 7000)
+    with pytest.raises(DataError, match="door: 7000x7000 pixels are too many; the limit is 36 million"):
+        decode(data)
+
+
+def test_a_camera_without_a_pause_does_not_take_the_processor_for_itself() -> None:
+    part = b"--x\r\nContent-Length: %d\r\n\r\n" % len(jpeg(64, 48)) + jpeg(64, 48) + b"\r\n"
+    with wicked(says(MULTIPART + part * 50)) as address, opened(f"http://{address}/live") as source:
+        began = time.monotonic()
+        for _ in range(49):
+            assert source.read(None) is not None
+        assert time.monotonic() - began >= 40 / 240
