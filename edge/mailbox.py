@@ -17,6 +17,7 @@ from sightline.preprocess import Frame
 
 # one is filled, one waits, one is inferred, one is decoded and shown
 SLOTS = 4
+KEPT_BYTES = 32_000_000  # of a frame, in a slot that nobody uses; 4K is 25 million
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Mailbox:
             if self._waiting is not None:
                 # what was said in vain is said again: the drops before it, and its own
                 self._dropped["overwritten"] += 1
-                self._free.append(self._waiting)
+                self._give_back(self._waiting)
             self._waiting = slot
             self._changed.notify_all()
 
@@ -97,8 +98,13 @@ class Mailbox:
 
     def release(self, slot: Slot) -> None:
         with self._changed:
-            self._free.append(slot)
+            self._give_back(slot)
             self._changed.notify_all()
+
+    def _give_back(self, slot: Slot) -> None:
+        if slot.frame is not None and slot.frame.nbytes > KEPT_BYTES:
+            slot.frame = None
+        self._free.append(slot)
 
     def lost(self, cause: str, frames: int = 1) -> None:
         with self._changed:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import BadStatusLine
 from pathlib import Path
 
 import cv2
@@ -16,10 +18,10 @@ import numpy as np
 import pytest
 
 import edge.capture
-from edge.capture import Capture, Watch
+from edge.capture import HANG_MAX_S, LEFT_BEHIND, Capture, Watch
 from edge.mailbox import SLOTS, Mailbox, Slot
 from edge.sources import Pictures
-from sightline.errors import DeviceError, InputError, SightlineError, SourceError
+from sightline.errors import ConfigError, InputError, SightlineError, SourceError
 from sightline.interpreter import Encoder, Tensor
 from sightline.preprocess import Frame, InputSpec
 from tests.conftest import BGR
@@ -34,6 +36,7 @@ class Scripted:
 
     opens: list[Exception | None] = field(default_factory=list)
     reads: list[Frame | Exception | None] = field(default_factory=list)
+    closes: list[Exception] = field(default_factory=list)
     live: bool = True
     name: str = "scripted"
     kind: str = "test"
@@ -54,6 +57,8 @@ class Scripted:
 
     def close(self) -> None:
         self.events.append(("close", time.monotonic()))
+        if self.closes:
+            raise self.closes.pop(0)
 
     def times(self, what: str) -> list[float]:
         return [t for event, t in self.events if event == what]
@@ -387,13 +392,80 @@ def test_a_corrupt_picture_has_its_own_slot_with_the_cause(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("where", ["open", "read"])
-def test_a_fault_of_our_own_reaches_the_loop_by_name(where: str) -> None:
+def test_a_fault_of_our_own_in_a_replay_reaches_the_loop_by_name(where: str) -> None:
     fault = ZeroDivisionError("a bug")
     source = Scripted(opens=[fault]) if where == "open" else Scripted(reads=[fault])
+    source.live = False
     with capturing(source) as capture, pytest.raises(SightlineError, match="ZeroDivisionError: a bug") as raised:
         take_all(capture)
     assert raised.value.exit_code == 1
     assert source.times("close")
+
+
+FAULTS = (
+    ValueError("Exceeds the limit (4300 digits)"),
+    UnicodeError("label empty"),
+    BadStatusLine("garbage"),
+    MemoryError(),
+    ZeroDivisionError("a bug"),
+    InputError("what is wrong with a file"),
+    SourceError("unplugged"),
+)
+
+
+@pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("where", ["open", "read", "close"])
+def test_whatever_a_camera_raises_stays_with_it_and_is_shown(
+    where: str, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge.capture, "BACKOFF_S", 0.3)
+    source = Scripted(reads=[frame(1), frame(2)])
+    if where == "close":
+        source.closes, source.reads = [fault], [frame(1), SourceError("unplugged"), frame(2)]
+    else:
+        getattr(source, where + "s").insert(where == "read", fault)
+    with capturing(source) as capture:
+        wait_until(lambda: capture.reconnects["camera"] == 1 and len(source.times("close")) == 1)
+        wait_until(lambda: str(fault) in capture.state.text)
+        assert capture.state.code == "camera"
+        assert isinstance(fault, SightlineError) or type(fault).__name__ in capture.state.text
+        slots = take_all(capture)
+    assert slots[-1].frame_id == 1 and slots[-1].image.max() == 2
+    assert len(source.times("open")) == 2
+
+
+def test_a_clip_that_plays_as_a_camera_and_is_no_clip_is_wrong_input() -> None:
+    source = Scripted(opens=[InputError("not a video")], kind="file")
+    with capturing(source) as capture, pytest.raises(InputError, match="not a video"):
+        take_all(capture)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("key", ["max_fps", "motion", "frozen_s"])
+def test_a_camera_is_watched_by_numbers(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{key} must be a number from 0 on, not {value:g}"):
+        Watch(**{key: value})
+
+
+def test_a_rate_of_almost_nothing_is_a_rate() -> None:
+    capture = made(Scripted(reads=[frame(), frame()]), Watch(max_fps=1e-320))
+    try:
+        (slot,) = take_all(capture)
+        assert slot.frame_id == 0
+        assert slot.dropped | capture.mailbox.take_dropped() == {"max_fps": 1}
+    finally:
+        capture.stop()
+
+
+def test_a_frame_that_is_larger_than_most_is_not_kept() -> None:
+    mailbox = Mailbox(lossless=False)
+    for side, kept in ((100, True), (4000, False)):
+        slot = mailbox.empty_slot()
+        assert slot is not None
+        slot.frame = np.empty((side, side, 3), np.uint8)
+        mailbox.release(slot)
+        assert (slot.frame is not None) == kept
 
 
 def test_stopping_ends_a_writer_that_waits_for_a_reader() -> None:
@@ -402,7 +474,7 @@ def test_stopping_ends_a_writer_that_waits_for_a_reader() -> None:
     began = time.monotonic()
     capture.stop()
     assert time.monotonic() - began < 1
-    assert not capture._threads[-1].is_alive()
+    assert not capture._reader.thread.is_alive()
 
 
 def test_stopping_does_not_wait_for_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,17 +503,14 @@ def noise(seed: int) -> Frame:
 
 @dataclass
 class Endless(Scripted):
-    """A camera of 200 frames a second, one picture again and again, or none of them twice; `hang` once in a while."""
+    """A camera of 200 frames a second, one picture again and again, or none of them twice."""
 
     kind: str = "camera"
     still: bool = False
-    hang: threading.Event | None = None
     given: int = 0
 
     def read(self, buffer: Frame | None) -> Frame | None:
         time.sleep(0.005)
-        if self.hang is not None and self.given == 3:
-            self.hang.wait(20)
         self.given += 1
         return noise(0 if self.still else self.given)
 
@@ -476,50 +545,136 @@ def test_a_picture_may_stand_still_where_that_is_no_fault(kind: str, frozen_s: f
         capture.stop()
 
 
-def test_a_read_that_never_returns_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.capture, "HANG_S", 0.2)
-    source = Endless(hang=threading.Event())
+@dataclass
+class Blocking(Scripted):
+    """A camera of 200 frames a second. Calls that `blocks` has block until `release` is set; each one once. log: of all
+    copies."""
+
+    kind: str = "camera"
+    blocks: list[str] = field(default_factory=list)
+    release: threading.Event = field(default_factory=threading.Event)
+    blocked: list[str] = field(default_factory=list)
+
+    def _call(self, what: str) -> None:
+        if self.blocks and self.blocks[0] == what:
+            self.blocked.append(self.blocks.pop(0))
+            self.release.wait(20)
+
+    def open(self) -> None:
+        super().open()
+        self._call("open")
+
+    def read(self, buffer: Frame | None) -> Frame | None:
+        time.sleep(0.005)
+        self._call("read")
+        if self.reads:
+            return super().read(buffer)
+        return noise(len(self.events))
+
+    def close(self) -> None:
+        super().close()
+        self._call("close")
+
+
+def blocks(capture: Capture, source: Blocking, times: int) -> None:
+    """Waits until the source blocks for the n-th time, and has somebody look far in the future."""
+    wait_until(lambda: len(source.blocked) == times and capture._reader.since_ns != 0)
+    capture.check(time.monotonic_ns() + int(1e9 * HANG_MAX_S))
+
+
+def taken(capture: Capture) -> Slot:
+    """A frame from now on."""
+    while (slot := capture.mailbox.take(0)) is not None:
+        capture.mailbox.release(slot)
+    slot = capture.mailbox.take(3)
+    assert slot is not None
+    capture.mailbox.release(slot)
+    return slot
+
+
+@pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize("where", ["open", "read", "close"])
+def test_a_call_that_does_not_come_back_is_left_behind(where: str) -> None:
+    source = Blocking(blocks=[where])
+    if where == "close":
+        source.reads.append(SourceError("unplugged"))
     capture = made(source)
     try:
-        wait_until(lambda: source.given == 3)
-        time.sleep(0.1)
+        wait_until(lambda: source.blocked == [where] and capture._reader.since_ns != 0)
         capture.check(time.monotonic_ns())
-        assert not capture.reconnects, "not yet"
-        time.sleep(0.2)
-        source_hang, source.hang = source.hang, None
-        while capture.mailbox.take(0) is not None:
-            pass
-        capture.check(time.monotonic_ns())
-        assert capture.reconnects["hung"] == 1 and "hangs in its driver" in capture.state.text
-        assert capture.mailbox.take(2) is not None, "a new thread reads"
-        assert source_hang is not None
-        source_hang.set()
-        closed = len(source.times("close"))
-        time.sleep(0.1)
-        assert len(source.times("close")) == closed, "the old one does not close what the new one reads"
-        assert sum(t.is_alive() for t in capture._threads) == 1
+        assert capture.hangs == 0, "not yet"
+        blocks(capture, source, 1)
+        assert capture.reconnects["hung"] == 1
+        assert taken(capture).frame is not None, "a new thread reads"
+        assert capture.state == edge.capture.LIVE and capture.hangs == 0
+        left = capture._left[0].thread
+        source.release.set()
+        left.join(3)
+        assert not left.is_alive()
+        assert taken(capture).frame is not None, "the old one has closed what was its own"
     finally:
+        source.release.set()
         capture.stop()
 
 
-def test_a_driver_that_hangs_again_and_again_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.capture, "HANG_S", 0.05)
-    release = threading.Event()
-
-    class Dead(Endless):
-        def read(self, buffer: Frame | None) -> Frame | None:
-            release.wait(20)
-            return None
-
-    capture = made(Dead())
+@pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize(("kind", "what"), [("camera", "the camera driver"), ("stream", "the network library")])
+def test_what_blocked_and_for_how_long_is_said(kind: str, what: str) -> None:
+    source = Blocking(kind=kind, blocks=["open"] * 5)
+    capture = made(source)
+    said = []
     try:
-        until = time.monotonic() + 5
-        with pytest.raises(DeviceError, match="again and again"):
-            while time.monotonic() < until:
-                capture.check(time.monotonic_ns())
-                capture.mailbox.take(0.02)
+        for i in range(5):
+            blocks(capture, source, i + 1)
+            said.append(capture.state.text)
+        assert said == [
+            f"scripted: {what} blocked for 10 s",
+            f"scripted: {what} blocked for 10 s, 2 times in a row",
+            f"scripted: {what} blocked for 10 s, 3 times in a row",
+            f"scripted: {what} blocked for 20 s, 4 times in a row",
+            f"scripted: {what} blocked for 40 s, 5 times in a row",
+        ], "one that needs longer gets it in the end"
+        assert taken(capture).frame is not None and capture.hangs == 0
     finally:
-        release.set()
+        source.release.set()
+        capture.stop()
+
+
+@pytest.mark.usefixtures("steady")
+def test_hangs_are_counted_in_a_row_and_none_costs_a_slot_for_ever() -> None:
+    source = Blocking(blocks=["read"] * (SLOTS + 2))
+    capture = made(source)
+    try:
+        for i in range(SLOTS + 2):
+            source.reads.append(noise(i))
+            blocks(capture, source, i + 1)
+            assert capture.hangs == i + 1
+        assert taken(capture).frame is not None
+        source.blocks.append("read")
+        blocks(capture, source, SLOTS + 3)
+        assert capture.hangs == 1, "frames came in between"
+        assert capture.reconnects["hung"] == SLOTS + 3
+    finally:
+        source.release.set()
+        capture.stop()
+
+
+@pytest.mark.usefixtures("steady")
+def test_threads_that_never_come_back_are_bounded() -> None:
+    source = Blocking(blocks=["open"] * 100)
+    capture = made(source)
+    try:
+        for i in range(LEFT_BEHIND):
+            blocks(capture, source, i + 1)
+        wait_until(lambda: len(source.blocked) == LEFT_BEHIND + 1)
+        for _ in range(3):
+            capture.check(time.monotonic_ns() + int(1e9 * HANG_MAX_S))
+        assert len(source.blocked) == LEFT_BEHIND + 1
+        source.blocks.clear()
+        source.release.set()
+        assert taken(capture).frame is not None, "they have come back, and the camera with them"
+    finally:
+        source.release.set()
         capture.stop()
 
 
