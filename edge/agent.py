@@ -10,10 +10,9 @@ from edge.capture import Capture, make_entry, make_image
 from edge.mailbox import Inbox
 from edge.model import Model
 from edge.results import TICK_S, Answer, Results
+from edge.watchdog import stuck_after_s
 from sightline.predictions import Cause
 from sightline.preprocess import Preprocessor
-
-RESULTS_ALIVE_S = 1.0
 
 
 def run(
@@ -39,10 +38,11 @@ def run(
     results.start()
     try:
         while not stopping.is_set() and not results.done.is_set():
-            if time.monotonic_ns() - results.alive_ns < RESULTS_ALIVE_S * 1e9:
+            if time.monotonic_ns() - results.alive_ns < 1e9 * results.stuck_after_s / 2:
                 progress()
             if (new := replacement()) is not None:
                 model, number = new, number + 1
+                results.stuck_after_s = stuck_after_s(model.inference_s)
                 for camera in cameras:
                     camera.prepare(number, model.interpreter.encoder)
             slot = inbox.take(TICK_S)

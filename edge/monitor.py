@@ -15,8 +15,7 @@ from edge.sinks import Sink
 from edge.swap import Swap
 from edge.tally import Tally
 
-STUCK_S = 2.0
-SEEN_S = 5.0
+SEEN_S = 5.0  # without a frame, or without a look beyond the time that a look at each camera takes
 EDGES_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 Problems = dict[str, dict[str, str]]
 _Sample = tuple[Mapping[str, str], float]
@@ -37,11 +36,11 @@ class Monitor:
     def dead(self) -> Problems:
         """Why this process should be started anew; empty while its loop makes progress."""
         now = time.monotonic_ns()
-        since = self.results.inferring_since_ns
-        if since and now - since > STUCK_S * 1e9:
+        since, limit_ns = self.results.inferring_since_ns, self.results.stuck_after_s * 1e9
+        if since and now - since > limit_ns:
             seconds = (now - since) / 1e9
             return {"loop": {"code": "inference_stuck", "text": f"in one inference for {seconds:.0f} s"}}
-        if now - self.results.alive_ns > STUCK_S * 1e9:
+        if now - self.results.alive_ns > limit_ns:
             return {"loop": {"code": "results_stuck", "text": "what was inferred is not taken by anybody"}}
         return {}
 
@@ -49,11 +48,18 @@ class Monitor:
         """Why it does not do all of its work now: cameras that it does not see, outputs that fail."""
         problems = self.dead()
         now = time.monotonic()
+        turn_s = len(self.cameras) * self.results.inference_s
         for i, camera in enumerate(self.cameras):
             if camera.mailbox.ended or camera.state == STILL or not camera.source.live:
                 continue
-            if camera.state != LIVE or now - self.results.looked_s[i] > SEEN_S:
-                problems[camera.source.name] = {"code": camera.state.code, "text": camera.state.text}
+            period_s = 1 / camera.watch.max_fps if camera.watch.max_fps else 0.0
+            cause = None
+            if camera.state != LIVE or now - camera.read_ns / 1e9 > SEEN_S:
+                cause = camera.state
+            elif now - self.results.looked_s[i] > SEEN_S + 2 * turn_s + period_s:
+                cause = self.results.causes[i] or LIVE
+            if cause is not None:
+                problems[camera.source.name] = {"code": cause.code, "text": cause.text}
         for sink in self.sinks:
             if problem := sink.problem:
                 problems[sink.name] = {"code": "sink", "text": problem}

@@ -12,17 +12,19 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge.capture import Capture, utc_now
+from edge.capture import HANGS, LIVE, STILL, Capture, utc_now
 from edge.mailbox import Slot
 from edge.model import Model
 from edge.sinks import Sink
 from edge.tally import Tally
 from edge.track import LOW, Tracker
+from edge.watchdog import stuck_after_s
 from sightline.answer import answer as read
+from sightline.errors import DeviceError
 from sightline.predictions import Cause, Detection, Prediction, Result
 
 TICK_S = 0.1
-SILENCE_S = 1.0  # without a frame for so long, say so instead of nothing
+SILENCE_S = 1.0  # without a frame for so long, or for two frames' time of a slower camera: say so instead of nothing
 Observer = Callable[[Result, Slot | None], None]
 
 
@@ -44,8 +46,10 @@ class Results:
     said: set with the first result. done: set when there is nothing more to say: `frames` results are out, or stdout's
     reader is gone. observers: called with each result and its slot, whose frame is valid during the call only; more may
     be added at any time. threshold: may be changed at any time.
-    looked_s: monotonic, when the model last looked at each camera; 0 = never yet.
+    looked_s: monotonic, when the model last looked at each camera; 0 = never yet. causes: why it did not look at the
+    newest frame of each; None = it did. inference_s: of one inference, the slowest of the last ones.
     inferring_since_ns: the loop writes it, 0 = it is not inferring: a stuck interpreter is told while it is stuck.
+    stuck_after_s: seconds in one inference after which it is; the loop writes it with another model.
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class Results:
         self.model = model
         self.threshold = model.manifest.output.threshold if threshold is None else threshold
         self.inferring_since_ns = 0
+        self.inference_s = model.inference_s
+        self.stuck_after_s = stuck_after_s(model.inference_s)
         self.alive_ns = time.monotonic_ns()
         self.done, self.said = threading.Event(), threading.Event()
         self.error: BaseException | None = None
@@ -79,6 +85,7 @@ class Results:
         self._heard = [time.monotonic()] * len(cameras)
         self._next_id = [0] * len(cameras)
         self.looked_s = [0.0] * len(cameras)
+        self.causes: list[Cause | None] = [None] * len(cameras)
         self._thread = threading.Thread(target=self._run, name="results", daemon=True)
 
     def start(self) -> None:
@@ -120,11 +127,13 @@ class Results:
         self.model = model
         self._heard[slot.camera] = time.monotonic()
         self._next_id[slot.camera] = slot.frame_id + 1
+        self.causes[slot.camera] = slot.cause
         predictions: tuple[Prediction, ...] = ()
         latency: dict[str, float] = {}
         size = None
         if slot.cause is None:
             self.looked_s[slot.camera] = self._heard[slot.camera]
+            self.inference_s = max((answer.inferred_ns - answer.taken_ns) / 1e9, 0.98 * self.inference_s)
             began = time.monotonic_ns()
             predictions = self._decoded(answer)
             decoded = time.monotonic_ns()
@@ -161,23 +170,37 @@ class Results:
         return tracker(boxes, answer.slot.moment_ns or answer.slot.captured_ns, self.threshold)
 
     def _watch(self) -> None:
-        """Say of each camera that gave nothing for a second why it did not."""
+        """Say of each camera that gives nothing why it does not. One whose frames wait for their turn, behind a slow
+        model and other cameras, gives something."""
         now_ns = time.monotonic_ns()
         stuck_s = (now_ns - self.inferring_since_ns) / 1e9 if self.inferring_since_ns else 0.0
+        stuck = stuck_s > self.stuck_after_s
         for i, camera in enumerate(self._cameras):
             if not camera.source.live or camera.mailbox.ended or now_ns / 1e9 - self._heard[i] < SILENCE_S:
                 continue
             camera.check(now_ns)
-            self._heard[i] = now_ns / 1e9
             cause = camera.state
-            if stuck_s > SILENCE_S:
+            if stuck:
                 cause = Cause("inference_stuck", f"the interpreter has been busy with one frame for {stuck_s:.0f} s")
+            elif cause == LIVE and (now_ns - camera.read_ns) / 1e9 < max(SILENCE_S, 2 * camera.interval_s):
+                continue
+            self._heard[i] = now_ns / 1e9
             dropped = camera.mailbox.take_dropped()
             result = Result(
                 self._device, camera.source.name, self._next_id[i], utc_now(), now_ns, self.model.identity,
                 None, None, {}, (), dropped, cause,
             )  # fmt: skip
             self._say(result, None)
+        self._end_if_blocked()
+
+    def _end_if_blocked(self) -> None:
+        """A driver that blocks again and again is freed by a new process at best. As long as another camera works it
+        has more to lose than this one to win."""
+        cameras = [camera for camera in self._cameras if camera.source.live and not camera.mailbox.ended]
+        blocked = next((camera for camera in cameras if camera.hangs >= HANGS), None)
+        if blocked and not any(camera.state in (LIVE, STILL) for camera in cameras):
+            others = "; no other camera works" if len(self._cameras) > 1 else ""
+            raise DeviceError(f"{blocked.state.text}{others}. Restart the agent; a supervisor does it by itself")
 
     def _say(self, result: Result, slot: Slot | None) -> None:
         if not self.said.is_set():

@@ -149,6 +149,7 @@ def run_agent(
             sink.start()
 
         def replaced(by: Model) -> None:
+            watchdog.allow(by.inference_s)
             if page:
                 page.info = _info(device_name, by, names) | places
 

@@ -17,6 +17,13 @@ SLOWER = 20
 MINIMUM_S = 2.0
 
 
+def stuck_after_s(inference_s: float) -> float:
+    """Seconds in one inference after which it is stuck, for whoever asks: results, `/healthz`, and who restarts.
+
+    inference_s: of one, when the model was proven."""
+    return max(MINIMUM_S, SLOWER * inference_s)
+
+
 class Watchdog:
     """Does nothing where nobody watches (no NOTIFY_SOCKET in the environment)."""
 
@@ -34,12 +41,15 @@ class Watchdog:
     def ready(self, inference_s: float) -> None:
         """The model has been proven by golden samples, which are its first inferences; the cameras may still be away.
 
-        inference_s: of one of them. A model that takes long gets a longer time to be watched with.
-        """
-        if self._watched:
-            self._interval_s = max(self._interval_s, MINIMUM_S, SLOWER * inference_s)
-            self._send(f"WATCHDOG_USEC={int(self._interval_s * 1e6)}")
+        inference_s: of one of them."""
+        self.allow(inference_s)
         self._send("READY=1\nWATCHDOG=1")
+
+    def allow(self, inference_s: float) -> None:
+        """A model that takes long gets a longer time to be watched with. Called before another model takes over."""
+        if self._watched:
+            self._interval_s = max(self._interval_s, stuck_after_s(inference_s))
+            self._send(f"WATCHDOG_USEC={int(self._interval_s * 1e6)}")
 
     def progress(self) -> None:
         """Called at every turn of the loop; says so at most eight times an interval."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import edge.results
+import edge.watchdog
 from edge import agent
 from edge.capture import Capture
 from edge.mailbox import Inbox
@@ -155,6 +156,7 @@ def test_a_stuck_interpreter_is_told_while_it_is_stuck_and_stops_the_progress(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge.results, "SILENCE_S", 0.3)
+    monkeypatch.setattr(edge.watchdog, "MINIMUM_S", 0.6)
     with running(bundle, Frames("a", 0.02)) as r:
         wait_until(lambda: r.tally.frames >= 5)
         assert len(r.progress) >= 5
@@ -167,6 +169,15 @@ def test_a_stuck_interpreter_is_told_while_it_is_stuck_and_stops_the_progress(
         r.interpreter.go.set()
         wait_until(lambda: r.tally.frames > seen + 3)
         assert len(r.progress) > before
+
+
+def test_cameras_behind_a_slow_model_are_seen_all_the_time(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gets its turn after 0.8 s, which is longer than a silence."""
+    monkeypatch.setattr(edge.results, "SILENCE_S", 0.5)
+    with running(bundle, Frames("a", 0.02), Frames("b", 0.02)) as r:
+        r.interpreter.seconds = 0.4
+        wait_until(lambda: r.tally.frames >= 6, within_s=10)
+        assert set(r.kept.codes()) <= {"ok", "opening"}
 
 
 def test_a_silent_camera_is_no_lack_of_progress(bundle: Path) -> None:
@@ -182,7 +193,7 @@ def test_a_sink_that_blocks_the_results_stops_the_progress(bundle: Path) -> None
         wait_until(lambda: r.tally.frames >= 3)
         gate = threading.Event()
         r.kept.put = lambda result: gate.wait(20)  # type: ignore[method-assign,assignment,return-value]
-        time.sleep(agent.RESULTS_ALIVE_S + 0.3)
+        time.sleep(edge.watchdog.MINIMUM_S / 2 + 0.3)
         before = len(r.progress)
         time.sleep(0.3)
         assert len(r.progress) == before
@@ -192,6 +203,7 @@ def test_a_sink_that_blocks_the_results_stops_the_progress(bundle: Path) -> None
 def test_another_model_takes_over_between_two_frames(bundle: Path) -> None:
     """The new one takes another dtype: what was captured for the old one is made anew, and no frame is lost."""
     other = open_model(read_bundle(bundle), load_device("desktop")[1], "float32")
+    other = dataclasses.replace(other, inference_s=1.0)
     waiting: list[Model] = []
     replay = Frames("a", 0.002, count=200, live=False)
     with running(bundle, replay, replacement=lambda: waiting.pop() if waiting else None) as r:

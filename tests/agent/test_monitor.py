@@ -76,12 +76,15 @@ def monitor(tally: Tally | None = None, root: Path = Path("/nowhere"), **camera:
     """Of an agent that never ran, with one camera of an awkward name; all is well, but for what is said of it."""
     one = SimpleNamespace(
         source=SimpleNamespace(name='a "quoted" \\ name', live=True), mailbox=SimpleNamespace(ended=False),
-        state=LIVE, reconnects=Counter(), resized=0,
+        state=LIVE, reconnects=Counter(), resized=0, read_ns=time.monotonic_ns(), watch=SimpleNamespace(max_fps=0.0),
     )  # fmt: skip
     vars(one).update(camera)
     now = time.monotonic_ns()
     model = SimpleNamespace(identity=ModelId("m", "1\n2", "ab" * 32), scheme="static_int8")
-    results = SimpleNamespace(model=model, inferring_since_ns=0, alive_ns=now, looked_s=[now / 1e9])
+    results = SimpleNamespace(
+        model=model, inferring_since_ns=0, alive_ns=now, looked_s=[now / 1e9], causes=[None], inference_s=0.01,
+        stuck_after_s=2.0,
+    )  # fmt: skip
     sink = SimpleNamespace(name="output x", dropped=3, problem=None)
     swap = SimpleNamespace(swaps=1, refusals=2)
     return Monitor(results, [one], [sink], tally or Tally(), swap, "desktop", root)  # type: ignore[arg-type]
@@ -136,9 +139,11 @@ def test_alive_is_not_ready() -> None:
     assert monitor().unready() == {}
 
 
-def test_an_open_camera_without_frames_is_not_ready() -> None:
-    one = monitor()
-    one.results.looked_s[0] = time.monotonic() - 6
+@pytest.mark.parametrize("what", ["gives nothing", "is not looked at"])
+def test_an_open_camera_without_frames_is_not_ready(what: str) -> None:
+    one = monitor(read_ns=time.monotonic_ns() - 6_000_000_000 * (what == "gives nothing"))
+    if what == "is not looked at":
+        one.results.looked_s[0] = time.monotonic() - 6
     assert [p["code"] for p in one.unready().values()] == ["no_frame"]
 
 

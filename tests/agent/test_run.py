@@ -324,7 +324,7 @@ class Slowly:
         pass
 
     def read(self, buffer: Frame | None) -> Frame | None:
-        time.sleep(0.6)
+        time.sleep(0.1 if self.left == 2 else 0.6)
         self.left -= 1
         return coloured("red", np.random.default_rng(0)) if self.left >= 0 else None
 

@@ -69,6 +69,10 @@ def test_a_slow_model_gets_the_time_that_it_needs(tmp_path: Path) -> None:
         watchdog = Watchdog({"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "2000000"})
         watchdog.ready(1.5)
         assert heard(ears)[0] == "WATCHDOG_USEC=30000000"
+        watchdog.allow(2.0)
+        assert heard(ears) == ["WATCHDOG_USEC=40000000"], "another model that is slower still"
+        watchdog.allow(0.1)
+        assert heard(ears) == ["WATCHDOG_USEC=40000000"], "the slow one may still be at it"
         watchdog.stopping()
 
 
