@@ -1,7 +1,7 @@
 """From frames to events: `--on 'cap_off>=0.8 for 2s'` says when something begins, goes on, and is over.
 
 A rule has hysteresis twice: in the score, which has to fall clearly below the one that began it, and in time, which
-has to pass both ways. A frame that nobody looked at says neither yes nor no.
+has to pass both ways. A frame that nobody looked at says neither yes nor no: what was so before it goes on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MARGIN = 0.1  # by so much a score has to fall below the rule's, for it to be ov
 OVER_S = 1.0  # and for so long, or for as long as it took to begin
 UPDATE_S = 10.0
 UNSEEN_S = 30.0  # without a look at it, it is over
+GAP_S = 1.0  # of a time in which nobody could look, so much counts at most
 _RULE = re.compile(
     r"\s*(?:'(?P<q>[^']+)'|\"(?P<qq>[^\"]+)\"|(?P<label>[^'\"].*?))\s*>=\s*(?P<score>[\d.]+)(?P<percent>\s*%)?"
     r"(?:\s+for\s+(?P<time>[\d.]+)\s*(?P<unit>ms|s|min))?(?:\s+on\s+(?P<camera>\S.*?))?\s*",
@@ -117,20 +118,22 @@ class Watcher:
         self._began_ns = 0  # of the event
         self._since_ns: int | None = None  # the score says yes before, or no during an event
         self._looked_ns = self._told_ns = self._last_ns = 0
+        self._blind = False  # nobody could look at the last frame
 
     def see(self, result: Result) -> Event | None:
         """What this result begins, continues, or ends."""
         now = self._last_ns = result.moment
         if result.cause is not None and result.cause.code != "no_motion":
+            self._blind = True
             if self._event and now - self._looked_ns > UNSEEN_S * 1e9:
                 return self._end(result.captured_at, now, None, "unseen")
-            if not self._event:
-                self._since_ns = None
             return None
+        if self._blind and self._since_ns is not None:
+            gap_s = (now - self._looked_ns) / 1e9
+            self._since_ns = None if gap_s > UNSEEN_S else self._since_ns + int(1e9 * max(0.0, gap_s - GAP_S))
+        self._blind, self._looked_ns = False, now
         if result.cause is not None:  # nothing moved: what held still holds
-            self._looked_ns = now
             return None
-        self._looked_ns = now
         score = max((p.score for p in result.predictions if p.label == self.rule.label), default=0.0)
         if self._event is None:
             return self._begin(result, now, score)

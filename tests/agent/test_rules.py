@@ -120,6 +120,35 @@ def test_a_camera_that_is_away_neither_begins_nor_ends_it_until_nobody_can_say()
     assert run(rule, (0, 0.9), (1, 0.9), (2, 0.9), *short, (23, 0.9)) == [(2, "new", ""), (23, "update", "")]
 
 
+@pytest.mark.parametrize("every", [2, 3, 18])
+def test_damaged_frames_in_between_say_neither_yes_nor_no(every: int) -> None:
+    """At ten frames a second each `every`-th cannot be decoded."""
+    rule = Rule("", "fox", 0.8, for_s=2)
+    frames = [(t / 10, None if t % every == 0 else 0.9 if t < 60 else 0.1) for t in range(1, 120)]
+    (new, end) = run(rule, *frames)
+    assert new[1:] == ("new", "") and new[0] == pytest.approx(2.1, abs=0.15)
+    assert end[1:] == ("end", "score") and end[0] == pytest.approx(8.0, abs=0.21)
+
+
+def test_of_a_long_time_without_a_look_a_second_counts_and_after_half_a_minute_nothing_does() -> None:
+    rule = Rule("", "fox", 0.8, for_s=2)
+    gap = [(t, None) for t in range(1, 20)]
+    assert run(rule, (0, 0.9), *gap, (20, 0.9), (20.9, 0.9)) == []
+    assert run(rule, (0, 0.9), *gap, (20, 0.9), (21.1, 0.9)) == [(21.1, "new", "")]
+    gap = [(t, None) for t in range(1, 31)]
+    assert run(rule, (0, 0.9), *gap, (31, 0.9), (32.9, 0.9)) == []
+    assert run(rule, (0, 0.9), *gap, (31, 0.9), (33, 0.9)) == [(33, "new", "")]
+    during = [(0, 0.9), (2, 0.9), (3, 0.1), *[(t, None) for t in range(4, 20)]]
+    assert [state for _, state, _ in run(rule, *during, (20, 0.1), (20.9, 0.1))] == ["new", "update"], "nor an end"
+    assert run(rule, *during, (20, 0.1), (21.1, 0.1))[-1] == (21.1, "end", "score")
+
+
+def test_turns_of_more_than_a_second_make_events() -> None:
+    """Each frame that the model looks at counts, however many other cameras it looks at in between."""
+    rule = Rule("", "fox", 0.8, for_s=2)
+    assert run(rule, *[(1.4 * t, 0.9) for t in range(5)])[0] == (2.8, "new", "")
+
+
 def test_where_nothing_moves_it_lasts() -> None:
     watcher = Watcher(Rule("", "fox", 0.5))
     watcher.see(result(0, 0.9))
