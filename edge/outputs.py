@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.capture import utc_now
 from edge.credentials import expand
 from edge.log import Log
 from edge.mailbox import Slot
+from edge.open_events import OpenEvents
 from edge.results import Observer
 from edge.rules import Event, Rule, Watcher, parse_rule
 from edge.sinks import JsonLines, Rotation, Sink
@@ -109,6 +111,12 @@ class Outputs:
             headers = parse_headers(tuple(_filled(line, environment) for line in o["webhook_header"]))
             receiver = parse_receiver(expand(o["webhook"], environment, "--webhook"), headers)
             self.sinks.append(Webhook(receiver, self.outbox, send, **shared))
+        if self.outbox and send == "events" and not lossless:
+            kept = OpenEvents(self.outbox.path.with_name(f"{self.outbox.path.name}.events"), **shared)
+            for event in kept.left(utc_now()):
+                for sink in self.sinks:
+                    sink.put(event)
+            self.sinks.append(kept)
         if rules or places:
             self._snapshots = Snapshots(o["snapshots"], o["snapshots_mb"] * 1_000_000) if o["snapshots"] else None
             self._events = Events(rules, places, agent.cameras, self.sinks, self._snapshots, log)
