@@ -22,6 +22,9 @@ BACKOFF_S, BACKOFF_MAX_S = 0.5, 30.0
 HANG_S = 10.0  # in one call of a source: longer than its own time-outs
 HANGS = 3  # in a row: from then on each one may take twice as long as the one before
 HANG_MAX_S = 600.0
+# as long may an H.264 picture stand still: noise below the encoder's steps is not sent until its next key frame, and
+# cameras that save bits have one a minute
+BETWEEN_KEY_FRAMES = 12
 INTERVAL_MAX_S = 2.0  # between two frames of a slow camera; more is a pause
 LEFT_BEHIND = 16  # threads of one camera that its driver never gave back
 
@@ -90,7 +93,7 @@ class Capture:
         self._known = threading.Event()
         self._stopping = threading.Event()
         self._size: tuple[int, int] | None = None
-        self._frozen = Frozen()
+        self._frozen, self._opened_ns = Frozen(), 0
         self._motion = Motion(watch.motion)
         self._left: list[_Reader] = []
 
@@ -149,6 +152,7 @@ class Capture:
                 reader.since_ns = time.monotonic_ns()
                 reader.source.open()
                 reader.since_ns = 0
+                self._opened_ns = time.monotonic_ns()
                 self._read_all(reader)
             except SightlineError as e:
                 fault = e
@@ -252,11 +256,18 @@ class Capture:
         if not self.source.live:
             return True
         limit = self.watch.frozen_s
+        if self.source.kind == "stream" and not self.source.format.startswith("MJPG"):
+            limit *= BETWEEN_KEY_FRAMES
         if limit and self.source.kind in ("camera", "stream"):
             seconds = self._frozen.seconds(slot.image, slot.captured_ns)
             if seconds >= limit:
                 self.mailbox.lost("frozen")
-                raise _FrozenError(f"{self.source.name}: frozen, the very same picture for {seconds:.0f} s")
+                text = f"{self.source.name}: frozen, the very same picture for {seconds:.0f} s"
+                if slot.captured_ns - self._opened_ns >= limit * 1e9:
+                    raise _FrozenError(text)
+                # just opened: what it begins with may be what it ended with, and the next one another
+                self.state = Cause("frozen", text)
+                return False
         if self.watch.motion and not self._motion.moved(slot.image, slot.captured_ns):
             self.mailbox.lost("no_motion")
             self.state = STILL

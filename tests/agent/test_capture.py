@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import edge.capture
-from edge.capture import HANG_MAX_S, LEFT_BEHIND, Capture, Watch
+from edge.capture import BETWEEN_KEY_FRAMES, HANG_MAX_S, LEFT_BEHIND, Capture, Watch
 from edge.mailbox import SLOTS, Mailbox, Slot
 from edge.sources import Pictures
 from sightline.errors import ConfigError, InputError, SightlineError, SourceError
@@ -516,9 +516,13 @@ class Endless(Scripted):
 
 
 @pytest.mark.usefixtures("steady")
-def test_a_frozen_picture_is_noticed_named_and_never_shown_as_new() -> None:
-    source = Endless(still=True)
-    capture = made(source, Watch(frozen_s=0.2))
+@pytest.mark.parametrize(
+    ("kind", "given", "frozen_s"),
+    [("camera", "", 0.2), ("stream", "MJPG 640x480", 0.2), ("stream", "h264 640x480", 0.2 / BETWEEN_KEY_FRAMES)],
+)
+def test_a_frozen_picture_is_noticed_named_and_never_shown_as_new(kind: str, given: str, frozen_s: float) -> None:
+    source = Endless(still=True, kind=kind, format=given)
+    capture = made(source, Watch(frozen_s=frozen_s))
     try:
         wait_until(lambda: capture.reconnects["frozen"] >= 2)
         assert capture.state.code == "frozen" and "the very same picture" in capture.state.text
@@ -535,9 +539,25 @@ def test_a_frozen_picture_is_noticed_named_and_never_shown_as_new() -> None:
         capture.stop()
 
 
-@pytest.mark.parametrize(("kind", "frozen_s"), [("camera", 0.0), ("test", 0.1), ("file", 0.1)])
-def test_a_picture_may_stand_still_where_that_is_no_fault(kind: str, frozen_s: float) -> None:
-    capture = made(Endless(still=True, kind=kind), Watch(frozen_s=frozen_s))
+@pytest.mark.usefixtures("steady")
+def test_a_camera_that_begins_with_the_picture_that_it_ended_with_is_not_frozen_for_that() -> None:
+    first = noise(0)
+    again = [first, SourceError("broke off")]
+    source = Scripted(kind="camera", reads=[*again, *again, first, noise(1), noise(2)])
+    capture = made(source, Watch(frozen_s=0.02))  # less than the pause before it is opened again
+    try:
+        slots = take_all(capture)
+    finally:
+        capture.stop()
+    assert slots[-1].frame_id == 4 and capture.reconnects == {"camera": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "frozen_s", "given"),
+    [("camera", 0.0, ""), ("test", 0.1, ""), ("file", 0.1, ""), ("stream", 0.1, "h264 640x480@15")],
+)
+def test_a_picture_may_stand_still_where_that_is_no_fault(kind: str, frozen_s: float, given: str) -> None:
+    capture = made(Endless(still=True, kind=kind, format=given), Watch(frozen_s=frozen_s))
     try:
         time.sleep(0.3)
         assert not capture.reconnects and capture.mailbox.take(1) is not None
