@@ -1,0 +1,199 @@
+"""What one bad camera costs three good ones: `python -m benchmarks.four_cameras [--minutes M]`.
+
+An agent with four MJPEG cameras of 320x240 at 5 frames a second, on loopback. For a quarter of the time all four
+behave well (`control`); then the fourth misbehaves in each manner of tests/mjpeg_camera.py in turn, and behaves well
+until it is seen again, round after round (`bad`). JSON lines: of each good camera in both parts, the images that it
+sent, the frames that were inferred and lost, by cause, and the longest time between two that were inferred; of each
+manner, what was said of the bad camera, how long it took until it was seen again, and the agent's largest resident
+memory; in the end this memory over that of the control.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.agent import SIGHTLINE, make_bundle, show
+from tests.mjpeg_camera import MANNERS, Camera
+
+GOOD, BAD = ("first", "second", "third"), "bad"
+FPS = 5.0
+WARM_UP_S = 10.0
+SEEN_AGAIN_S = 60.0  # after 30 s, the longest pause before it is opened again, and its time-outs
+
+
+@dataclass
+class Seen:
+    """Of one camera. at: when each result with a look came, monotonic. lost, causes: frames that nobody looked at."""
+
+    at: list[float] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    causes: Counter[str] = field(default_factory=Counter)
+
+
+class Agent:
+    """The agent as a user runs it. seen: since the last `take`, by camera."""
+
+    def __init__(self, bundle: Path, cameras: dict[str, Camera], log: Path) -> None:
+        sources = [f"--source={name}={camera.address}" for name, camera in cameras.items()]
+        command = [*SIGHTLINE, "run", str(bundle), *sources, "--json", "--no-page"]
+        self._log = log.open("w")
+        environment = {**os.environ, "P": "password"}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment)
+        self._names = list(cameras)
+        self._lock = threading.Lock()
+        self.seen = {name: Seen() for name in self._names}
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            result, now = json.loads(line), time.monotonic()
+            with self._lock:
+                seen = self.seen[result["source"]]
+                seen.dropped.update(result["dropped"])
+                if result["status"] == "ok":
+                    seen.at.append(now)
+                else:
+                    seen.causes[result["cause_code"]] += 1
+
+    def take(self) -> dict[str, Seen]:
+        with self._lock:
+            before, self.seen = self.seen, {name: Seen() for name in self._names}
+        return before
+
+    def largest_mb(self) -> float:
+        """Resident memory at its largest since the last call."""
+        place = Path(f"/proc/{self.process.pid}")
+        lines = (place / "status").read_text().splitlines()
+        (place / "clear_refs").write_text("5")
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+    def close(self) -> None:
+        """Raises SystemExit where it has ended before."""
+        code = self.process.poll()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+        self._log.close()
+        if code is not None:
+            raise SystemExit(f"the agent ended with exit code {code}: {Path(self._log.name).read_text()[-2000:]}")
+
+
+class Part:
+    """Adds up what was seen of the good cameras."""
+
+    def __init__(self, cameras: dict[str, Camera]) -> None:
+        self._cameras = {name: cameras[name] for name in GOOD}
+        self._sent = {name: camera.sent for name, camera in self._cameras.items()}
+        self._seen = {name: Seen() for name in GOOD}
+
+    def add(self, seen: dict[str, Seen]) -> float:
+        """Returns the longest time without a look at one of them, in seconds."""
+        longest = 0.0
+        for name, total in self._seen.items():
+            last = total.at[-1:]
+            total.at += seen[name].at
+            total.dropped += seen[name].dropped
+            total.causes += seen[name].causes
+            longest = max(longest, longest_gap(last + seen[name].at))
+        return longest
+
+    def show(self, name: str, seconds: float) -> None:
+        for camera, total in self._seen.items():
+            show(
+                f"four_cameras/{name}/{camera}",
+                seconds=seconds,
+                sent=self._cameras[camera].sent - self._sent[camera],
+                inferred=len(total.at),
+                longest_gap_s=longest_gap(total.at),
+                **{f"dropped_{cause}": n for cause, n in total.dropped.items()},
+                **{f"not_inferred_{code}": n for code, n in total.causes.items()},
+            )
+
+
+def longest_gap(at: list[float]) -> float:
+    return max((b - a for a, b in itertools.pairwise(at)), default=0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    seconds = 60 * parser.parse_args().minutes
+    manners = [name for name in MANNERS if name != "well"]
+    bad_s = 0.75 * seconds
+    each_s = min(15.0, max(3.0, bad_s / len(manners) - 3))
+    with tempfile.TemporaryDirectory(prefix="sightline-cameras-") as name:
+        bundle = make_bundle(Path(name))
+        cameras = {camera: Camera(FPS) for camera in GOOD} | {BAD: Camera(FPS, login="admin:${P}@")}
+        agent = Agent(bundle, cameras, Path(name) / "log")
+        try:
+            wait_until_seen(agent, [*GOOD, BAD])
+            time.sleep(WARM_UP_S)
+            agent.largest_mb()
+            agent.take()
+            part = Part(cameras)
+            time.sleep(seconds - bad_s)
+            part.add(agent.take())
+            part.show("control", seconds - bad_s)
+            normal_mb = agent.largest_mb()
+            began, part, worst_mb, rounds = time.monotonic(), Part(cameras), 0.0, 0
+            while time.monotonic() - began < bad_s:
+                for manner in manners:
+                    figures = misbehave(agent, cameras[BAD], manner, each_s, part)
+                    show(f"four_cameras/manner/{manner}", round=rounds, **figures)
+                    worst_mb = max(worst_mb, figures["rss_mb"])
+                rounds += 1
+            part.show("bad", time.monotonic() - began)
+            show("four_cameras/memory", ratio=worst_mb / normal_mb, normal_mb=normal_mb, worst_mb=worst_mb)
+        finally:
+            agent.close()
+            for camera in cameras.values():
+                camera.close()
+
+
+def misbehave(agent: Agent, camera: Camera, manner: str, seconds: float, part: Part) -> dict[str, Any]:
+    camera.manner = manner
+    time.sleep(seconds)
+    seen = agent.take()
+    longest, causes = part.add(seen), seen[BAD].causes
+    camera.manner = "well"
+    began = time.monotonic()
+    part.add(wait_until_seen(agent, [BAD]))
+    return {
+        "rss_mb": agent.largest_mb(),
+        "others_longest_gap_s": longest,
+        "seen_again_s": time.monotonic() - began,
+        "inferred": len(seen[BAD].at),
+        **{f"not_inferred_{code}": n for code, n in causes.items()},
+    }
+
+
+def wait_until_seen(agent: Agent, names: list[str]) -> dict[str, Seen]:
+    """Until each of them has had looks for a second without a fault. Returns what was seen meanwhile."""
+    total = {name: Seen() for name in agent.seen}
+    until = time.monotonic() + SEEN_AGAIN_S
+    while time.monotonic() < until and agent.process.poll() is None:
+        time.sleep(1)
+        seen = agent.take()
+        for name, one in seen.items():
+            total[name].at += one.at
+            total[name].dropped += one.dropped
+            total[name].causes += one.causes
+        if all(len(seen[name].at) > 1 and not seen[name].causes for name in names):
+            return total
+    raise SystemExit(f"{', '.join(names)}: not seen within {SEEN_AGAIN_S:g} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""One camera misbehaves in every manner, while another one works: the other one loses nothing, nor does the memory."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edge.capture
+from edge import agent
+from edge.capture import LIVE, Capture, Watch
+from edge.mailbox import Inbox
+from edge.model import open_model
+from edge.results import Results
+from edge.sinks import Sink
+from edge.sources import find_source, mjpeg, stream
+from edge.tally import Tally
+from sightline.bundle import read_bundle
+from sightline.device import load_device
+from sightline.predictions import Result
+from tests.mjpeg_camera import MANNERS, Camera
+
+MB = 1024 * 1024
+
+
+class Kept(Sink):
+    def __init__(self) -> None:
+        super().__init__("kept", lossless=True)
+        self.kept: list[Result] = []
+
+    def put(self, item: Any) -> None:
+        self.kept.append(item)
+
+    def of(self, name: str) -> list[Result]:
+        return [result for result in self.kept if result.source == name]
+
+
+def wait_until(condition: Callable[[], bool], what: str, within_s: float = 20.0) -> None:
+    until = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until, what
+        time.sleep(0.01)
+
+
+def peak_mb(reset: bool = False) -> float:
+    """Resident memory of this process at its largest since the last reset."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / MB
+
+
+def test_the_other_cameras_lose_nothing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge.capture, "BACKOFF_S", 0.03)
+    monkeypatch.setattr(edge.capture, "BACKOFF_MAX_S", 0.1)
+    monkeypatch.setattr(random, "uniform", lambda low, high: 1.0)
+    monkeypatch.setattr(stream, "OPEN_TIMEOUT_MS", 400)
+    monkeypatch.setattr(stream, "READ_TIMEOUT_MS", 400)
+    monkeypatch.setattr(mjpeg, "WHOLE_S", 0.6)
+    config = load_device("desktop")[1]
+    model, kept, stopping = open_model(read_bundle(bundle), config), Kept(), threading.Event()
+    good, bad = Camera(fps=20), Camera(fps=40)
+    sources = [find_source(camera.address, config) for camera in (good, bad)]
+    for source, name in zip(sources, ("good", "bad"), strict=True):
+        source.name = name
+    inbox = Inbox([False, False])
+    watch = Watch(frozen_s=0.3)
+    captures = [Capture(source, box, watch) for source, box in zip(sources, inbox.mailboxes, strict=True)]
+    results = Results(model, captures, [kept], Tally(), device="desktop", latency_budget_ms=50)
+    loop = threading.Thread(target=agent.run, args=(model, captures, inbox, results, stopping), daemon=True)
+    for capture in captures:
+        capture.start()
+    loop.start()
+    seen: dict[str, str] = {}
+
+    def noticed(manner: str, before: tuple[int, int, int, int]) -> bool:
+        """Beyond the one time that it is opened again because its manner has changed."""
+        if manner == "changes its size":
+            return captures[1].resized >= before[1] + 3
+        if manner in ("well", "without a pause", "long length"):
+            return captures[0].frames > before[3] + 5
+        if manner == "slow images":
+            return "the link is too slow" in captures[1].state.text
+        damaged = any(r.cause and r.cause.code == "unreadable" for r in kept.of("bad")[before[2] :])
+        return damaged or captures[1].reconnects.total() >= before[0] + 2
+
+    def moves(frames: int) -> bool:
+        return captures[0].frames > frames
+
+    try:
+        for manner in MANNERS:
+            wait_until(
+                lambda: all(c.state == LIVE for c in captures),
+                f"not seen before: {manner}, {[c.state for c in captures]}, {seen}",
+            )
+            before = captures[1].reconnects.total(), captures[1].resized, len(kept.of("bad")), captures[0].frames
+            peak_before = peak_mb(reset=True)
+            bad.manner = manner
+
+            wait_until(partial(noticed, manner, before), f"{manner}: nothing is said of it")
+            wait_until(partial(moves, captures[0].frames), f"{manner}: the other one stands still")
+            assert peak_mb() < peak_before + 80, manner
+            seen[manner] = captures[1].state.text
+            bad.manner = "well"
+        wait_until(lambda: captures[1].state == LIVE, "not seen again")
+        assert loop.is_alive()
+    finally:
+        stopping.set()
+        loop.join(5)
+        for capture in captures:
+            capture.stop()
+        good.close()
+        bad.close()
+    assert {r.cause.code for r in kept.of("good") if r.cause} <= {"opening"}
+    assert captures[0].reconnects.total() == 0
+    looked = [r for r in kept.of("good") if not r.cause]
+    assert len(looked) + sum(sum(r.dropped.values()) for r in kept.of("good")) >= captures[0].frames - 2
