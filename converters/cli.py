@@ -15,14 +15,15 @@ from sightline.bare import AS_IS
 from sightline.decode import TASKS
 from sightline.device import SCHEMES, load_device
 from sightline.errors import ConfigError
+from sightline.options import NEW_FOLDER, READ, Number
 
 DECODERS = [layout or "classes" for layout in TASKS]
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=READ)
 @click.option("--device", required=True, help="A device of `sightline devices`, or a .yaml of your own.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Bundle to write: NAME.bundle.")
+@click.option("--out", type=NEW_FOLDER, required=True, help="Bundle to write: NAME.bundle.")
 @click.option(
     "--scheme",
     "schemes",
@@ -31,15 +32,15 @@ DECODERS = [layout or "classes" for layout in TASKS]
     help="Quantization; several times for several variants, the first runs by default; as_is leaves a .tflite of "
     "others as it is.  [default: the device's]",
 )
-@click.option("--max-drop", type=click.FloatRange(0, 100), default=0.5, show_default=True,
+@click.option("--max-drop", type=Number(0, 100), default=0.5, show_default=True,
               help="Points of accuracy, or mAP, that may be lost against float32.")  # fmt: skip
-@click.option("--max-class-drop", type=click.FloatRange(0, 100), default=10, show_default=True,
+@click.option("--max-class-drop", type=Number(0, 100), default=10, show_default=True,
               help="The same, of any one class.")  # fmt: skip
-@click.option("--min-agreement", type=click.FloatRange(0, 100), default=95, show_default=True,
+@click.option("--min-agreement", type=Number(0, 100), default=95, show_default=True,
               help="Percent of the pictures, or boxes, that must get float32's answer; 0 = any.")  # fmt: skip
-@click.option("--data", type=click.Path(path_type=Path), help="Labelled pictures; for a run, if its data set moved.")
-@click.option("--calibration", type=click.Path(path_type=Path), help="Pictures, or .npz, that decide the ranges.")
-@click.option("--labels", type=click.Path(path_type=Path), help="File, a label a line.  [default: --data's folders]")
+@click.option("--data", type=READ, help="Labelled pictures; for a run, if its data set moved.")
+@click.option("--calibration", type=READ, help="Pictures, or .npz, that decide the ranges.")
+@click.option("--labels", type=READ, help="File, a label a line.  [default: --data's folders]")
 @click.option("--normalization", help="Of a model's input: 0..255, 0..1, -1..1, imagenet, or MEAN/STD.")
 @click.option(
     "--resize", type=click.Choice(["letterbox", "center_crop", "stretch"]), help="For a model.  [default: letterbox]"

@@ -12,11 +12,12 @@ from sightline.bare import AS_IS
 from sightline.device import SCHEMES
 from sightline.errors import InputError
 from sightline.files import write_file
+from sightline.options import NEW_FILE, READ, SEED
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True, type=READ)
+@click.argument("data", type=READ)
 @click.option(
     "--part",
     type=click.Choice(["val", "all"]),
@@ -24,7 +25,7 @@ from sightline.files import write_file
     show_default=True,
     help="What training holds out, or every picture.",
 )
-@click.option("--seed", type=int, help="Of the split, where DATA has none of its own.  [default: the models' own]")
+@click.option("--seed", type=SEED, help="Of the split, where DATA has none of its own.  [default: the models' own]")
 @click.option(
     "--scheme",
     "schemes",
@@ -32,7 +33,7 @@ from sightline.files import write_file
     type=click.Choice([*SCHEMES, AS_IS]),
     help="Variant of a bundle.  [default: all]",
 )
-@click.option("--report", type=click.Path(path_type=Path), help="Page to write: classes, curves, worst pictures.")
+@click.option("--report", type=NEW_FILE, help="Page to write: classes, curves, worst pictures.")
 @click.option(
     "--corrupt",
     type=click.Choice(["refuse", "skip"]),

@@ -20,18 +20,19 @@ from sightline.bundle import Bundle, read_bundle
 from sightline.device import DeviceConfig, load_device
 from sightline.errors import ConfigError, DataError, ModelError
 from sightline.files import sha256
+from sightline.options import NEW_FILE, READ
 
 _NAME = 34  # characters of a tensor's name
 _WIDTH = 120
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=READ)
 @click.option("--device", help="What of it matters for this one; see `sightline devices`.")
 @click.option("--scheme", help="One variant of a bundle.  [default: all]")
 @click.option("--ops/--no-ops", default=None, help="The table op by op.  [default: where one model is shown]")
 @click.option("--format", "kind", type=click.Choice(["coco", "voc", "yolo"]), help="Of boxes, where several lie there.")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Picture to write: boxes drawn into some of DATA.")
+@click.option("--sheet", type=NEW_FILE, help="Picture to write: boxes drawn into some of DATA.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def inspect(
     model: Path,
@@ -81,7 +82,7 @@ def _has_boxes(folder: Path) -> bool:
     try:
         find_format(folder)
     except DataError as e:
-        return "more than one" in str(e)
+        return "no annotations" not in str(e)
     return True
 
 

@@ -17,6 +17,7 @@ from sightline.arrays import unpack
 from sightline.datasets import balanced, read_class_folders, read_frames
 from sightline.decode import OutputSpec
 from sightline.detect import check_shapes
+from sightline.documents import is_file, read_text
 from sightline.errors import ConfigError, DataError, InputError, ModelError
 from sightline.files import sha256
 from sightline.images import SUFFIXES, read_image
@@ -291,10 +292,7 @@ def parse_normalization(path: Path, text: str | None) -> tuple[tuple[float, ...]
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{path}: not a readable file of labels ({getattr(e, 'strerror', None) or e})") from None
+    lines = read_text(path, DataError, 16 << 20).splitlines()
     # what comes after an empty line are remarks (Pascal VOC's list has some); how many labels there are is checked
     labels = tuple(itertools.takewhile(bool, (line.strip() for line in lines)))
     try:
@@ -348,7 +346,7 @@ def calibration_frames(path: Path, spec: InputSpec) -> Frame:
 def _listed(path: Path) -> list[Path]:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder of calibration pictures, nor an .npz with `frames`")
-    paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and is_file(p))
     if not paths:
         raise DataError(f"{path}: no pictures to calibrate with (known endings: {', '.join(SUFFIXES)})")
     return paths

@@ -20,20 +20,21 @@ from sightline.bare import read_model
 from sightline.bundle import add_evidence
 from sightline.device import load_device
 from sightline.errors import ConfigError, DeviceError
+from sightline.options import READ, READ_FILE, Number, Whole
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=READ)
 @click.option("--device", help="As which device; see `sightline devices`.  [default: the bundle's]")
 @click.option("--scheme", "schemes", multiple=True, help="Variant; repeatable.  [default: the one that fits]")
-@click.option("--threads", multiple=True, type=click.IntRange(1, 64), help="Repeatable.  [default: the device's]")
-@click.option("--compare", type=click.Path(path_type=Path), help="Another bundle, measured in turns with this one.")
-@click.option("--seconds", type=click.FloatRange(0.1), default=2, show_default=True, help="Of each of 5 rounds.")
-@click.option("--sustained", type=click.FloatRange(0), default=0, show_default=True, help="Minutes of work; 0 = none.")
-@click.option("--noise", type=click.FloatRange(0), default=10, show_default=True,
+@click.option("--threads", multiple=True, type=Whole(1, 64), help="Repeatable.  [default: the device's]")
+@click.option("--compare", type=READ, help="Another bundle, measured in turns with this one.")
+@click.option("--seconds", type=Number(0.1, 3600), default=2, show_default=True, help="Of each of 5 rounds.")
+@click.option("--sustained", type=Number(0, 10080), default=0, show_default=True, help="Minutes of work; 0 = none.")
+@click.option("--noise", type=Number(0, 1000), default=10, show_default=True,
               help="Percent that a round may be off; above it nothing is reported.")  # fmt: skip
 @click.option("--to", metavar="USER@HOST", help="Measure there, over ssh, and leave nothing behind.")
-@click.option("--ssh-config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Of ssh, with --to.")
+@click.option("--ssh-config", type=READ_FILE, help="Of ssh, with --to.")
 @click.option("--evidence", is_flag=True, help="Write the result into the bundle's manifest.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as one JSON object.")
 def bench(

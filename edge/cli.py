@@ -14,39 +14,38 @@ from click.core import ParameterSource
 from edge.credentials import hide_arguments, shows_credentials
 from edge.options import output_options, page_options
 from sightline.errors import ConfigError
+from sightline.options import NEW_FILE, NEW_FOLDER, READ, READ_FILE, Number, Whole
 from sightline.records import near
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=READ)
 @click.option(
     "--source",
     multiple=True,
     help="0, /dev/v4l/by-id/.., picamera, rtsp://.., http://.., a clip, a picture, a folder, test:; or NAME=one.",
 )
-@click.option(
-    "--config", type=click.Path(path_type=Path), help="agent.yaml, with several cameras, instead of --source."
-)
-@click.option("--env-file", type=click.Path(path_type=Path), help="NAME=value lines, for ${NAME} in addresses.")
+@click.option("--config", type=READ_FILE, help="agent.yaml, with several cameras, instead of --source.")
+@click.option("--env-file", type=READ_FILE, help="NAME=value lines, for ${NAME} in addresses.")
 @click.option("--device", help="How to run; see `sightline devices`.  [default: the bundle's]")
 @click.option("--scheme", help="Variant of the bundle.  [default: the bundle's]")
-@click.option("--top", type=click.IntRange(1), help="Of a result, at most.  [default: 3 classes, 100 boxes]")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Lowest score; 0 = all.  [default: the model's]")
+@click.option("--top", type=Whole(1), help="Of a result, at most.  [default: 3 classes, 100 boxes]")
+@click.option("--threshold", type=Number(0, 1), help="Lowest score; 0 = all.  [default: the model's]")
 @click.option("--track", is_flag=True, help="Follow a detector's boxes: the same thing keeps its number.")
-@click.option("--frames", type=click.IntRange(0), default=0, show_default=True, help="Stop after so many; 0 = never.")
+@click.option("--frames", type=Whole(0), default=0, show_default=True, help="Stop after so many; 0 = never.")
 @click.option(
-    "--max-fps", type=click.FloatRange(0), default=0, show_default=True, help="Of a camera; 0 = all it gives."
+    "--max-fps", type=Number(0, 1000, least=0.001), default=0, show_default=True, help="Of a camera; 0 = all it gives."
 )
-@click.option("--motion", type=click.FloatRange(0, 100), default=0, show_default=True,
+@click.option("--motion", type=Number(0, 100), default=0, show_default=True,
               help="Look only when so many percent of a camera's pixels changed; 0 = always.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Results on stdout as JSON lines, instead of text.")
 @output_options
 @page_options
 @click.option("--realtime", is_flag=True, help="Play a clip at its own speed, as a camera would; may drop frames.")
 @click.option("--loop", is_flag=True, help="Begin a clip again at its end.")
-@click.option("--record", type=click.Path(path_type=Path), help="Folder for frames and results; --source replays it.")
+@click.option("--record", type=NEW_FOLDER, help="Folder for frames and results; --source replays it.")
 @click.option("--supervise", is_flag=True, help="Start it anew when it is stuck or has died; systemd does it better.")
-@click.option("--summary", type=click.Path(path_type=Path), help="File for the closing figures, as JSON.")
+@click.option("--summary", type=NEW_FILE, help="File for the closing figures, as JSON.")
 @click.pass_context
 def run(
     context: click.Context,
@@ -103,8 +102,10 @@ def _from_file(context: click.Context, given: Mapping[str, Any], path: Path) -> 
             raise ConfigError(f"{where}: {'true or false is needed' if option.is_flag else f'{value!r} does not fit'}")
         if isinstance(value, list) != option.multiple:
             raise ConfigError(f"{where}: {'a list is needed' if option.multiple else 'one value is needed, no list'}")
+        if not all(isinstance(v, str | int | float) for v in (value if isinstance(value, list) else [value])):
+            raise ConfigError(f"{where}: a list of texts is needed")
         try:
             values[option.name] = option.type_cast_value(context, value)
-        except click.BadParameter as e:
-            raise ConfigError(f"{where}: {e.message}") from None
+        except (click.BadParameter, ConfigError) as e:
+            raise ConfigError(f"{where}: {getattr(e, 'message', e)}") from None
     return values

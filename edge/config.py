@@ -9,7 +9,8 @@ from typing import Any
 
 from edge.capture import Watch
 from sightline.errors import ConfigError
-from sightline.records import near, read_record, read_yaml
+from sightline.records import near, read_record
+from sightline.yaml_reader import read_yaml
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class CameraConfig:
         for key in ("max_fps", "frozen_s"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key} must be at least 0, not {getattr(self, key):g}")
+        if 0 < self.max_fps < 0.001:
+            raise ValueError(f"max_fps must be 0 or at least 0.001, not {self.max_fps:g}")
         if not 0 <= self.motion <= 100:
             raise ValueError(f"motion is a percentage of the pixels, 0 to 100, not {self.motion:g}")
 
@@ -42,6 +45,10 @@ class AgentConfig:
     max_age_ms: float = 1000.0
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.max_age_ms < 0:
+            raise ValueError(f"max_age_ms must be at least 0, not {self.max_age_ms:g}: 0 = any age")
+
 
 def read_agent_config(path: Path) -> AgentConfig:
     """Raises ConfigError, which names the file, the camera and the key."""
@@ -55,12 +62,14 @@ def read_agent_config(path: Path) -> AgentConfig:
     cameras = {str(name): _camera(camera, f"{path}: camera {name}") for name, camera in data["cameras"].items()}
     record: dict[str, Any] = {**data, "cameras": cameras}
     if isinstance(options := data.get("options"), Mapping):
+        if True in options and "on" in options:
+            raise ConfigError(f"{path}: options: 'on' is there twice")
         # YAML 1.1 reads the key `on` as true
         record["options"] = {"on" if key is True else str(key): value for key, value in options.items()}
     return read_record(AgentConfig, record, str(path), ConfigError)
 
 
 def _camera(data: object, where: str) -> CameraConfig:
-    if isinstance(data, Mapping) and isinstance(data.get("source"), int):  # `source: 0` is the first camera
+    if isinstance(data, Mapping) and type(data.get("source")) is int:  # `source: 0` is the first camera
         data = {**data, "source": str(data["source"])}
     return read_record(CameraConfig, data, where, ConfigError)

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import click
+
+from sightline.options import NEW_FILE, NEW_FOLDER, READ_FILE, Number, Whole
 
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:
     """Those of `sightline run` that say where results go."""
-    file = click.Path(path_type=Path, exists=True, dir_okay=False)
     for option in reversed(
         (
-            click.option("--output", type=click.Path(path_type=Path), help="File to append JSON lines to."),
+            click.option("--output", type=NEW_FILE, help="File to append JSON lines to."),
             click.option(
                 "--rotate-mb",
-                type=click.IntRange(0),
+                type=Whole(0),
                 help="Of --output, before it becomes FILE.1; 0 = never.  [default: 100 of a camera]",
             ),
             click.option(
                 "--rotate-days",
-                type=click.IntRange(0),
+                type=Whole(0),
                 default=0,
                 show_default=True,
                 help="The same by age; 0 = never.",
             ),
-            click.option(
-                "--rotate-keep", type=click.IntRange(1), default=5, show_default=True, help="FILE.1 to FILE.5 stay."
-            ),
+            click.option("--rotate-keep", type=Whole(1), default=5, show_default=True, help="FILE.1 to FILE.5 stay."),
             click.option(
                 "--on",
                 "rules",
@@ -51,20 +49,18 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option(
                 "--snapshots",
-                type=click.Path(path_type=Path),
+                type=NEW_FOLDER,
                 help="Folder for the picture that each event begins with.",
             ),
-            click.option(
-                "--snapshots-mb", type=click.IntRange(1), default=500, show_default=True, help="Of it; the oldest go."
-            ),
+            click.option("--snapshots-mb", type=Whole(1), default=500, show_default=True, help="Of it; the oldest go."),
             click.option("--mqtt", metavar="ADDRESS", help="Broker: mqtt://${USER}:${PASSWORD}@host, mqtts://host."),
-            click.option("--mqtt-ca", type=file, help="Certificate that the broker's is checked with."),
-            click.option("--mqtt-cert", type=file, help="Certificate of this client."),
-            click.option("--mqtt-key", type=file, help="Key of it."),
+            click.option("--mqtt-ca", type=READ_FILE, help="Certificate that the broker's is checked with."),
+            click.option("--mqtt-cert", type=READ_FILE, help="Certificate of this client."),
+            click.option("--mqtt-key", type=READ_FILE, help="Key of it."),
             click.option("--mqtt-prefix", default="sightline", show_default=True, help="What all topics begin with."),
             click.option(
                 "--mqtt-pictures",
-                type=click.FloatRange(0),
+                type=Number(0, 86400),
                 default=10,
                 show_default=True,
                 help="Seconds between two pictures of a camera; 0 = none.",
@@ -74,12 +70,10 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--name", help="Of this agent, in topics.  [default: the host's name]"),
             click.option(
                 "--outbox",
-                type=click.Path(path_type=Path),
+                type=NEW_FILE,
                 help="For messages that wait.  [default: in $STATE_DIRECTORY or ~/.local/state]",
             ),
-            click.option(
-                "--outbox-mb", type=click.IntRange(1), default=64, show_default=True, help="Of it, for each of them."
-            ),
+            click.option("--outbox-mb", type=Whole(1), default=64, show_default=True, help="Of it, for each of them."),
         )
     ):
         command = option(command)
@@ -88,8 +82,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def page_options(command: Callable[..., None]) -> Callable[..., None]:
     """Those that say who may see the live page."""
-    file = click.Path(path_type=Path, exists=True, dir_okay=False)
-    port = click.IntRange(0, 65535)
+    port = Whole(0, 65535)
     for option in reversed(
         (
             click.option("--page/--no-page", default=True, show_default=True, help="The live page."),
@@ -101,9 +94,9 @@ def page_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Where it answers; any other, such as 0.0.0.0, demands a token.",
             ),
             click.option("--page-host", multiple=True, help="A name that it may be called by; repeatable."),
-            click.option("--page-cert", type=file, help="Certificate, for https."),
-            click.option("--page-key", type=file, help="Key of it."),
-            click.option("--page-token-file", type=click.Path(path_type=Path), help="Where the token's hash is kept."),
+            click.option("--page-cert", type=READ_FILE, help="Certificate, for https."),
+            click.option("--page-key", type=READ_FILE, help="Key of it."),
+            click.option("--page-token-file", type=NEW_FILE, help="Where the token's hash is kept."),
             click.option("--new-page-token", is_flag=True, help="Make a new token, and show it."),
         )
     ):

@@ -21,6 +21,7 @@ from sightline.bundle import Bundle
 from sightline.device import load_device
 from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_file
+from sightline.options import NEW_FOLDER, READ, READ_FILE
 
 UNITS = Path("/etc/systemd/system")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}")
@@ -132,13 +133,13 @@ def service() -> None:
 def _shared(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.argument("options", nargs=-1, type=click.UNPROCESSED),
-        click.argument("model", type=click.Path(path_type=Path)),
+        click.argument("model", type=READ),
         click.option("--name", help="Of the unit: sightline-NAME.  [default: the bundle's name]"),
         click.option("--user", default="", help="Who runs it.  [default: a user that exists only while it runs]"),
         click.option("--group", "groups", multiple=True, default=("video",), show_default=True, help="More groups."),
         click.option(
             "--env-file",
-            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            type=READ_FILE,
             help="NAME=value lines, for ${NAME} in addresses.",
         ),
     ):
@@ -157,7 +158,7 @@ def show(model: Path, options: tuple[str, ...], **o: object) -> None:
 
 
 @service.command(context_settings=_EVERYTHING)
-@click.option("--root", type=click.Path(path_type=Path), help="Write into this system's image, and start nothing.")
+@click.option("--root", type=NEW_FOLDER, help="Write into this system's image, and start nothing.")
 @_shared
 def install(model: Path, options: tuple[str, ...], root: Path | None, **o: object) -> None:
     """Write the unit for MODEL, and start it now and at every boot. OPTIONS are those of `sightline run`."""
@@ -176,7 +177,7 @@ def install(model: Path, options: tuple[str, ...], root: Path | None, **o: objec
 
 @service.command()
 @click.argument("name")
-@click.option("--root", type=click.Path(path_type=Path), help="Of a system's image.")
+@click.option("--root", type=NEW_FOLDER, help="Of a system's image.")
 def uninstall(name: str, root: Path | None) -> None:
     """Stop the unit sightline-NAME and remove it."""
     path = _path(name, root)

@@ -6,20 +6,23 @@ data.yaml of Ultralytics' documentation.
 
 from __future__ import annotations
 
-import json
+import math
+import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-import yaml
-
+from sightline.documents import inside, is_file, parse_json, read_bytes, read_text, shortened
 from sightline.errors import DataError
 from sightline.images import SUFFIXES
+from sightline.yaml_reader import read_yaml
 
 Format = Literal["coco", "voc", "yolo"]
 Part = Literal["train", "val", ""]
+_MOST_XML = 64 << 20  # bytes of one picture's boxes
 VAL_NAMES = ("val", "valid", "validation", "test")
 
 
@@ -65,14 +68,20 @@ def find_format(root: Path) -> Format:
     found: list[Format] = []
     if _coco_files(root):
         found.append("coco")
-    if next(root.rglob("*.xml"), None):
+    if any(is_file(path) for path in root.rglob("*.xml")):
         found.append("voc")
-    if _data_yaml(root):
-        found.append("yolo")
+    broken: DataError | None = None
+    try:
+        if _data_yaml(root):
+            found.append("yolo")
+    except DataError as e:
+        broken = e
     if len(found) == 1:
         return found[0]
     if found:
         raise DataError(f"{root}: has annotations of more than one format; --format says which: {', '.join(found)}")
+    if broken:
+        raise broken
     raise DataError(
         f"{root}: no annotations: neither COCO's .json with `images` and `annotations`, nor Pascal VOC's .xml, nor "
         "YOLO's data.yaml"
@@ -96,27 +105,31 @@ def _pictures(root: Path) -> dict[str, list[Path]]:
     """By name, in whatever folder: annotations carry paths of machines that are long gone."""
     found: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+        if path.suffix.lower() in SUFFIXES and is_file(path):
             found.setdefault(path.name, []).append(path)
     return found
 
 
 def _located(root: Path, near: Path, name: str, by_name: Mapping[str, list[Path]]) -> Path:
-    """Where a picture is: as it is written, from the root or the annotation's folder, or the one of its name."""
+    """Where a picture is: as it is written, from the root or the annotation's folder, or the one of its name. Always
+    inside of the root: a data set that somebody sent does not choose what else of this machine is read."""
     for folder in (root, near, root / "images", near.parent / "images"):
-        path = folder / name
-        if name and path.is_file():
+        path = inside(folder, name)
+        if name and path and path.is_relative_to(root) and is_file(path):
             return path
     same = by_name.get(Path(name).name, [])
-    return same[0] if len(same) == 1 else root / name
+    return same[0] if len(same) == 1 else root / Path(name).name
 
 
 def _coco_files(root: Path) -> list[Path]:
     files = []
-    for path in sorted(
-        [*root.glob("*.json"), *root.glob("annotations/*.json"), *root.glob("*/_annotations.coco.json")]
-    ):
-        head = path.read_bytes()[:4_000_000]
+    found = [*root.glob("*.json"), *root.glob("annotations/*.json"), *root.glob("*/_annotations.coco.json")]
+    for path in sorted(filter(is_file, found)):
+        try:
+            with path.open("rb") as f:
+                head = f.read(4_000_000)
+        except OSError as e:
+            raise DataError(f"{path}: cannot be read: {e.strerror}") from None
         if (b'"annotations"' in head and b'"images"' in head) or (
             b'"images"' in head and path.stat().st_size > len(head)
         ):
@@ -129,9 +142,12 @@ def _read_coco(root: Path) -> RawSet:
     files = _coco_files(root)
     for file in files:
         try:
-            data = json.loads(file.read_bytes())
-            names = {c["id"]: str(c["name"]) for c in data["categories"]}
+            data = parse_json(read_bytes(file, DataError))
+            names = {c["id"]: _class_name(c["name"], f"{file}: category {i}")
+                     for i, c in enumerate(data["categories"], 1)}  # fmt: skip
             images = {i["id"]: i for i in data["images"]}
+            if len(images) < len(data["images"]):
+                raise ValueError("two images have the same id")
             annotations: dict[Any, list[dict[str, Any]]] = {i: [] for i in images}
             stray = 0
             for a in data["annotations"]:
@@ -153,12 +169,16 @@ def _read_coco(root: Path) -> RawSet:
                 if a.get("iscrowd"):  # a region of many, which is no object to learn
                     continue
                 try:
-                    x, y, width, height = (float(v) for v in a["bbox"])
+                    x, y, width, height = _numbers(a["bbox"])
                     boxes.append(RawBox(names.get(a["category_id"], f"#{a['category_id']}"), x, y, width, height))
                 except (ValueError, TypeError, KeyError):
-                    errors.append(f"annotation {a.get('id')} has no bbox of four numbers")
-            size = (int(image["width"]), int(image["height"])) if image.get("width") and image.get("height") else None
-            name = str(image.get("file_name", ""))
+                    errors.append(f"annotation {a.get('id')} has no bbox of four numbers, or no category_id")
+            where = f"{file}: image {i}"
+            sides = [_side(image.get(key), f"{where}: {key}") for key in ("width", "height")]
+            size = (sides[0], sides[1]) if all(sides) else None
+            name = image.get("file_name", "")
+            if not isinstance(name, str):
+                raise DataError(f"{where}: file_name {shortened(repr(name))} is no text")
             path = _located(root, file.parent, name, by_name)
             pictures.append(RawPicture(path, part, size, tuple(boxes), str(file), tuple(errors)))
     return RawSet("coco", tuple(labels), tuple(pictures))
@@ -170,14 +190,14 @@ def _read_voc(root: Path) -> RawSet:
         line.split()[0]: _part_of(file.stem)
         for file in root.glob("ImageSets/Main/*.txt")
         if file.stem in ("train", "val", "test")
-        for line in file.read_text(encoding="utf-8").splitlines()
+        for line in read_text(file, DataError).splitlines()
         if line.strip()
     }
     labels: set[str] = set()
-    for file in sorted(root.rglob("*.xml")):
+    for file in sorted(filter(is_file, root.rglob("*.xml"))):
         try:
-            tree = ElementTree.parse(file).getroot()
-        except ElementTree.ParseError as e:
+            tree = ElementTree.fromstring(read_bytes(file, DataError, _MOST_XML))
+        except (ElementTree.ParseError, LookupError, ValueError) as e:  # the last two: of its encoding
             raise DataError(f"{file}: not XML that can be read: {e}") from None
         if tree.tag != "annotation":
             continue
@@ -185,48 +205,90 @@ def _read_voc(root: Path) -> RawSet:
         for i, thing in enumerate(tree.iter("object")):
             label = (thing.findtext("name") or "").strip()
             try:
-                x1, y1, x2, y2 = (float(thing.findtext(f"bndbox/{k}") or "") for k in ("xmin", "ymin", "xmax", "ymax"))
-            except ValueError:
+                x1, y1, x2, y2 = _numbers([thing.findtext(f"bndbox/{k}") for k in ("xmin", "ymin", "xmax", "ymax")])
+            except (ValueError, TypeError):
                 errors.append(f"object {i + 1} has no bndbox of four numbers")
                 continue
             boxes.append(RawBox(label, x1, y1, x2 - x1, y2 - y1))
             labels.add(label)
         name = (tree.findtext("filename") or "").strip()
         path = _located(root, file.parent, name, by_name)
-        if not path.is_file():  # many tools keep the picture's name in the annotation's own name alone
+        if not is_file(path):  # many tools keep the picture's name in the annotation's own name alone
             same = [p for suffix in SUFFIXES for p in by_name.get(file.stem + suffix, [])]
             path = same[0] if len(same) == 1 else path
         width, height = tree.findtext("size/width") or "", tree.findtext("size/height") or ""
-        size = (int(width), int(height)) if width.isdecimal() and height.isdecimal() and int(width) else None
+        sides = [int(text) if text.isdecimal() and len(text) < 10 else 0 for text in (width, height)]
+        size = (sides[0], sides[1]) if all(sides) else None
         part = parts.get(file.stem) or _part_of(file.parent.name)
         pictures.append(RawPicture(path, part, size, tuple(boxes), str(file), tuple(errors)))
     return RawSet("voc", tuple(sorted(labels)), tuple(pictures))
 
 
-def _data_yaml(root: Path) -> Path | None:
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+def _class_name(value: object, where: str) -> str:
+    """A class may be called 7; `yes` without quotes is no name but true."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise DataError(f"{where}: the class name {shortened(repr(value))} is no text; put it in quotes")
+    return str(value)
+
+
+def _numbers(values: Any) -> tuple[float, float, float, float]:
+    """Raises ValueError or TypeError for what is not four finite numbers."""
+    a, b, c, d = (float(v) for v in values)
+    if not all(map(math.isfinite, (a, b, c, d))):
+        raise ValueError("not finite")
+    return a, b, c, d
+
+
+def _side(value: object, where: str) -> int:
+    """Pixels of an annotated picture; 0 where nothing is said."""
+    if value is None:
+        return 0
+    if not isinstance(value, int | float) or not 0 <= value < 1e6 or value != int(value):
+        raise DataError(f"{where} {shortened(repr(value))} is no number of pixels")
+    return int(value)
+
+
+def _data_yaml(root: Path) -> tuple[Path, Mapping[str, Any]] | None:
+    """The file, and what it holds. Raises DataError where none is one and one of them cannot be read."""
+    broken: DataError | None = None
+    for path in sorted(filter(is_file, [*root.glob("*.yaml"), *root.glob("*.yml")])):
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
+            data = read_yaml(path, DataError)
+        except DataError as e:
+            broken = broken or e
             continue
         if isinstance(data, dict) and "names" in data and ("train" in data or "val" in data):
-            return path
+            return path, data
+    if broken:
+        raise broken
     return None
 
 
+def _class_names(file: Path, names: object) -> dict[int, str]:
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise DataError(f"{file}: names: a list of the classes, or a mapping of numbers to them, is needed")
+    known: dict[int, str] = {}
+    for key, name in names.items():
+        if not str(key).isdecimal():
+            raise DataError(f"{file}: names: {shortened(repr(key))} is no number of a class")
+        known[int(key)] = _class_name(name, f"{file}: names: {key}")
+    twice = [name for name, count in Counter(known.values()).items() if count > 1]
+    if twice:
+        raise DataError(f"{file}: names: two classes are called {twice[0]!r}")
+    return known
+
+
 def _read_yolo(root: Path) -> RawSet:
-    file = _data_yaml(root)
-    assert file is not None, "find_format has seen it"
-    data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    names = data["names"]
-    names = (
-        {i: str(n) for i, n in enumerate(names)}
-        if isinstance(names, list)
-        else {int(k): str(v) for k, v in names.items()}
-    )
+    found = _data_yaml(root)
+    if found is None:
+        raise DataError(f"{root}: no data.yaml with `names` and `train` or `val` is there")
+    file, data = found
+    names = _class_names(file, data["names"])
     pictures = []
     parts: tuple[Part, ...] = ("train", "val")
-    listed = {part: _yolo_pictures(root, data, part) for part in parts}
+    listed = {part: _yolo_pictures(file, data, part) for part in parts}
     whole = not listed["val"] or set(listed["val"]) == set(listed["train"])  # the same folder twice is no split
     for part in parts:
         if part == "val" and whole:
@@ -234,12 +296,12 @@ def _read_yolo(root: Path) -> RawSet:
         for path in listed[part]:
             text = _yolo_labels(path)
             boxes, errors = [], []
-            for number, line in enumerate(text.read_text(encoding="utf-8").splitlines() if text.is_file() else [], 1):
+            for number, line in enumerate(read_text(text, DataError).splitlines() if is_file(text) else [], 1):
                 if not line.strip():
                     continue
                 try:
                     index, *values = line.split()
-                    x, y, width, height = (float(v) for v in values)
+                    x, y, width, height = _numbers(values)
                     label = names.get(int(index), f"#{index}")
                 except ValueError:
                     errors.append(f"line {number} is not `class x y width height`")
@@ -249,20 +311,29 @@ def _read_yolo(root: Path) -> RawSet:
     return RawSet("yolo", tuple(names[k] for k in sorted(names)), tuple(pictures))
 
 
-def _yolo_pictures(root: Path, data: Mapping[str, Any], part: str) -> list[Path]:
-    """A folder, a list of folders, or a text file of paths; from data.yaml's `path`, which may be another machine's."""
+def _yolo_pictures(file: Path, data: Mapping[str, Any], part: str) -> list[Path]:
+    """A folder, a list of folders, or a text file of paths; from data.yaml's `path`, which may be another machine's.
+    All of them inside of the file's folder."""
+    root = file.parent
     entries = data.get(part) or data.get("valid" if part == "val" else part) or []
-    base = Path(str(data.get("path") or "."))
+    base = str(data.get("path") or ".")
     found: list[Path] = []
-    for entry in entries if isinstance(entries, list) else [entries]:
-        places = [root / base / str(entry), root / str(entry), root / str(entry).removeprefix("../")]
-        place = next((p for p in places if p.exists()), places[-1])
+    for entry in map(str, entries if isinstance(entries, list) else [entries]):
+        names = (os.path.join(base, entry), entry, entry.removeprefix("../"))  # noqa: PTH118  # of text, not of a Path
+        places = [p for p in (inside(root, name) for name in names) if p]
+        place = next((p for p in places if is_file(p) or p.is_dir()), None)
+        if place is None:
+            hint = "" if places else f": it is outside of {root}, so link it into that folder"
+            raise DataError(f"{root}: {file.name}'s {part} is {shortened(entry)!r}, which is not there{hint}")
         if place.is_dir():
-            found += sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
-        elif place.is_file():
-            found += [root / line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
-        else:
-            raise DataError(f"{root}: data.yaml's {part} is {entry!r}, which is not there")
+            found += sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and is_file(p))
+            continue
+        for number, line in enumerate(read_text(place, DataError).splitlines(), 1):
+            if line.strip():
+                picture = inside(root, line.strip())
+                if picture is None:
+                    raise DataError(f"{place}, line {number}: {shortened(line)!r} leads out of {root}")
+                found.append(picture)
     return found
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from sightline.average_precision import Truth
 from sightline.box_formats import Format, RawBox, RawPicture, find_format, read_format
 from sightline.decode import check_label
+from sightline.documents import read_bytes, utf8
 from sightline.errors import DataError
 from sightline.files import sha256
 from sightline.images import decode_image
@@ -119,7 +120,7 @@ def read_boxes(
             else:
                 digest, width, height = content
                 boxes = _checked(picture, width, height, raw.labels, problems)
-                path = _relative(picture.path, root)
+                path = picture.path.relative_to(root).as_posix()
                 read.append((picture.part, BoxedPicture(path, digest, width, height, boxes)))
             if progress:
                 progress(i + 1, len(raw.pictures))
@@ -128,7 +129,7 @@ def read_boxes(
         total = ", ".join(f"{n} {kind}" for kind, n in counts.items())
         shown = "".join(f"\n  {p.text}" for p in problems[:10]) + ("\n  ..." if len(problems) > 10 else "")
         raise DataError(
-            f"{root}: {len(problems)} things are wrong ({total}); mend them, or leave them out (--wrong skip):{shown}"
+            f"{root}: {len(problems)} things are wrong ({total}); mend them, or leave them out (--corrupt skip):{shown}"
         )
     if any(part == "val" for part, _ in read):
         train, val = ([p for part, p in read if (part == "val") == held] for held in (False, True))
@@ -141,17 +142,15 @@ def read_boxes(
     return BoxedPictures(root, raw.format, raw.labels, tuple(train), tuple(val), tuple(problems), leaked)
 
 
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-
 def _content(picture: RawPicture) -> tuple[str, int, int] | Problem:
     """(sha256, width, height) of the file."""
     name = str(picture.path)
     try:
-        data = picture.path.read_bytes()
-    except OSError as e:
-        return Problem("missing picture", f"{name}: {e.strerror}; {picture.where} names it")
+        data = read_bytes(picture.path, DataError)
+    except DataError as e:
+        return Problem("missing picture", f"{e}; {picture.where} names it")
+    if not utf8(name):
+        return Problem("unreadable", f"{name!r}: its name is not UTF-8; rename it")
     try:
         height, width = decode_image(data, name).shape[:2]
     except DataError as e:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import click
 
 from sightline import __version__
-from sightline.errors import SightlineError
+from sightline.documents import utf8
+from sightline.errors import SightlineError, known
 from sightline.records import near
 
 
@@ -57,6 +58,12 @@ COMMANDS = {
 
 
 class Group(click.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for argument in args:
+            if not utf8(argument):
+                raise click.UsageError(f"{argument[:120]!r} is not UTF-8 text; rename the file, or write it as UTF-8")
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -143,6 +150,8 @@ def _tell(error: BaseException, arguments: list[str]) -> int:
         case KeyboardInterrupt() | click.Abort():
             click.echo("stopped", err=True)
             return 130
+        case OSError() | MemoryError() if (meant := known(error)) is not None:
+            return _tell(meant, arguments)
         case Exception():
             what = f"{type(error).__name__}: {error}"
             click.echo(f"internal error: {what} (run again with --debug for the traceback)", err=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from sightline.boxes import BoxedPicture
 from sightline.decode import check_label
+from sightline.documents import is_file, utf8
 from sightline.errors import DataError
 from sightline.files import sha256
 from sightline.images import SUFFIXES, decode_image, read_image
@@ -152,6 +153,8 @@ def read_frames(root: Path, pictures: Sequence[Picture] | Sequence[BoxedPicture]
 
 def _check(entry: tuple[str, int, Path]) -> str | DataError:
     path = entry[2]
+    if not utf8(str(path)):
+        return DataError(f"{str(path)!r}: its name is not UTF-8; rename it")
     try:
         data = path.read_bytes()
         decode_image(data, str(path))
@@ -170,7 +173,7 @@ def _listed(root: Path, part: str) -> dict[str, list[Path]]:
     """{label: pictures}, both sorted by name, of root/part."""
     folder = root / part
     classes = {
-        name: sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        name: sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES and is_file(p))
         for name in _subfolders(folder)
     }
     if not classes:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import yaml
-
+from sightline.documents import shortened
 from sightline.errors import ConfigError
 from sightline.records import near, read_record
+from sightline.yaml_reader import read_yaml
 
 Scheme = Literal["float32", "float16", "dynamic_int8", "static_int8", "static_int8_float_io"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
@@ -45,11 +45,17 @@ class DeviceConfig:
     page_width: int
 
     def __post_init__(self) -> None:
-        for key in ("threads", "camera_width", "camera_height", "camera_fps", "latency_budget_ms", "page_fps"):
+        for key, most in _MOST.items():
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
-        if self.max_model_kib < 0 or self.page_width < 64:
-            raise ValueError("max_model_kib must be at least 0 and page_width at least 64")
+            if getattr(self, key) > most:
+                raise ValueError(f"{key} must be at most {most}, not {getattr(self, key)}")
+        if self.max_model_kib < 0 or not 64 <= self.page_width <= 8192:
+            raise ValueError("max_model_kib must be at least 0 and page_width at least 64 and at most 8192")
+
+
+_MOST = {"threads": 64, "camera_width": 16384, "camera_height": 16384, "camera_fps": 1000, "page_fps": 1000,
+         "latency_budget_ms": 3_600_000}  # fmt: skip
 
 
 def device_names() -> list[str]:
@@ -57,22 +63,27 @@ def device_names() -> list[str]:
     return sorted(p.stem for p in FOLDER.glob("*.yaml"))
 
 
+def _may_be_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:  # reading it says why
+        return True
+    return True
+
+
 def load_device(name_or_path: str) -> tuple[str, DeviceConfig]:
     """A shipped device by name, or any file that ends in .yaml. Returns its name with its config.
 
     Raises ConfigError: an unknown device with near matches, an unknown key with the valid ones.
     """
-    path = Path(name_or_path) if name_or_path.endswith((".yaml", ".yml")) else FOLDER / f"{name_or_path}.yaml"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        known = device_names()
+    known = device_names()
+    own = name_or_path.endswith((".yaml", ".yml")) and _may_be_there(Path(name_or_path))
+    if not own and name_or_path not in known:
         raise ConfigError(
-            f"unknown device {name_or_path!r}{near(name_or_path, known)}; the devices are: {', '.join(known)}, "
-            "or the path of your own .yaml"
-        ) from None
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
-    return path.stem, read_record(DeviceConfig, data, str(path), ConfigError)
+            f"unknown device {shortened(name_or_path)!r}{near(name_or_path[:100], known)}; the devices are: "
+            f"{', '.join(known)}, or the path of your own .yaml"
+        )
+    path = Path(name_or_path) if own else FOLDER / f"{name_or_path}.yaml"
+    return path.stem, read_record(DeviceConfig, read_yaml(path, ConfigError), str(path), ConfigError)

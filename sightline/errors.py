@@ -15,6 +15,8 @@ Errors are raised where they are known and caught once, in `sightline.cli.main`.
 wrong with it, and what would be right.
 """
 
+import errno
+
 
 class SightlineError(Exception):
     """The root; `exit_code` is what the command line ends with."""
@@ -56,6 +58,23 @@ class SourceError(DeviceError):
 
 class InterpreterError(DeviceError):
     pass
+
+
+def known(error: OSError | MemoryError) -> SightlineError | None:
+    """What an error of the system means that nobody caught where it was known: bad input or a failing machine. None
+    for one that says neither, which is a fault of Sightline's own."""
+    if isinstance(error, MemoryError):
+        return DeviceError("this machine has too little memory for it")
+    if error.errno is None or not error.strerror:
+        return None
+    name = error.filename if isinstance(error.filename, str) else ""
+    said = f"{name[:120]}: {error.strerror}" if name else error.strerror
+    return InputError(said) if name and error.errno in _ABOUT_A_PATH else DeviceError(said)
+
+
+_ABOUT_A_PATH = (
+    errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+)  # fmt: skip
 
 
 def reason(error: BaseException) -> str:

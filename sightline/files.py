@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sightline.documents import parse_json
 from sightline.errors import DeviceError, IntegrityError, ModelError
 
 FileTable = dict[str, dict[str, Any]]
@@ -55,7 +56,7 @@ def unseal(path: Path, kind: str, newest: int) -> dict[str, Any]:
     except OSError as e:
         raise ModelError(f"{path.parent}: not a {kind}: {path.name} cannot be read ({e.strerror})") from None
     try:
-        document = json.loads(data)
+        document = parse_json(data)
         if not isinstance(document, dict):
             raise ValueError("not a mapping")
     except ValueError as e:
@@ -69,7 +70,11 @@ def unseal(path: Path, kind: str, newest: int) -> dict[str, Any]:
             "upgrade with: pip install -U sightline"
         )
     body = {k: v for k, v in document.items() if k != "sealed"}
-    if document.get("sealed") != sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()):
+    try:
+        written = json.dumps(body, sort_keys=True, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):  # half of a surrogate pair, which no UTF-8 has; nested too deep
+        raise IntegrityError(f"{path}: damaged: it holds what cannot be written; copy the folder again") from None
+    if document.get("sealed") != sha256(written):
         raise IntegrityError(f"{path}: is not the document that was written (its seal differs); copy the folder again")
     return body
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sightline.errors import InputError
@@ -21,18 +21,6 @@ def near(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {', '.join(matches)}?)" if matches else ""
 
 
-def read_yaml(path: Path, error: type[InputError]) -> Any:
-    """What the file holds. Raises `error` where it cannot be read, or is no YAML."""
-    import yaml  # for files that people write; records come from JSON as well
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as e:
-        raise error(f"{path}: cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}") from None
-    except yaml.YAMLError as e:
-        raise error(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
-
-
 def read_record(cls: type[T], data: object, where: str, error: type[InputError]) -> T:
     """Build the dataclass `cls` from a mapping with exactly its fields; fields with a default may be absent.
 
@@ -45,7 +33,9 @@ def read_record(cls: type[T], data: object, where: str, error: type[InputError])
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
-            raise error(f"{where}: unknown key {key!r}{near(str(key), fields)}; the keys are: {', '.join(fields)}")
+            raise error(
+                f"{where}: unknown key {_shown(key)}{near(str(key)[:100], fields)}; the keys are: {', '.join(fields)}"
+            )
     missing = [
         name
         for name, f in fields.items()
@@ -66,8 +56,8 @@ def _checked(hint: Any, value: object, where: str, error: type[InputError]) -> o
     if origin is Literal:
         choices = get_args(hint)
         if value not in choices:
-            hint_text = near(str(value), map(str, choices))
-            raise error(f"{where}: {value!r} is not one of {', '.join(map(str, choices))}{hint_text}")
+            hint_text = near(_shown(value)[:100].strip("'"), map(str, choices))
+            raise error(f"{where}: {_shown(value)} is not one of {', '.join(map(str, choices))}{hint_text}")
         return value
     if origin in (Union, types.UnionType):  # only `X | None` is used
         if value is None:
@@ -75,25 +65,44 @@ def _checked(hint: Any, value: object, where: str, error: type[InputError]) -> o
         return _checked(next(a for a in get_args(hint) if a is not types.NoneType), value, where, error)
     if origin is tuple:
         kind = get_args(hint)[0]
-        if not isinstance(value, list | tuple) or not all(isinstance(v, _MEMBERS[kind]) for v in value):
-            raise error(f"{where}: a list of {'texts' if kind is str else 'numbers'} is needed, found {value!r}")
-        return tuple(kind(v) for v in value)
+        if not isinstance(value, list | tuple) or not all(
+            isinstance(v, _MEMBERS[kind]) and not isinstance(v, bool) for v in value
+        ):
+            raise error(f"{where}: a list of {'texts' if kind is str else 'numbers'} is needed, found {_shown(value)}")
+        return tuple(_finite(v, where, error) if kind is float else v for v in value)
     if dataclasses.is_dataclass(hint):  # a nested record, read before its parent
         if isinstance(value, hint):  # type: ignore[arg-type]
             return value
-        raise error(f"{where}: a mapping of keys to values is needed, found {value!r}")
+        raise error(f"{where}: a mapping of keys to values is needed, found {_shown(value)}")
     if origin is dict:
         if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
-            raise error(f"{where}: a mapping of texts is needed, found {value!r}")
+            raise error(f"{where}: a mapping of texts is needed, found {_shown(value)}")
         if get_args(hint)[1] is str and not all(isinstance(v, str) for v in value.values()):
-            raise error(f"{where}: a mapping of texts to texts is needed, found {value!r}")
+            raise error(f"{where}: a mapping of texts to texts is needed, found {_shown(value)}")
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return _finite(value, where, error)
     # bool is a subclass of int: `threads: yes` must not become 1
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise error(f"{where}: {_NAMES.get(hint, hint.__name__)} is needed, found {value!r}")
+        raise error(f"{where}: {_NAMES.get(hint, hint.__name__)} is needed, found {_shown(value)}")
     return value
+
+
+def _finite(value: float, where: str, error: type[InputError]) -> float:
+    """JSON's 1e400 is infinite, YAML has .nan, and no comparison finds either."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise error(f"{where}: {_shown(value)} is not a finite number")
+    return number
+
+
+def _shown(value: object) -> str:
+    """For a message, which stays one line that can be read."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 _MEMBERS = {str: str, float: int | float, int: int}

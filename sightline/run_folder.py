@@ -14,7 +14,6 @@ RUN/
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 
 from sightline.average_precision import Truth
 from sightline.decode import OutputSpec
+from sightline.documents import inside, parse_json, shortened
 from sightline.errors import ModelError
 from sightline.files import FileTable, checked_table, file_table, read_verified, seal, unseal, write_file
 from sightline.preprocess import InputSpec
@@ -59,15 +59,31 @@ class Run:
 
     def heldout(self) -> tuple[Path, list[tuple[str, int | Truth]]]:
         """The folder of the held-out pictures, and (path in it, class index or boxes) of each."""
-        data = json.loads(self.read("heldout.json"))
-        return Path(data["root"]), [(str(path), _answer(answer)) for path, answer in data["files"]]
+        where = self.path / "heldout.json"
+        try:
+            data = parse_json(self.read("heldout.json"))
+            root, listed = Path(data["root"]), [(str(path), answer) for path, answer in data["files"]]
+        except (ValueError, KeyError, TypeError) as e:
+            raise ModelError(f"{where}: not what a training leaves: {type(e).__name__}: {e}") from None
+        classes = len(self.manifest.output.labels)
+        found: list[tuple[str, int | Truth]] = []
+        for i, (path, answer) in enumerate(listed, 1):
+            if inside(root, path) is None:
+                raise ModelError(f"{where}: file {i}, {shortened(path)!r}, leads out of the data set's folder")
+            try:
+                found.append((path, _answer(answer, classes)))
+            except (ValueError, TypeError):
+                raise ModelError(f"{where}: file {i}: neither one of {classes} classes, nor boxes of them") from None
+        return root, found
 
 
-def _answer(answer: int | list[list[float]]) -> int | Truth:
-    if isinstance(answer, int):
-        return answer
-    rows = np.asarray(answer, np.float64).reshape(-1, 5)
-    return Truth(rows[:, 0].astype(np.int64), rows[:, 1:])
+def _answer(answer: Any, classes: int) -> int | Truth:
+    """Raises ValueError or TypeError."""
+    rows = np.asarray([[answer, 0, 0, 1, 1]] if isinstance(answer, int) else answer, np.float64).reshape(-1, 5)
+    labels = rows[:, 0].astype(np.int64)
+    if not np.isfinite(rows).all() or not ((labels >= 0) & (labels < classes)).all():
+        raise ValueError("no class, or no finite number")
+    return answer if isinstance(answer, int) else Truth(labels, rows[:, 1:])
 
 
 def write_run(path: Path, manifest: RunManifest, files: Mapping[str, bytes]) -> None:

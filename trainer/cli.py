@@ -15,6 +15,7 @@ from sightline.boxes import BoxedPictures, read_boxes
 from sightline.bundle import check_name
 from sightline.datasets import ClassFolders, read_class_folders
 from sightline.errors import ConfigError, DataError, InputError, ModelError
+from sightline.options import NEW_FOLDER, READ, SEED, Number, Whole
 from sightline.preprocess import InputSpec
 from sightline.run_folder import Run, read_run
 
@@ -26,22 +27,18 @@ DETECTOR_SIZE = 320  # pixels, where nobody says another
 
 
 @click.command()
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", type=READ)
 @click.option(
     "--task",
     type=click.Choice(["classify", "detect", "points"]),
     help="What is there, its box, or for tiny devices its place alone.  [default: classify]",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Run folder to write; its name is the model's."
-)
+@click.option("--out", type=NEW_FOLDER, required=True, help="Run folder to write; its name is the model's.")
 @click.option("--arch", default="mobilenetv4_conv_small", show_default=True, help="Any timm image model.")
 @click.option(
     "--weights", default="timm", show_default=True, help="To start from: 'timm' (downloaded), a file, or 'none'."
 )
-@click.option(
-    "--image-size", type=click.IntRange(16, 2048), help="Pixels, square.  [default: the arch's own, 320 for detect]"
-)
+@click.option("--image-size", type=Whole(16, 2048), help="Pixels, square.  [default: the arch's own, 320 for detect]")
 @click.option(
     "--resize",
     type=click.Choice(["letterbox", "center_crop", "stretch"]),
@@ -50,23 +47,19 @@ DETECTOR_SIZE = 320  # pixels, where nobody says another
     help="How a picture becomes square.",
 )
 @click.option(
-    "--quantization-aware", "parent", type=click.Path(path_type=Path), metavar="RUN",
+    "--quantization-aware", "parent", type=READ, metavar="RUN",
     help="Fine-tune this finished run with int8's rounding; it gives arch, size, seed and the rest.",
 )  # fmt: skip
-@click.option(
-    "--epochs", type=click.IntRange(1), help="Passes over the pictures.  [default: 30, 8 for --quantization-aware]"
-)
-@click.option(
-    "--batch", type=click.IntRange(2), help="Pictures a step (and process).  [default: 64, 16 for detect and points]"
-)
+@click.option("--epochs", type=Whole(1), help="Passes over the pictures.  [default: 30, 8 for --quantization-aware]")
+@click.option("--batch", type=Whole(2), help="Pictures a step (and process).  [default: 64, 16 for detect and points]")
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(1e-7, 1),
+    type=Number(1e-7, 1),
     help="Of AdamW, at its peak.  [default: 0.0005, 0.002 for none]",
 )
 @click.option(
     "--patience",
-    type=click.IntRange(0),
+    type=Whole(0),
     help="Stop after so many epochs without a better one; 0 = never.  [default: a third of --epochs, 0 if "
     "--quantization-aware]",
 )
@@ -82,7 +75,7 @@ DETECTOR_SIZE = 320  # pixels, where nobody says another
     show_default=True,
     help="Pictures that cannot be read, and boxes that are wrong.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the split, the order and the first weights.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the split, the order and the first weights.")
 @click.option("--resume", is_flag=True, help="Go on from --out's last finished epoch, exactly.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_context

@@ -25,27 +25,27 @@ from edge.service import check_options, check_unit_name, device_of
 from sightline.bare import read_model
 from sightline.device import load_device
 from sightline.errors import ConfigError, SightlineError
+from sightline.options import READ, READ_FILE, Number
 
 AT_ONCE = 8
-_file = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=READ)
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @click.option("--to", multiple=True, metavar="USER@HOST", help="As ssh takes it; repeatable.")
-@click.option("--inventory", type=_file, help="YAML list of devices: to, options, name, env_file.")
+@click.option("--inventory", type=READ_FILE, help="YAML list of devices: to, options, name, env_file.")
 @click.option("--name", help="Of the deployment: its unit is sightline-NAME.  [default: the bundle's name]")
 @click.option(
-    "--env-file", type=_file, help="NAME=value lines, for ${NAME} in addresses; goes along, readable by its owner."
+    "--env-file", type=READ_FILE, help="NAME=value lines, for ${NAME} in addresses; goes along, readable by its owner."
 )
 @click.option("--wheels", type=click.Choice(["auto", "index", "carry"]), default="auto", show_default=True,
               help="From the device's index, or carried from here; auto: carried where it reaches none.")  # fmt: skip
-@click.option("--trial", type=click.FloatRange(0), default=1, show_default=True,
+@click.option("--trial", type=Number(0, 3600), default=1, show_default=True,
               help="Seconds of each of the benchmark's 5 rounds; 0 = the self-test alone.")  # fmt: skip
 @click.option("--new-token", is_flag=True, help="Of the live page, in place of the one that is there.")
 @click.option("--remove", is_flag=True, help="Take it all away again.")
-@click.option("--ssh-config", type=_file, help="Of ssh.  [default: ssh's own]")
+@click.option("--ssh-config", type=READ_FILE, help="Of ssh.  [default: ssh's own]")
 @click.option("--json", "as_json", is_flag=True, help="What became of each device, as one JSON object at the end.")
 def deploy(
     bundle: Path, options: tuple[str, ...], to: tuple[str, ...], inventory: Path | None, name: str | None,

@@ -15,16 +15,15 @@ from pathlib import Path
 import click
 
 from sightline.errors import ConfigError
-
-_file = click.Path(path_type=Path, exists=True, dir_okay=False)
+from sightline.options import NEW_FOLDER, READ, READ_FILE, READ_FOLDER, Whole
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; an older site is replaced.")
+@click.argument("bundle", type=READ)
+@click.option("--out", type=NEW_FOLDER, required=True, help="Folder; an older site is replaced.")
 @click.option("--scheme", help="Variant, with float input and output.  [default: static_int8_float_io, else what fits]")
 @click.option("--post", default="", metavar="ADDRESS", help="Where the page may send what it sees, if asked to.")
-@click.option("--runtime-dir", type=click.Path(path_type=Path, exists=True, file_okay=False),
+@click.option("--runtime-dir", type=READ_FOLDER,
               help="With LiteRT.js' archives.  [default: npm fetches them, once]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export_web(bundle: Path, out: Path, scheme: str | None, post: str, runtime_dir: Path | None, as_json: bool) -> None:
@@ -46,11 +45,11 @@ def export_web(bundle: Path, out: Path, scheme: str | None, post: str, runtime_d
 
 
 @click.command()
-@click.argument("site", type=click.Path(path_type=Path))
-@click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="0 = any.")
+@click.argument("site", type=READ)
+@click.option("--port", type=Whole(0, 65535), default=8443, show_default=True, help="0 = any.")
 @click.option("--address", default="0.0.0.0", show_default=True, help="Where it answers.")
-@click.option("--cert", type=_file, help="Certificate.  [default: one that is made, and kept]")
-@click.option("--key", type=_file, help="Key of it.")
+@click.option("--cert", type=READ_FILE, help="Certificate.  [default: one that is made, and kept]")
+@click.option("--key", type=READ_FILE, help="Key of it.")
 @click.option("--http", is_flag=True, help="Without TLS: the camera works on this machine alone, by localhost.")
 @click.option("--json", "as_json", is_flag=True, help="Print the address as one JSON object, instead of the QR code.")
 def serve_web(

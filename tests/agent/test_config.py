@@ -51,6 +51,16 @@ cameras:
         ("camera: {a: {source: x}}", "cameras"),
         ("cameras: {a: {source: x}}\nmax_age: 3", "unknown key 'max_age' (did you mean max_age_ms?)"),
         ("cameras: {a: {source: x}", "not valid YAML"),
+        ("cameras: {a: {source: x}, a: {source: y}}", "'a' is there twice"),
+        ("cameras: {1: {source: x}, '1': {source: y}}", "'1' is there twice"),
+        ("cameras: {a: {source: x, max_fps: 1.0e-320}}", "max_fps must be 0 or at least 0.001"),
+        ("cameras: {a: {source: x, max_fps: .nan}}", "camera a: max_fps: nan is not a finite number"),
+        ("cameras: {a: {source: x, motion: .inf}}", "camera a: motion: inf is not a finite number"),
+        ("cameras: {a: {source: true}}", "camera a: source: a text is needed"),
+        ("cameras: {a: {source: x}}\nmax_age_ms: -1", "max_age_ms must be at least 0"),
+        ("cameras: {a: {source: x}}\nmax_age_ms: .nan", "max_age_ms: nan is not a finite number"),
+        ("cameras: {a: {source: x}}\nmax_age_ms: 2026-13-45", "is read as a date"),
+        ("cameras: {a: {source: x}}\noptions: {on: [a], 'on': [b]}", "'on' is there twice"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, text: str, words: str) -> None:
@@ -102,6 +112,11 @@ options:
         ("[1]", "a mapping"),
         ("{output: {a: b}}", "does not fit"),
         ("{output: }", "does not fit"),
+        ("{output: 5}", "options: output: --output 5: a path is needed"),
+        ("{threshold: .nan}", "options: threshold: nan is not a finite number"),
+        ("{top: 2.7}", "options: top: 2.7 is not a whole number"),
+        ("{mqtt-pictures: .inf}", "options: mqtt-pictures: inf is not"),
+        ("{on: [[a]]}", "options: on: a list of texts is needed"),
     ],
 )
 def test_an_option_that_does_not_fit_is_named(options: str, words: str, bundle: Path, tmp_path: Path,

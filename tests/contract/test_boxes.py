@@ -245,6 +245,117 @@ def test_other_names_in_yolos_file_are_understood(tmp_path: Path) -> None:
         read_boxes(tmp_path)
 
 
+def _coco_with(**image: object) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        coco(root, GIVEN)
+        file = root / "annotations/instances.json"
+        document = json.loads(file.read_text())
+        document["images"][0] |= image
+        # 1e400 is JSON, and infinite in Python
+        file.write_text(json.dumps(document).replace("Infinity", "1e400"))
+
+    return write
+
+
+def _with(write: Callable[[Path, Given], None], name: str, content: bytes) -> Callable[[Path], None]:
+    def both(root: Path) -> None:
+        write(root, GIVEN)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+
+    return both
+
+
+def _names(names: str) -> Callable[[Path], None]:
+    return _with(yolo, "data.yaml", f"train: images\nval: images\nnames: {names}\n".encode())
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
+)
+SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
+    "COCO, a width that is a text": (_coco_with(width="abc"), "image 7: width 'abc' is no number of pixels"),
+    "COCO, a width without end": (_coco_with(width=float("inf")), "image 7: width inf is no number of pixels"),
+    "COCO, a name that is no text": (_coco_with(file_name=["a"]), "image 7: file_name"),
+    "COCO, a name with a zero byte": (_coco_with(file_name="a\0b.png"), "1 missing picture"),
+    "COCO, a name that is too long": (_coco_with(file_name="x" * 300), "1 missing picture"),
+    "COCO, a name of half a surrogate": (_coco_with(file_name="\ud800.png"), "1 missing picture"),
+    "COCO, nesting": (
+        _with(coco, "annotations/instances.json", b'{"images": [], "annotations": ' + b"[" * 200_000),
+        "nested too deep",
+    ),
+    "VOC, a coding that Python lacks": (
+        _with(voc, "Annotations/00.xml", b'<?xml version="1.0" encoding="x-none"?><annotation/>'),
+        "00.xml: not XML that can be read",
+    ),
+    "VOC, big5": (
+        _with(voc, "Annotations/00.xml", b'<?xml version="1.0" encoding="big5"?><annotation/>'),
+        "00.xml: not XML that can be read",
+    ),
+    "VOC, a split that is no UTF-8": (
+        _with(voc, "ImageSets/Main/train.txt", b"caf\xe9"),
+        "train.txt, line 1: not UTF-8",
+    ),
+    "YOLO, names: 5": (_names("5"), "names: a list of the classes"),
+    "YOLO, names: null": (_names(""), "names: a list of the classes"),
+    "YOLO, names by name": (_names("{a: b}"), "names: 'a' is no number of a class"),
+    "YOLO, names: yes": (_names("[yes, no]"), "the class name True is no text; put it in quotes"),
+    "YOLO, a date": (_names("[2026-11-25, cap]"), "line 3: 2026-11-25 is read as a date"),
+    "YOLO, a name twice": (_names("[cap, cap]"), "two classes are called 'cap'"),
+    "YOLO, aliases without end": (
+        _with(yolo, "data.yaml", f"{BOMB}names: *a9\ntrain: images\n".encode()),
+        "has more than",
+    ),
+    "YOLO, labels that are no UTF-8": (_with(yolo, "labels/00.txt", b"0 .5 .5\n\xff"), "00.txt, line 2: not UTF-8"),
+    "YOLO, a list that leads out": (
+        _with(yolo, "data.yaml", b"train: list.txt\nnames: [cap, no cap]\n"),
+        "list.txt, line 1: '../../etc/passwd' leads out of",
+    ),
+    "YOLO, another folder": (
+        _with(yolo, "data.yaml", b"train: /usr\nnames: [cap, no cap]\n"),
+        "is outside of",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_is_wrong_in_a_file_is_told_with_the_file(name: str, tmp_path: Path) -> None:
+    write, words = SPOILT[name]
+    write(tmp_path)
+    (tmp_path / "list.txt").write_text("../../etc/passwd\n")
+    with pytest.raises(DataError) as e:
+        read_boxes(tmp_path)
+    assert words in str(e.value), str(e.value)
+
+
+def test_numbers_that_are_not_finite_are_no_box(tmp_path: Path) -> None:
+    yolo(tmp_path, GIVEN)
+    (tmp_path / "labels/00.txt").write_text("0 nan 0.5 0.1 0.1\n0 inf 0.5 0.1 0.1\n")
+    assert Counter(p.kind for p in read_boxes(tmp_path, wrong="skip").problems) == {"unreadable": 2}
+
+
+def test_folders_that_are_called_as_files_are_no_annotations(tmp_path: Path) -> None:
+    yolo(tmp_path, GIVEN)
+    for name in ("x.xml", "y.json", "z.yaml", "images/p.png"):
+        (tmp_path / name).mkdir()
+    assert len(all_of(read_boxes(tmp_path))) == len(GIVEN)
+
+
+@pytest.mark.parametrize("name", ["../out.png", "/out.png", "a/../../out.png"])
+def test_a_picture_outside_of_the_folder_is_not_read(name: str, tmp_path: Path) -> None:
+    pictures(tmp_path, ["out.png"])
+    _coco_with(file_name=str(tmp_path / "out.png") if name == "/out.png" else name)(tmp_path / "data")
+    data = read_boxes(tmp_path / "data", wrong="skip")
+    assert [p.kind for p in data.problems] == ["missing picture"]
+    assert all((tmp_path / "data" / p.path).resolve().is_relative_to(tmp_path / "data") for p in all_of(data))
+
+
+def test_yolo_without_its_file_is_told(tmp_path: Path) -> None:
+    voc(tmp_path, GIVEN)
+    with pytest.raises(DataError, match=r"no data\.yaml"):
+        read_boxes(tmp_path, kind="yolo")
+
+
 def test_inspect_shows_what_a_folder_holds(tmp_path: Path, sightline: Sightline) -> None:
     yolo(tmp_path, {**GIVEN, "01.png": [*GIVEN["01.png"], ("cap", 70, 5, 20, 30)]})
     done = sightline("inspect", tmp_path, "--sheet", tmp_path / "sheet.png")

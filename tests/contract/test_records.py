@@ -26,6 +26,7 @@ class Lamp:
     colour: Literal["red", "blue"]
     bulb: Bulb
     tags: tuple[str, ...] = ()
+    sizes: tuple[float, ...] = ()
     note: str | None = None
     files: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +43,7 @@ FITS: dict[str, Any] = {"name": "desk", "watts": 7.5, "count": 2, "lit": True, "
 def test_a_record_that_fits_is_read() -> None:
     everything = {**FITS, "tags": ["a", "b"], "note": "new", "files": {"a": "b"}, "metrics": {"x": [1, {"y": None}]}}
     lamp = read_record(Lamp, everything, "lamp.yaml", ConfigError)
-    assert lamp == Lamp("desk", 7.5, 2, True, "red", BULB, ("a", "b"), "new", {"a": "b"}, {"x": [1, {"y": None}]})
+    assert lamp == Lamp("desk", 7.5, 2, True, "red", BULB, ("a", "b"), (), "new", {"a": "b"}, {"x": [1, {"y": None}]})
 
 
 def test_fields_with_a_default_may_be_absent_or_null_where_none_is_one() -> None:
@@ -62,6 +63,11 @@ def test_a_whole_number_is_a_number() -> None:
         ("name", None, "a text"),
         ("watts", "7", "a number"),
         ("watts", True, "a number"),
+        ("watts", float("nan"), "not a finite number"),
+        ("watts", float("inf"), "not a finite number"),
+        ("watts", 10**400, "not a finite number"),
+        ("sizes", [1.0, float("nan")], "not a finite number"),
+        ("sizes", [True], "a list of numbers"),
         ("count", 2.0, "a whole number"),
         ("count", True, "a whole number"),  # `threads: yes` must not become 1
         ("count", "2", "a whole number"),
