@@ -138,8 +138,7 @@ def _candidates(path: Path, schemes: Sequence[str]) -> list[Candidate]:
 
 
 def _seed(provenance: dict[str, Any]) -> int:
-    recipe = provenance.get("recipe")
-    return int(recipe.get("seed", 0)) if isinstance(recipe, dict) else 0
+    return int(provenance.get("recipe", {}).get("seed", 0))
 
 
 def read_pictures(

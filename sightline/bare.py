@@ -38,7 +38,7 @@ def bare_bundle(path: Path, hints: Hints = NO_HINTS, delegate: Delegate = "xnnpa
     found = recognize(content, str(path), hints, delegate)
     digest = sha256(content)
     manifest = Manifest(
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip(".-_") or "model",
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip(".-_")[:100] or "model",
         version=digest[:8],
         device="coral_usb" if delegate == "edgetpu" else "desktop",
         default=AS_IS,

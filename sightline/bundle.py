@@ -43,6 +43,29 @@ class Manifest:
     metrics: dict[str, Any]
     provenance: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        if not self.version.isprintable() or len(self.version) > 100:
+            raise ValueError(f"version {self.version[:100]!r}: up to 100 characters that can be shown are needed")
+        for scheme in self.variants:
+            if not isinstance(self.metrics.get(scheme) or {}, dict):
+                raise ValueError(f"metrics: a mapping is needed for {scheme}, found {self.metrics[scheme]!r:.100}")
+        evidence = self.metrics.get("evidence", [])
+        if not isinstance(evidence, list) or not all(isinstance(record, dict) for record in evidence):
+            raise ValueError("metrics: evidence must be a list of mappings")
+        check_provenance(self.provenance)
+
+
+def check_provenance(provenance: Mapping[str, Any]) -> None:
+    """Raises ValueError where what programs look into is of another type; the rest is for people."""
+    for key, kind, name in (("recipe", dict, "mapping"), ("dataset", dict, "mapping"), ("assumed", list, "list")):
+        if not isinstance(provenance.get(key, kind()), kind):
+            raise ValueError(f"provenance: {key} must be a {name}, not {provenance[key]!r:.100}")
+    if not all(isinstance(note, str) for note in provenance.get("assumed", [])):
+        raise ValueError("provenance: assumed must be a list of texts")
+    seed = provenance.get("recipe", {}).get("seed", 0)
+    if not isinstance(seed, int) or abs(seed) >= 2**63:
+        raise ValueError(f"provenance: the recipe's seed must be a whole number, not {seed!r:.100}")
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -139,7 +162,8 @@ def check_bundle_path(path: Path) -> None:
 def check_name(name: str, where: str) -> None:
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{where}: the name {name!r} must start with a letter or digit and have only letters, digits, '.', '_', '-'"
+            f"{where}: the name {name[:120]!r} must start with a letter or digit and have only letters, digits, '.', '_', "
+            "'-', 100 at most"
         )
 
 
@@ -167,6 +191,7 @@ def read_bundle(path: Path) -> Bundle:
         OutputSpec, {**document["output"], "labels": labels}, f"{where}: output", ModelError
     )
     manifest = read_record(Manifest, document, where, ModelError)
+    check_name(manifest.name, where)
     for scheme, file in manifest.variants.items():
         if file not in table:
             raise ModelError(f"{where}: the variant {scheme} names {file!r}, which is not among its files")

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from sightline.average_precision import Truth
+from sightline.bundle import check_provenance
 from sightline.decode import OutputSpec
 from sightline.documents import inside, parse_json, shortened
 from sightline.errors import ModelError
@@ -45,6 +46,9 @@ class RunManifest:
     output: OutputSpec
     metrics: dict[str, Any]
     provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_provenance(self.provenance)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -17,6 +18,7 @@ from sightline.datasets import ClassFolders, read_class_folders
 from sightline.errors import ConfigError, DataError, InputError, ModelError
 from sightline.options import NEW_FOLDER, READ, SEED, Number, Whole
 from sightline.preprocess import InputSpec
+from sightline.records import read_record
 from sightline.run_folder import Run, read_run
 
 if TYPE_CHECKING:
@@ -205,17 +207,33 @@ def _tell(pictures: ClassFolders | BoxedPictures) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Inherited:
+    """What fine-tuning takes from a run's recipe."""
+
+    arch: str
+    batch: int
+    augment: Literal["none", "light", "default", "strong"]
+    flip: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.batch < 2:
+            raise ValueError(f"batch must be at least 2, not {self.batch}")
+
+
 def _open_parent(path: Path) -> Run:
     run = read_run(path)
     recipe = run.manifest.provenance.get("recipe")
-    missing = (
-        sorted({"arch", "batch", "augment", "flip", "seed"} - recipe.keys()) if isinstance(recipe, dict) else ["all"]
-    )
+    known = set(Inherited.__dataclass_fields__)
+    missing = sorted(known - recipe.keys()) if isinstance(recipe, dict) else ["all"]
     if missing:
         raise ModelError(
             f"{path}: does not say how it was trained (model.json: provenance.recipe lacks {', '.join(missing)}): "
             "only a run of `sightline train` can be trained on"
         )
+    where = f"{path / 'model.json'}: provenance.recipe"
+    read_record(Inherited, {key: value for key, value in recipe.items() if key in known}, where, ModelError)
     return run
 
 
