@@ -162,8 +162,8 @@ def check_bundle_path(path: Path) -> None:
 def check_name(name: str, where: str) -> None:
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{where}: the name {name[:120]!r} must start with a letter or digit and have only letters, digits, '.', '_', "
-            "'-', 100 at most"
+            f"{where}: the name {name[:120]!r} must start with a letter or digit and have only letters, digits, '.', "
+            "'_', '-', 100 at most"
         )
 
 
