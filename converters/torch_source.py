@@ -19,6 +19,7 @@ from converters.noise import to_log
 from converters.rewrite import rewritten
 from converters.source import Say, silent
 from sightline.errors import ModelError, reason
+from sightline.program_file import checked_program
 
 TITLE = "PyTorch"
 
@@ -79,7 +80,8 @@ def save_module(module: nn.Module, path: Path, height: int, width: int) -> None:
 
 
 def open_program(content: bytes, name: str) -> torch.export.ExportedProgram:
-    """A .pt2 file's program. Raises ModelError."""
+    """A .pt2 file's program, opened as data. Raises ModelError."""
+    content = checked_program(content, name)
     log = Path()
     try:
         with to_log() as log:

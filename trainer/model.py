@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sightline.errors import ConfigError, DataError, ModelError, reason
+from sightline.program_file import checked_program
 from sightline.run_folder import Run
 
 
@@ -170,7 +171,9 @@ def load_program(model: nn.Module, run: Run) -> None:
     where = f"{run.path / 'model.pt2'}"
     content = run.read("model.pt2")
     try:
-        state = torch.export.load(io.BytesIO(content)).state_dict
+        state = torch.export.load(io.BytesIO(checked_program(content, where))).state_dict
+    except ModelError:
+        raise
     except Exception as e:  # zipfile's, json's, torch's own
         raise ModelError(f"{where}: not a program that torch.export saved: {reason(e)}") from None
     try:
