@@ -21,7 +21,17 @@ import numpy as np
 import tensorflow as tf
 
 WANTED = "one picture in RGB, float32 [batch, height, width, 3]"
-SAVED_MODEL = "save it with `model.export(FOLDER)`, and convert that SavedModel, which needs no code"
+SAVED_MODEL = "save it with `model.export(FOLDER)` where its code is, and convert that SavedModel"
+# ops by which a graph reaches files, other machines or Python: while TensorFlow loads it, or while it runs
+REACHING = {
+    "WriteFile", "ReadFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc", "Save", "SaveSlices",
+    "SaveV2", "MergeV2Checkpoints", "LoadDataset", "SaveDataset", "SaveDatasetV2", "SnapshotDataset",
+    "SnapshotDatasetV2", "SnapshotDatasetReader", "DistributedSave", "DatasetToTFRecord",
+    "ExperimentalDatasetToTFRecord", "SqlDataset", "TFRecordDataset", "TFRecordDatasetV2", "TextLineDataset",
+    "FixedLengthRecordDataset", "CSVDataset", "WholeFileReader", "WholeFileReaderV2", "PrintV2",
+    "CreateSummaryFileWriter", "CreateSummaryDbWriter", "Rpc", "TryRpc", "RpcCall", "RpcServer", "RpcClient",
+    "DebugIdentity", "DebugIdentityV2", "DebugIdentityV3", "DebugNanCount", "DumpGraph", "WriteRawProtoSummary",
+}  # fmt: skip
 
 
 class Refused(Exception):
@@ -78,7 +88,10 @@ def read(path: Path) -> tuple[Any, Any]:
 
 def saved_model(path: Path) -> tuple[Any, tuple[int, int, int], Any]:
     try:
+        check_reach(path)
         owner = tf.saved_model.load(str(path))
+    except Refused:
+        raise
     except Exception as e:
         raise Refused(f"not a SavedModel that TensorFlow can load: {first_line(e)}") from None
     if "serving_default" not in owner.signatures:
@@ -92,6 +105,47 @@ def saved_model(path: Path) -> tuple[Any, tuple[int, int, int], Any]:
     if len(given) != 1:
         raise Refused(f"gives {len(given)} outputs ({', '.join(given)}); needed is one, the scores of the classes")
     return lambda x: signature(**{name: x})[given[0]], shape, owner
+
+
+def check_reach(path: Path) -> None:
+    """Refuse a SavedModel that would reach files, other machines or Python, when it is loaded or when it runs."""
+    from tensorflow.python.saved_model.loader_impl import parse_saved_model
+
+    for graph in parse_saved_model(str(path)).meta_graphs:
+        functions = {f.signature.name: f for f in graph.graph_def.library.function}
+        if graph.HasField("object_graph_def"):
+            nodes: list[Any] = []
+            names = set(graph.object_graph_def.concrete_functions)
+        else:  # of TensorFlow 1: what its signatures compute, one of which prepares it
+            nodes, names = list(needed(graph)), set[str]()
+        done = set[str]()
+        while nodes or names - done:
+            for node in nodes:
+                if node.op in REACHING:
+                    raise Refused(
+                        f"reaches out of itself with TensorFlow's {node.op} (node {node.name!r}), and is not opened; "
+                        "export it without that"
+                    )
+                names.add(node.op)
+                for value in node.attr.values():
+                    names |= {value.func.name, *(f.name for f in value.list.func)}
+            following = (names - done) & functions.keys()
+            done |= names
+            nodes = [node for name in following for node in functions[name].node_def]
+
+
+def needed(graph: Any) -> Any:
+    """The nodes that any signature, or what is run after loading, depends on."""
+    known = {node.name: node for node in graph.graph_def.node}
+    todo = [t.name for s in graph.signature_def.values() for t in s.outputs.values()]
+    todo += [name for c in graph.collection_def.values() for name in c.node_list.value]
+    seen = set[str]()
+    while todo:
+        name = todo.pop().lstrip("^").split(":")[0]
+        if name in known and name not in seen:
+            seen.add(name)
+            todo += known[name].input
+            yield known[name]
 
 
 def keras_model(path: Path) -> tuple[Any, tuple[int, int, int], Any]:

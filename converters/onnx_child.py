@@ -8,6 +8,7 @@ What the model lacks goes to FOLDER/error.txt, with exit code 2; any other failu
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -93,6 +94,8 @@ def read(path: Path) -> onnx.ModelProto:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         where = {e.key: e.value for e in tensor.external_data}
+        if os.path.normpath(where.get("location", "..")).split("/")[0] in ("", ".."):
+            raise Refused(f"its weights are in {where.get('location')!r}, which is outside of its folder")
         file = path.parent / where["location"]
         if not file.is_file():
             raise Refused(f"its weights are in {where['location']!r}, which is not beside it: {file} is missing")

@@ -159,9 +159,9 @@ def check_bundle_path(path: Path) -> None:
         raise InputError(f"{path}: exists and is not a bundle; it is left alone. Give another --out")
 
 
-def check_name(name: str, where: str) -> None:
+def check_name(name: str, where: str, error: type[InputError] = InputError) -> None:
     if not _NAME.fullmatch(name):
-        raise InputError(
+        raise error(
             f"{where}: the name {name[:120]!r} must start with a letter or digit and have only letters, digits, '.', "
             "'_', '-', 100 at most"
         )
@@ -191,7 +191,7 @@ def read_bundle(path: Path) -> Bundle:
         OutputSpec, {**document["output"], "labels": labels}, f"{where}: output", ModelError
     )
     manifest = read_record(Manifest, document, where, ModelError)
-    check_name(manifest.name, where)
+    check_name(manifest.name, where, ModelError)
     for scheme, file in manifest.variants.items():
         if file not in table:
             raise ModelError(f"{where}: the variant {scheme} names {file!r}, which is not among its files")

@@ -30,10 +30,13 @@ _PYTHON_OP = re.compile(
 )
 _NAME = re.compile(r"\w*", re.ASCII)
 _DOTTED = re.compile(r"[\w.:<> -]*")
+# of sizes, as sympy writes and torch prints them: `s77 + 1`, `LessThan(Symbol('u0', integer=True), Integer(5))`
 _EXPRESSION = re.compile(
-    r"([a-z]{1,3}\d+(?!\w)|FloorDiv|ModularIndexing|Where|PythonMod|Mod|CleanDiv|CeilToInt|FloorToInt|CeilDiv|LShift|RShift"
-    r"|TruncToInt|TruncToFloat|ToFloat|IntTrueDiv|FloatTrueDiv|RoundToInt|PowByNatural|Max|Min|Eq|Ne|And|Or|Not|True"
-    r"|False|int_oo|oo|\d{1,19}(\.\d{1,19})?(?![\d.])|\*\*[2-4]\b|[ (),+/<>=&|~-]|\*(?!\*))*",
+    r"(Symbol\('[a-z]{1,3}\d+'(, \w{1,20}=True)*\)|[a-z]{1,3}\d+(?!\w)|FloorDiv|ModularIndexing|Where|PythonMod|Mod"
+    r"|CleanDiv|CeilToInt|FloorToInt|CeilDiv|LShift|RShift|TruncToInt|TruncToFloat|ToFloat|IntTrueDiv|FloatTrueDiv"
+    r"|RoundToInt|PowByNatural|Max|Min|Integer|Float|Rational|Add|Mul|Pow|Eq|Ne|Equality|Unequality|LessThan|GreaterThan"
+    r"|StrictLessThan|StrictGreaterThan|And|Or|Not|True|False|true|false|int_oo|oo"
+    r"|\d{1,19}(\.\d{1,19})?(?![\d.])|\*\*[2-4]\b|[ (),+/<>=&|~-]|\*(?!\*))*",
     re.ASCII,
 )
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")

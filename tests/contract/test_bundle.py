@@ -154,6 +154,17 @@ def test_a_file_that_the_manifest_does_not_list_is_no_part_of_it(path: Path) -> 
         (lambda d: d["variants"].update(float16="lamp.float16.tflite"), "'lamp.float16.tflite', which is not among"),
         (lambda d: d["variants"].update(float16=3), "variants: a mapping of texts to texts"),
         (lambda d: d["files"].pop("labels.txt"), r"lists no labels\.txt"),
+        (lambda d: d.update(name="../lamp"), r"the name '\.\./lamp' must start with"),
+        (lambda d: d.update(version="\x1b[31m"), "characters that can be shown are needed"),
+        (lambda d: d.update(metrics="text"), "metrics: a mapping of texts is needed"),
+        (lambda d: d["metrics"].update(float32="text"), "metrics: a mapping is needed for float32, found 'text'"),
+        (lambda d: d["metrics"].update(evidence={}), "metrics: evidence must be a list of mappings"),
+        (lambda d: d["metrics"].update(evidence=[1]), "metrics: evidence must be a list of mappings"),
+        (lambda d: d["provenance"].update(assumed=5), "provenance: assumed must be a list, not 5"),
+        (lambda d: d["provenance"].update(assumed=[5]), "provenance: assumed must be a list of texts"),
+        (lambda d: d["provenance"].update(recipe="r"), "provenance: recipe must be a mapping, not 'r'"),
+        (lambda d: d["provenance"].update(recipe={"seed": "x"}), "seed must be a whole number, not 'x'"),
+        (lambda d: d["output"].update(threshold=float("nan")), "output: threshold: nan is not a finite number"),
         (lambda d: d["files"].update({"../x": d["files"]["golden.npz"]}), "'../x' is not the plain name"),
         (lambda d: d["files"].update({"/etc/passwd": d["files"]["golden.npz"]}), "'/etc/passwd' is not the plain name"),
     ],
@@ -165,6 +176,21 @@ def test_a_manifest_that_is_not_understood_to_the_last_key_is_refused(
     with pytest.raises(ModelError, match=message) as e:
         read_bundle(path)
     assert str(path / "manifest.json") in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"schema": 1, "name": "\\ud800"}', "holds what cannot be written"),
+        (b"[" * 200_000, "it is nested too deep"),
+        (b'{"schema": 1, "a": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    ],
+    ids=["half a surrogate", "nesting", "digits"],
+)
+def test_a_manifest_that_no_one_could_have_written_is_damaged(path: Path, content: bytes, message: str) -> None:
+    (path / "manifest.json").write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        read_bundle(path)
 
 
 @pytest.mark.parametrize(

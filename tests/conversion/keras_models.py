@@ -34,9 +34,33 @@ def main() -> None:
     module = tf.Module()
     module.go = tf.function(lambda x: x, input_signature=[tf.TensorSpec((None, 16, 16, 3), name="x")])
     tf.saved_model.save(module, folder / "other_signature", signatures={"go": module.go})
+    writes(folder / "writes", folder / "it-ran")
     (folder / "broken").mkdir()
     (folder / "broken" / "saved_model.pb").write_bytes(b"no protobuf")
     (folder / "cut.keras").write_bytes((folder / "net.keras").read_bytes()[:-2000])
+
+
+class Table(tf.lookup.experimental.DenseHashTable):
+    """Whose preparation, which loading runs, writes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = str(mark)
+        super().__init__(tf.int64, tf.int64, default_value=-1, empty_key=-2, deleted_key=-3)
+
+    def _initialize(self) -> None:
+        if not tf.executing_eagerly():
+            tf.io.write_file(self.mark, "written at load")
+
+
+def writes(folder: Path, mark: Path) -> None:
+    module = tf.Module()
+    module.table = Table(mark)
+
+    def go(x: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(x, (1, 2))
+
+    module.go = tf.function(go, input_signature=[tf.TensorSpec((None, 16, 16, 3), name="x")])
+    tf.saved_model.save(module, folder, signatures={"serving_default": module.go})
 
 
 class Own(layers.Layer):

@@ -51,6 +51,7 @@ REFUSED = {
     "only.weights.h5": r"holds weights alone; save the whole model",
     "cut.keras": r"not a model that Keras \S+ can load: .",
     "other_signature": r"has no signature 'serving_default' \(it has: go\)",
+    "writes": r"reaches out of itself with TensorFlow's WriteFile .*and is not opened",
     "broken": r"not a SavedModel that TensorFlow can load: .",
 }
 
@@ -98,6 +99,10 @@ def said(models: Path) -> dict[str, str]:
 def test_what_cannot_be_converted_is_refused_with_the_reason(said: dict[str, str], name: str) -> None:
     with pytest.raises(ModelError, match=REFUSED[name]):
         raise ModelError(said[name])
+
+
+def test_loading_a_saved_model_writes_nothing(said: dict[str, str], models: Path) -> None:
+    assert "writes" in said and not (models / "it-ran").exists()
 
 
 def test_an_h5_file_is_the_same_model(said: dict[str, str]) -> None:

@@ -21,7 +21,9 @@ from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle
 from sightline.datasets import read_class_folders, read_frames
 from sightline.errors import DataError, InputError, IntegrityError, ModelError
+from sightline.files import file_table
 from sightline.preprocess import InputSpec
+from sightline.run_folder import read_run
 from tests.conftest import LABELS, SIZE, write_coloured
 from tests.conversion.helpers import Calls, rewrite, save_program, tree
 from tests.models import ColourNet
@@ -240,6 +242,31 @@ def test_a_run_whose_program_is_not_what_it_says_is_refused(
     with pytest.raises(ModelError):
         convert(run, tmp_path / "c.bundle", device="desktop")
     assert not (tmp_path / "c.bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"[]", "not what a training leaves"),
+        (b"[" * 100_000, "it is nested too deep"),
+        (b'{"root": 5, "files": []}', "not what a training leaves"),
+        (b'{"root": "/data", "files": 5}', "not what a training leaves"),
+        (b'{"root": "/data", "files": [["../../etc/passwd", 0]]}', "'../../etc/passwd', leads out of"),
+        (b'{"root": "/data", "files": [["/etc/passwd", 0]]}', "'/etc/passwd', leads out of"),
+        (b'{"root": "/data", "files": [["a.png", 3]]}', "file 1: neither one of 3 classes"),
+        (b'{"root": "/data", "files": [["a.png", "x"]]}', "file 1: neither one of 3 classes"),
+        (b'{"root": "/data", "files": [["a.png", [[0, 1, 2, NaN, 4]]]]}', "file 1: neither one of 3 classes"),
+        (b'{"root": "/data", "files": [["a.png", [[0, 1, 2]]]]}', "file 1: neither one of 3 classes"),
+    ],
+)
+def test_held_out_pictures_that_are_none_are_refused(
+    run_folder: Path, tmp_path: Path, content: bytes, why: str
+) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    (run / "heldout.json").write_bytes(content)
+    rewrite(run, lambda d: d["files"].update(file_table({"heldout.json": content})))
+    with pytest.raises(ModelError, match=why):
+        read_run(run).heldout()
 
 
 def test_other_pictures_calibrate_when_they_are_given(run_folder: Path, pictures: Path, tmp_path: Path) -> None:

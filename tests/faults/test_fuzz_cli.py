@@ -1,0 +1,63 @@
+"""Bad input for the whole command line: a short, seeded part of what `python -m benchmarks.fuzz_cli` tries."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from sightline import cli
+
+CASES = 120
+
+
+def test_no_bad_input_ends_in_a_fault(bundle: Path, run_folder: Path, pictures: Path) -> None:
+    """Of the commands that need no PyTorch; each case is a forked process, some 50 ms."""
+    given = ["--bundle", str(bundle), "--run", str(run_folder), "--pictures", str(pictures)]
+    command = [sys.executable, "-m", "benchmarks.fuzz_cli", "--seed", "7", "--cases", str(CASES), "--light", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["faults"] == 0 and done.returncode == 0, done.stdout
+    assert figures["cases"] == CASES and figures["exit_codes"]["2"] > CASES / 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/closed/x"), 2, "error: /closed/x: Permission denied"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), 2, "File name too long"),
+        (OSError(errno.ENOSPC, "No space left on device", "/full/x"), 3, "error: /full/x: No space left on device"),
+        (OSError(errno.EIO, "Input/output error"), 3, "error: Input/output error"),
+        (MemoryError(), 3, "too little memory"),
+        (OSError("of a library"), 1, "internal error: OSError: of a library"),
+        (ValueError("a fault of ours"), 1, "internal error: ValueError: a fault of ours"),
+        (UnicodeEncodeError("utf-8", "x", 0, 1, "a fault of ours"), 1, "internal error: UnicodeEncodeError"),
+        (RecursionError("a fault of ours"), 1, "internal error: RecursionError"),
+    ],
+)
+def test_what_nobody_caught_says_whose_fault_it_is(
+    error: Exception, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr(cli.Group, "get_command", lambda *_: click.Command("devices", callback=fails))
+    monkeypatch.setattr("sys.argv", ["sightline", "devices"])
+    with pytest.raises(SystemExit) as e:
+        cli.main()
+    assert e.value.code == code
+    assert words in capsys.readouterr().err
+
+
+def test_an_argument_that_is_no_utf8_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sightline", "inspect", "caf\udce9"])
+    with pytest.raises(SystemExit) as e:
+        cli.main()
+    assert e.value.code == 2 and "is not UTF-8 text" in capsys.readouterr().err
