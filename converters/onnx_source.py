@@ -6,6 +6,7 @@ apart, in its cache, for the Python 3.12 or later that it needs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -104,7 +105,8 @@ def _python(uv: str) -> str:
 def _candidates(uv: str) -> Iterator[str]:
     yield sys.executable
     folders = [Path(p) for p in os.environ.get("PATH", "").split(os.pathsep) if p]
-    folders += Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser().glob("versions/*/bin")
+    with contextlib.suppress(RuntimeError):  # a user without a home folder
+        folders += Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv").glob("versions/*/bin")
     for version in _PYTHONS:
         yield from (str(f / f"python{version}") for f in folders if os.access(f / f"python{version}", os.X_OK))
         done = subprocess.run(

@@ -16,6 +16,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from sightline.documents import home
 from sightline.errors import ConfigError
 from sightline.files import write_secret
 
@@ -105,4 +106,4 @@ def _digest(token: str, salt: str) -> str:
 
 def _default_file() -> Path:
     state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    return (Path(state) if state else Path.home() / ".config" / "sightline") / "page-token"
+    return (Path(state) if state else home("--page-token-file") / ".config" / "sightline") / "page-token"

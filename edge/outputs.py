@@ -22,6 +22,7 @@ from edge.sinks import JsonLines, Rotation, Sink
 from edge.snapshots import Snapshots, slug
 from edge.wanted import What
 from edge.zones import Counter, Place, parse_place
+from sightline.documents import home
 from sightline.errors import ConfigError
 from sightline.predictions import ModelId, Result
 
@@ -192,7 +193,7 @@ def _outbox(path: Path | None, name: str) -> Path:
     if path:
         return path
     state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    folder = Path(state) if state else Path.home() / ".local" / "state" / "sightline" / slug(name)
+    folder = Path(state) if state else home("--outbox") / ".local" / "state" / "sightline" / slug(name)
     return folder / "outbox.sqlite"
 
 

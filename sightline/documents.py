@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import InputError
+from sightline.errors import ConfigError, InputError
 
 
 def read_bytes(path: Path, error: type[InputError], most: int | None = None) -> bytes:
@@ -49,6 +49,14 @@ def inside(folder: Path, name: str) -> Path | None:
     whoever owns the folder has made them."""
     plain = os.path.normpath(name)
     return None if plain.split("/")[0] in ("", "..") else folder / plain
+
+
+def home(instead: str) -> Path:
+    """This user's folder. A container's user may have none: ConfigError, which names the option to give instead."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ConfigError(f"this user has no home folder: set HOME, or give {instead}") from None
 
 
 def parse_json(data: bytes | str) -> Any:

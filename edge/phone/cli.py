@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from sightline.documents import home
 from sightline.errors import ConfigError
 from sightline.options import NEW_FOLDER, READ, READ_FILE, READ_FOLDER, Whole
 
@@ -68,7 +69,7 @@ def serve_web(
     name = "localhost" if http else addresses()[0] if address in ("0.0.0.0", "::") else address
     tls = None
     if not http:
-        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "sightline"
+        state = Path(os.environ.get("XDG_STATE_HOME") or home("--cert and --key") / ".local/state") / "sightline"
         names = [*addresses(), "127.0.0.1", "localhost", f"{socket.gethostname().partition('.')[0]}.local"]
         tls = (cert, key) if cert and key else certificate(state, list(dict.fromkeys(names)))
     server = make_server(site, address, port, policy, tls)

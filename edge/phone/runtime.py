@@ -12,6 +12,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from sightline.documents import home
 from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_file
 
@@ -86,7 +87,7 @@ def _checked(content: bytes, digest: str, where: Path) -> bytes:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline" / "litertjs"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home("--runtime-dir") / ".cache") / "sightline" / "litertjs"
 
 
 def _members(archive: bytes) -> dict[str, bytes]:

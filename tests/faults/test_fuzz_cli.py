@@ -11,15 +11,17 @@ from pathlib import Path
 import click
 import pytest
 
+from edge import access, outputs
 from sightline import cli
+from sightline.errors import ConfigError
 
-CASES = 120
+CASES = 60
 
 
 def test_no_bad_input_ends_in_a_fault(bundle: Path, run_folder: Path, pictures: Path) -> None:
     """Of the commands that need no PyTorch; each case is a forked process, some 50 ms."""
     given = ["--bundle", str(bundle), "--run", str(run_folder), "--pictures", str(pictures)]
-    command = [sys.executable, "-m", "benchmarks.fuzz_cli", "--seed", "7", "--cases", str(CASES), "--light", *given]
+    command = [sys.executable, "-m", "benchmarks.fuzz_cli", "--seed", "8", "--cases", str(CASES), "--light", *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["faults"] == 0 and done.returncode == 0, done.stdout
@@ -52,6 +54,47 @@ def test_what_nobody_caught_says_whose_fault_it_is(
         cli.main()
     assert e.value.code == code
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("run x --threshold nan", "nan is not a finite number"),
+        ("run x --max-fps nan", "nan is not a finite number"),
+        ("run x --max-fps 1e-320", "neither 0 nor at least 0.001"),
+        ("run x --motion nan", "nan is not a finite number"),
+        ("run x --mqtt-pictures nan", "nan is not a finite number"),
+        ("run x --mqtt-pictures inf", "is not in the range"),
+        ("run x --outbox /", "--outbox /: is a folder; a file is needed"),
+        ("run x --frames 99999999999999999999", "is not in the range"),
+        ("bench x --noise nan", "nan is not a finite number"),
+        ("bench x --sustained inf", "is not in the range"),
+        ("convert x --device desktop --out y.bundle --max-drop nan", "nan is not a finite number"),
+        ("train x --out y --learning-rate nan", "nan is not a finite number"),
+        ("train x --out y --seed -1", "is not in the range"),
+        ("deploy x --to a@b --trial nan", "nan is not a finite number"),
+    ],
+)
+def test_a_number_that_no_comparison_finds_is_refused(
+    arguments: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sightline", *arguments.split()])
+    with pytest.raises(SystemExit) as e:
+        cli.main()
+    assert e.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_is_told_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", without)
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(ConfigError, match="no home folder: set HOME, or give --outbox"):
+        outputs._outbox(None, "x")
+    with pytest.raises(ConfigError, match="or give --page-token-file"):
+        access._default_file()
 
 
 def test_an_argument_that_is_no_utf8_is_refused(
