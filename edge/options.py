@@ -93,7 +93,11 @@ def page_options(command: Callable[..., None]) -> Callable[..., None]:
                 show_default=True,
                 help="Where it answers; any other, such as 0.0.0.0, demands a token.",
             ),
-            click.option("--page-host", multiple=True, help="A name that it may be called by; repeatable."),
+            click.option(
+                "--page-host",
+                multiple=True,
+                help="Its name elsewhere, or https://NAME at a proxy: demands a token; repeatable.",
+            ),
             click.option("--page-cert", type=READ_FILE, help="Certificate, for https."),
             click.option("--page-key", type=READ_FILE, help="Key of it."),
             click.option("--page-token-file", type=NEW_FILE, help="Where the token's hash is kept."),

@@ -34,7 +34,7 @@ from edge.tally import Tally
 from edge.watchdog import Watchdog
 from sightline.bare import read_for
 from sightline.device import DeviceConfig
-from sightline.errors import ConfigError, DeviceError
+from sightline.errors import ConfigError, DeviceError, SightlineError
 from sightline.files import write_file
 
 if TYPE_CHECKING:
@@ -191,9 +191,16 @@ def run_agent(
             observers.append(page.observe)
             click.echo(f"live page: {web.url}", err=True)
 
+        def show_page_later() -> None:
+            try:
+                show_page(0.5)
+            except SightlineError as e:
+                click.echo(f"warning: no live page: {e}", err=True)
+
         # it costs 20 ms, which the first prediction need not wait for
-        if o["page"] and o["page_port"] is None and o["page_address"] == "127.0.0.1":
-            showing = threading.Thread(target=show_page, args=(0.5,), name="page opener", daemon=True)
+        risky = ("page_host", "page_cert", "page_key", "new_page_token")  # with which something may be wrong
+        if o["page"] and o["page_port"] is None and o["page_address"] == "127.0.0.1" and not any(map(o.get, risky)):
+            showing = threading.Thread(target=show_page_later, name="page opener", daemon=True)
             showing.start()
         elif o["page"]:
             show_page(0)
@@ -314,23 +321,22 @@ def _info(device: str, model: Model, sources: list[str]) -> dict[str, Any]:
 
 def _served(page: Page, o: Mapping[str, Any]) -> Web:
     from edge.access import access_for
+    from edge.server import server_tls
     from edge.web import Web  # http.server costs 20 ms, which `--no-page` need not pay
 
     address = o["page_address"]
     access, token = access_for(
         address, o["page_host"], tls=bool(o["page_cert"]), token_file=o["page_token_file"], new=o["new_page_token"]
     )
-    tls = None
-    if o["page_cert"]:
-        import ssl
-
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            tls.load_cert_chain(o["page_cert"], o["page_key"])
-        except (OSError, ssl.SSLError) as e:
-            raise ConfigError(f"--page-cert, --page-key: {e.strerror or e}") from None
-    elif not access.local:
-        click.echo("warning: without --page-cert others on the network can read the page and its token", err=True)
+    if o["page_key"] and not o["page_cert"]:
+        raise ConfigError("--page-key: goes with --page-cert")
+    tls = server_tls(o["page_cert"], o["page_key"], "--page-cert, --page-key") if o["page_cert"] else None
+    if not access.encrypted:
+        click.echo(
+            "warning: without --page-cert others on the network can read the page and its token; behind a proxy that "
+            "speaks HTTPS: --page-address 127.0.0.1 --page-host https://NAME",
+            err=True,
+        )
     if token:
         click.echo(f"the page's token, shown this once: {token}", err=True)
     port = o["page_port"]

@@ -1,4 +1,4 @@
-"""A server of threads, whose limits a bad client meets before the agent does."""
+"""A server of threads, whose limits a bad client meets before the agent does; and its certificate."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
-from edge.access import Access
-from edge.page import Page
+from sightline.errors import ConfigError
 
 CONNECTIONS = 64
 HEAD_BYTES = 16 << 10
 HEAD_S = 10.0  # for a whole request, however slowly it is sent
 SEND_S = 10.0  # for a client to take what it asked for
+# a client that went away without a word (a cable, a battery) is noticed after 25 s, also while it is sent nothing
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 
 
 class Server(ThreadingHTTPServer):
@@ -24,19 +27,21 @@ class Server(ThreadingHTTPServer):
     request_queue_size = CONNECTIONS
 
     def __init__(
-        self,
-        address: str,
-        port: int,
-        handler: type[BaseHTTPRequestHandler],
-        page: Page,
-        access: Access,
-        tls: ssl.SSLContext | None,
+        self, address: str, port: int, handler: Callable[..., BaseHTTPRequestHandler], tls: ssl.SSLContext | None
     ) -> None:
+        """handler: its class, or a partial of it. Raises OSError."""
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.page, self.access, self._tls = page, access, tls
-        self.viewers = 0
+        self._tls = tls
         self._room = threading.BoundedSemaphore(CONNECTIONS)
         super().__init__((address, port), handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, client_address = super().get_request()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            if hasattr(socket, option):  # Linux has them all
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        return connection, client_address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._room.acquire(blocking=False):
@@ -60,6 +65,43 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that went away in the middle of a picture is no error."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """What every server here has in common: the limits of a request."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = SEND_S
+    server_version, sys_version = "Sightline", ""
+    error_content_type, error_message_format = "text/plain", "%(message)s\n"
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile: Any = Wire(self.connection)
+
+    def handle_one_request(self) -> None:
+        self.rfile.begin()
+        try:
+            super().handle_one_request()
+        except http.client.HTTPException:  # a first line without end; of the rest http.server says it
+            self.requestline, self.request_version, self.command = "", "HTTP/1.0", ""
+            self.close_connection = True
+            self.send_error(431)
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # a body that nobody reads must not be taken for the next request
+        return True
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Of http.server's own: a method that nobody knows is no fault of the server's."""
+        super().send_error(405 if code == 501 else code, message, explain)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are not logged: stderr belongs to the agent."""
 
 
 class Wire:
@@ -109,3 +151,46 @@ class Wire:
         data = bytes(self._buffer[:end])
         del self._buffer[:end]
         return data
+
+
+def read_now(connection: socket.socket) -> bytes | None:
+    """What the other side said, at most 4 KB; None = nothing yet, b"" = it is gone. Sets no time-out of its own."""
+    patience = connection.gettimeout()
+    connection.setblocking(False)
+    try:
+        return connection.recv(4096)
+    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        return None
+    except OSError:
+        return b""
+    finally:
+        connection.settimeout(patience)
+
+
+def server_tls(certificate: Path, key: Path | None, options: str) -> ssl.SSLContext:
+    """key: None = it stands in the same file. options: how the two are called in an error. Raises ConfigError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except ssl.SSLError as e:
+        what = (
+            "the key is not the certificate's" if e.reason == "KEY_VALUES_MISMATCH" else "no certificate and key in PEM"
+        )
+        raise ConfigError(f"{options}: {what} ({e.reason or e})") from None
+    except OSError as e:
+        raise ConfigError(f"{options}: cannot be read: {e.strerror}") from None
+    except _EncryptedError:
+        raise ConfigError(
+            f"{options}: the key is encrypted, and nobody is there to type its password; "
+            f"`openssl pkey -in {key or certificate} -out plain.key` writes one without"
+        ) from None
+    return context
+
+
+class _EncryptedError(Exception):
+    pass
+
+
+def _no_password() -> NoReturn:
+    """OpenSSL would ask on the terminal."""
+    raise _EncryptedError

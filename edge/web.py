@@ -6,33 +6,29 @@ Routes and their answers are described by site/openapi.json; a test holds them t
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
-import select
-import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from http.cookies import CookieError, SimpleCookie
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from edge.access import Access
 from edge.monitor import Monitor, Problems
-from edge.page import Channel, Listener, Page
-from edge.server import SEND_S, Server, Wire
-from sightline.errors import ConfigError
+from edge.page import Page
+from edge.server import Handler, Server, read_now
+from sightline.errors import ConfigError, DeviceError
 from sightline.predictions import SCHEMA_FILE
 
 VIEWERS = 16  # open streams; one more is told to wait
 BODY_BYTES = 1 << 10
 EVENTS_PER_SECOND = 12
 SNAPSHOT_S = 3.0
-COOKIE = "sightline"
+HEARTBEAT_S = 15.0  # between two images of a stream: less than what proxies wait for
+_PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")  # a proxy's
 _SITE = Path(__file__).with_name("site")
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -76,12 +72,14 @@ class Web:
         """port: 0 = any that is free. Raises ConfigError."""
         self.page = page
         try:
-            self._server = Server(address, port, _Handler, page, access or Access(), tls)
+            self._server = _Server(address, port, _Handler, tls)
         except OSError as e:
             what = f"--page-port {port}: {e.strerror}; give another one, or 0 for any that is free"
             raise ConfigError(what if address == "127.0.0.1" else f"--page-address {address}, {what}") from None
+        self._server.page, self._server.access = page, access or Access()
         self.port = int(self._server.server_address[1])
-        name = f"[{address}]" if ":" in address else "127.0.0.1" if address == "0.0.0.0" else address
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+        name = f"[{here}]" if ":" in here else here
         self.url = f"http{'s' if tls else ''}://{name}:{self.port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="page", daemon=True)
 
@@ -99,26 +97,14 @@ class Web:
         self._server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = "HTTP/1.1"
-    timeout = SEND_S
-    server_version, sys_version = "Sightline", ""
-    error_content_type, error_message_format = "text/plain", "%(message)s\n"
+class _Server(Server):
+    page: Page
+    access: Access
+    viewers = 0
 
-    def setup(self) -> None:
-        super().setup()
-        self.rfile.close()
-        self.rfile: Any = Wire(self.connection)
 
-    def handle_one_request(self) -> None:
-        self.rfile.begin()
-        try:
-            super().handle_one_request()
-        except http.client.HTTPException:  # a first line without end; of the rest http.server says it
-            self.requestline, self.request_version, self.command = "", "HTTP/1.0", ""
-            self.close_connection = True
-            self.send_error(431)
+class _Handler(Handler):
+    server: _Server
 
     def do_GET(self) -> None:
         if not self._welcome():
@@ -149,50 +135,65 @@ class _Handler(BaseHTTPRequestHandler):
             "/snapshot.jpg": self._snapshot,
             "/metrics": self._metrics,
             "/healthz": partial(self._problems, lambda monitor: monitor.dead()),
-            "/readyz": partial(self._problems, lambda monitor: monitor.unready()),
+            "/readyz": partial(self._problems, lambda monitor: self.server.page.problems() | monitor.unready()),
         }
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def do_POST(self) -> None:
-        self.close_connection = True  # a body that was not read must not be taken for the next request
+        self.close_connection = True  # for the body, of which not all may be read
         if not self._welcome():
             return
         path = urlsplit(self.path).path
         if path not in ("/api/threshold", "/api/login"):
             known = path in {*_FILES, "/openapi.json", *self._routes()}
             self._error(405 if known else 404, "not to be posted to", Allow="GET")
-        elif not self.server.access.origin_is_ours(self.headers.get("Origin"), self.headers.get("Host") or ""):
-            self._error(403, "another site may not do this")
+        elif not self._from_ourselves():
+            pass
         elif path == "/api/login":
             self._login()
         elif self._known():
             self._threshold()
 
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Of http.server's own: a method that nobody knows is no fault of the server's."""
-        super().send_error(405 if code == 501 else code, message, explain)
-
     def _welcome(self) -> bool:
-        """Whether the request names this page and no other."""
-        if self.server.access.host_is_ours(self.headers.get("Host") or ""):
+        """Whether the request names this page and no other, and does not come from elsewhere to a page without a
+        token."""
+        access = self.server.access
+        wrong = ""
+        if not access.host_is_ours(self.headers.get("Host") or ""):
+            wrong = "this page does not answer to that name; --page-host gives it one"
+        elif access.local and not access.digest and any(name in self.headers for name in _PASSED_ON):
+            wrong = "a proxy passed this on, and the page has no token: start the agent with --page-host https://NAME"
+        if wrong:
+            self.close_connection = True
+            self._error(403, wrong)
+        return not wrong
+
+    def _from_ourselves(self) -> bool:
+        """Whether no other site's page speaks here."""
+        if self.server.access.origin_is_ours(self.headers.get("Origin"), self.headers.get("Host") or ""):
             return True
-        self.close_connection = True
-        self._error(403, "this page does not answer to that name; --page-host gives it one")
+        self._error(403, "another site may not do this; behind a proxy the agent needs --page-host https://NAME")
         return False
 
     def _known(self) -> bool:
+        access = self.server.access
         scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
-        if scheme.lower() != "bearer":
-            cookie: SimpleCookie = SimpleCookie()
-            with contextlib.suppress(CookieError):
-                cookie.load(self.headers.get("Cookie") or "")
-            token = cookie[COOKIE].value if COOKIE in cookie else ""
-        if self.server.access.allows(token.strip() or None):
+        tokens = [token.strip()] if scheme.lower() == "bearer" else list(self._cookies(access.cookie))
+        if not access.digest or any(access.allows(one) for one in tokens):
             return True
         self._error(401, "a token is needed", **{"WWW-Authenticate": "Bearer"})
         return False
+
+    def _cookies(self, name: str) -> Iterator[str]:
+        """The values of this name. Other services on this host have cookies of every form, which http.cookies does not
+        get past."""
+        for header in self.headers.get_all("Cookie", ()):
+            for part in header.split(";"):
+                key, _, value = part.partition("=")
+                if key.strip() == name:
+                    yield value.strip()
 
     def _body(self) -> dict[str, Any] | None:
         """A JSON object; None when there is none, which has been told."""
@@ -221,8 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(401, "not the token")
             return
         safe = "".join(c for c in token if c.isalnum() or c in "-_")
-        secure = "; Secure" if self.server.access.tls else ""
-        cookie = f"{COOKIE}={safe}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000{secure}"
+        over_tls = self.server.access.tls or (self.headers.get("Origin") or "").startswith("https://")
+        secure = "; Secure" if over_tls else ""
+        cookie = f"{self.server.access.cookie}={safe}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000{secure}"
         self._json(200, {}, **{"Set-Cookie": cookie})
 
     def _threshold(self) -> None:
@@ -268,7 +270,11 @@ class _Handler(BaseHTTPRequestHandler):
         camera = self._camera()
         if camera is None:
             return
-        data = self.server.page.snapshot(camera, SNAPSHOT_S)
+        try:
+            data = self.server.page.snapshot(camera, SNAPSHOT_S)
+        except DeviceError as e:
+            self._error(503, str(e))
+            return
         if data is None:
             self._error(503, f"no picture for {SNAPSHOT_S:g} seconds")
         else:
@@ -286,18 +292,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(503, "too many viewers")
             return
         try:
-            if self.command == "GET":
-                serve(camera)
+            serve(camera)
         finally:
             with page.changed:
                 server.viewers -= 1
             self.close_connection = True
 
+    def _query(self, key: str) -> str:
+        return parse_qs(urlsplit(self.path).query).get(key, [""])[0]
+
     def _stream(self, camera: str) -> None:
-        page, channel = self.server.page, self.server.page.channels[camera]
-        with self._looking_at(channel):
-            self._head("multipart/x-mixed-replace; boundary=frame")
+        page = self.server.page
+        with page.looking_at(camera, self._query("view")) as channel:
             seen = channel.jpeg[0] if not channel.jpeg[1] else -1
+            if not self._head("multipart/x-mixed-replace; boundary=frame"):
+                return
+            sent = time.monotonic()
             while not page.closed and not self._gone():
                 with page.changed:
                     new = page.changed.wait_for(
@@ -305,60 +315,53 @@ class _Handler(BaseHTTPRequestHandler):
                         1,
                     )
                     number, data = channel.jpeg
-                if new and not page.closed:
-                    seen = number
-                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-                    self.wfile.write(head.encode() + data + b"\r\n")
-
-    @contextlib.contextmanager
-    def _looking_at(self, channel: Channel) -> Any:
-        changed = self.server.page.changed
-        with changed:
-            if not channel.viewers:  # what the last viewer saw may be from yesterday
-                channel.jpeg = (channel.jpeg[0], b"")
-            channel.viewers += 1
-        try:
-            yield
-        finally:
-            with changed:
-                channel.viewers -= 1
+                if page.closed or (not new and time.monotonic() - sent < HEARTBEAT_S):
+                    continue
+                if not data:
+                    return  # nothing to show yet: the page asks again, and no proxy in between gives up
+                seen, sent = number, time.monotonic()
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                self.wfile.write(head.encode() + data + b"\r\n")
 
     def _events(self, camera: str) -> None:
-        page, channel = self.server.page, self.server.page.channels[camera]
-        self._head("text/event-stream")
+        """To a window that gives the name of its picture, also whether that is still sent: what it shows may have
+        ended without a word."""
+        page, channel, view = self.server.page, self.server.page.channels[camera], self._query("view")
+        if not self._head("text/event-stream"):
+            return
         while not page.closed and not self._gone():
             result = channel.result
-            message = {"result": result.to_json() if result else None, "status": page.status()}
+            message: dict[str, Any] = {"result": result.to_json() if result else None, "status": page.status()}
+            if view:
+                message |= {"streaming": view in page.views, "problem": channel.problem}
             self.wfile.write(f"data: {json.dumps(message)}\n\n".encode())
             time.sleep(1 / EVENTS_PER_SECOND)
 
     def _websocket(self, camera: str) -> None:
         from edge.websocket import serve  # 15 ms, and few ask for it
 
-        if not self.server.access.origin_is_ours(self.headers.get("Origin"), self.headers.get("Host") or ""):
-            self._error(403, "another site may not do this")
+        if not self._from_ourselves():
+            return
+        if self.command == "HEAD":
+            self._error(400, "a WebSocket handshake is needed")
             return
         page = self.server.page
-        listener = Listener(camera if "camera=" in urlsplit(self.path).query else "")
-        page.listeners.append(listener)
-        try:
+        with page.listening(camera if "camera=" in urlsplit(self.path).query else "") as listener:
             head = dict(self.headers.items())
             serve(self.connection, self.requestline, head, listener, lambda: page.closed)
-        finally:
-            page.listeners.remove(listener)
 
     def _gone(self) -> bool:
-        """Whether the viewer closed the connection: while there is nothing to send, nothing else would tell."""
-        if isinstance(self.connection, ssl.SSLSocket):
-            return False  # it cannot be peeked into; a write tells
-        readable, _, _ = select.select([self.connection], [], [], 0)
-        return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+        """Whether the viewer closed the connection: while there is nothing to send, nothing else would tell. What it
+        still says is for nobody."""
+        return read_now(self.connection) == b""
 
-    def _head(self, kind: str) -> None:
+    def _head(self, kind: str) -> bool:
+        """Of an answer without an end. Whether its content is wanted too."""
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Connection", "close")
         self.end_headers()
+        return self.command != "HEAD"
 
     def _json(self, code: int, value: object, **headers: str) -> None:
         self._send(code, "application/json", json.dumps(value).encode(), **headers)
@@ -382,6 +385,3 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in _HEADERS.items():
             self.send_header(name, value)
         super().end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not logged: stderr belongs to the agent."""

@@ -18,6 +18,7 @@ from wsproto.events import (
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from edge.page import Listener
+from edge.server import read_now
 
 PING_S = 10.0  # to somebody who is sent nothing, or who went away without a word
 SEND_S = 5.0
@@ -57,28 +58,24 @@ def _talk(ws: WSConnection, connection: socket.socket, listener: Listener, over:
         if over():
             connection.sendall(ws.send(CloseConnection(code=1001, reason="the agent ends")))
             return
-        results, missed = listener.take(0.5)
-        silent = 0.0 if results else silent + 0.5
+        result, missed = listener.take(0.5)
+        silent = 0.0 if result else silent + 0.5
         if silent >= PING_S:
             silent = 0.0
             connection.sendall(ws.send(Ping()))
-        texts = [json.dumps({"missed": missed})] if missed else []
-        texts += [json.dumps(result.to_json(), ensure_ascii=False) for result in results]
-        for text in texts:
-            connection.sendall(ws.send(TextMessage(text)))
+        if missed:
+            connection.sendall(ws.send(TextMessage(json.dumps({"missed": missed}))))
+        if result:
+            connection.sendall(ws.send(TextMessage(json.dumps(result.to_json(), ensure_ascii=False))))
         if not _listen(ws, connection):
             return
 
 
 def _listen(ws: WSConnection, connection: socket.socket) -> bool:
     """Answers pings and the farewell; whatever else is said is not for us. False when it is over."""
-    connection.setblocking(False)
-    try:
-        data = connection.recv(4096)
-    except (BlockingIOError, OSError) as e:
-        return isinstance(e, BlockingIOError) or "did not complete" in str(e)  # TLS has its own words for it
-    finally:
-        connection.settimeout(SEND_S)
+    data = read_now(connection)
+    if data is None:
+        return True
     try:
         ws.receive_data(data or None)
         for event in ws.events():

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ import pytest
 import edge.web
 import sightline.predictions
 from edge.mailbox import Slot
-from edge.page import Channel, Page
+from edge.page import BACKLOG, Channel, Listener, Page
 from edge.web import VIEWERS, Web
 from sightline.errors import ConfigError
-from sightline.predictions import Cause, Classification, ModelId, Result
+from sightline.predictions import Box, Cause, Classification, ModelId, Region, Result
 from tests.conftest import BGR
 
 SCHEMA = json.loads(Path(sightline.predictions.__file__).with_name("prediction.schema.json").read_text())
@@ -33,7 +34,7 @@ INFO = {
     "scheme": "static_int8",
     "metric": "accuracy",
     "quality": 0.98,
-    "model": {"name": "colours"},
+    "model": {"name": "colours", "version": "1", "sha256": "0" * 64},
 }
 STATUS = {"fps": 29.9, "frames": 7, "dropped": {"overwritten": 2}}
 ROUTES = ("/", "/api/info", "/snapshot.jpg", "/stream.mjpg", "/events")
@@ -243,6 +244,112 @@ def test_a_snapshot_without_a_camera_says_so(page: Shown) -> None:
         assert b"no picture" in response.read()
     assert time.monotonic() - began < 5
     assert not page.channel.whole_wanted
+
+
+def test_who_waits_longer_for_a_snapshot_is_not_cut_short_by_who_gave_up(page: Shown) -> None:
+    got: list[bytes | None] = []
+    patient = threading.Thread(target=lambda: got.append(page.page.snapshot("a.mp4", 5)))
+    patient.start()
+    wait_until(lambda: page.channel.waiting == 1)
+    assert page.page.snapshot("a.mp4", 0.05) is None
+    page.observe(result(0), slot())
+    patient.join(2)
+    assert got and got[0]
+    assert page.channel.whole[1] is None and not page.channel.whole_wanted, "no frame is kept for nobody"
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(1400, 20000), (1, 1), (20000, 3), (3, 20000), (300, 70000), (1080, 1920)]
+)
+def test_a_picture_of_any_shape_is_shown(page: Shown, width: int, height: int) -> None:
+    with get(page, "/stream.mjpg") as response:
+        wait_until(lambda: page.channel.viewers == 1)
+        page.observe(result(0), slot("red", width, height))
+        picture = read_part(response)
+    assert picture.shape[0] <= 640 and picture.shape[1] <= 320
+    if (width, height) == (1080, 1920):
+        assert picture.shape == (569, 320, 3)
+
+
+def test_a_picture_that_cannot_be_shown_is_said_and_the_next_one_is_shown(
+    page: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with get(page, "/stream.mjpg") as response:
+        wait_until(lambda: page.channel.viewers == 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(Page, "_scaled", lambda *_: 1 / 0)
+            page.observe(result(0), slot())
+            wait_until(lambda: page.channel.problem is not None)
+        assert page.page.problems() == {
+            "a.mp4": {"code": "page", "text": "an image of 640x480 cannot be shown: division by zero"}
+        }
+        wait_until(lambda: time.monotonic_ns() - page.channel.offered_ns > 1e9 / 20)
+        page.observe(result(1), slot("green"))
+        assert is_coloured(read_part(response), "green")
+        assert page.page.problems() == {}
+
+
+def test_a_snapshot_that_cannot_be_made_says_so(page: Shown) -> None:
+    def show() -> None:
+        wait_until(lambda: page.channel.whole_wanted)
+        page.observe(result(0), slot("red", 3, 70000))
+
+    thread = threading.Thread(target=show)
+    thread.start()
+    with get(page, "/snapshot.jpg") as response:
+        assert response.status == 503
+        assert "no JPEG can be made of 3x70000 pixels" in json.loads(response.read())["error"]
+    thread.join()
+
+
+def test_every_camera_has_its_turn_where_encoding_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = cv2.imencode
+    monkeypatch.setattr(cv2, "imencode", lambda *a: (time.sleep(0.03), real(*a))[1])
+    names = ("a.mp4", "b", "c")
+    page = Shown(fps=1000, cameras=names)
+    over = threading.Event()
+
+    def feed() -> None:
+        one = slot()
+        while not over.wait(0.001):
+            for name in names:
+                page.observe(replace(result(0), source=name), one)
+
+    thread = threading.Thread(target=feed)
+    with closing(page), ExitStack() as stack:
+        for name in names:
+            stack.enter_context(page.page.looking_at(name))
+        thread.start()
+        try:
+            wait_until(lambda: all(c.jpeg[0] >= 2 for c in page.page.channels.values()), within_s=5)
+        finally:
+            over.set()
+            thread.join()
+
+
+def test_what_waits_for_a_listener_is_bounded_in_bytes() -> None:
+    listener = Listener("")
+    over = Box(0, 0, 640, 480)
+    mask = np.zeros((513, 513), np.bool_)
+    large = replace(result(0), predictions=tuple(Region("a", i, 0.5, over, over, mask.copy()) for i in range(20)))
+    for _ in range(BACKLOG):
+        listener.put(large)
+    assert listener.take(0) == (large, BACKLOG - 1), "one is kept, however large it is"
+    assert listener.take(0) == (None, 0)
+    for i in range(BACKLOG + 5):
+        listener.put(result(i))
+    assert listener.take(0) == (result(5), 5)
+    assert listener.take(0) == (result(6), 0)
+
+
+def test_a_listener_that_leaves_costs_another_no_result(page: Shown) -> None:
+    """It leaves in the middle of a round: the one behind it must not be passed over."""
+    with ExitStack() as stack:
+        leaving = stack.enter_context(page.page.listening(""))
+        with page.page.listening("") as staying:
+            leaving.put = lambda _: stack.close()  # type: ignore[method-assign]
+            page.observe(result(0), None)
+            assert staying.take(0) == (result(0), 0)
 
 
 def test_a_small_picture_is_not_enlarged(page: Shown) -> None:

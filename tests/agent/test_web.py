@@ -25,7 +25,17 @@ from edge import server, web
 from edge.access import Access, access_for, host_of
 from edge.page import BACKLOG
 from sightline.errors import ConfigError
-from tests.agent.test_page import Shown, camera, get, result, slot, wait_until
+from tests.agent.test_page import (
+    Shown,
+    camera,
+    get,
+    is_coloured,
+    read_part,
+    result,
+    slot,
+    wait_until,
+)
+from tests.conftest import Sightline
 
 SECRETS = ("/api/info", "/api/predictions", "/snapshot.jpg", "/stream.mjpg", "/events", "/ws", "/metrics", "/healthz")
 
@@ -164,6 +174,154 @@ def test_names_of_others_are_none_of_ours(guarded: tuple[Shown, str], page: Show
         assert ask(ours, "GET", "/api/info", Host=f"{host}:80" if host else "", **header)[0] == code, host
     for host in ("192.0.2.7", "farm.example"):
         assert ask(page, "GET", "/api/info", Host=host)[0] == 403, "a page of this machine alone has its names alone"
+
+
+OUTSIDE = "https://cam.example.org"
+
+
+@pytest.fixture
+def behind_proxy(tmp_path: Path) -> Iterator[tuple[Shown, str]]:
+    """A page on this machine alone whose users come through a proxy, and its token."""
+    access, token = access_for("127.0.0.1", (OUTSIDE,), tls=False, token_file=tmp_path / "token", new=False)
+    page = Shown(access=access)
+    yield page, token
+    page.close()
+
+
+def test_behind_a_proxy_the_origin_is_the_outside_one(behind_proxy: tuple[Shown, str]) -> None:
+    page, token = behind_proxy
+    own = f"127.0.0.1:{port_of(page)}"
+    for host, origin, status in (
+        ("cam.example.org", OUTSIDE, 200),
+        (own, OUTSIDE, 200),  # a proxy that passes on its own Host
+        (own, f"http://{own}", 200),  # somebody on this machine
+        ("cam.example.org", "http://cam.example.org", 403),
+        ("cam.example.org", OUTSIDE + ":8443", 403),
+        ("cam.example.org", "https://evil.example", 403),
+        (own, "https://evil.example", 403),
+        ("evil.example", OUTSIDE, 403),
+    ):
+        headers = {"Host": host, "Origin": origin}
+        login = post(page, "/api/login", {"token": token}, **headers)
+        assert login[0] == status, (host, origin)
+        if status == 200:
+            assert ("; Secure" in login[1]["Set-Cookie"]) == origin.startswith("https:")
+        headers["Authorization"] = f"Bearer {token}"
+        assert post(page, "/api/threshold", {"threshold": 0.5}, **headers)[0] == status, (host, origin)
+    with websocket(page, Origin=OUTSIDE, Authorization=f"Bearer {token}") as (_, events):
+        assert isinstance(events[0], AcceptConnection)
+
+
+@pytest.mark.parametrize("path", SECRETS)
+def test_behind_a_proxy_this_machine_needs_the_token_too(behind_proxy: tuple[Shown, str], path: str) -> None:
+    assert ask(behind_proxy[0], "GET", path)[0] == 401
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+def test_a_page_without_a_token_answers_no_proxy(page: Shown, behind_proxy: tuple[Shown, str], header: str) -> None:
+    status, _, body = ask(page, "GET", "/api/info", **{header: "192.0.2.9"})
+    assert status == 403 and b"--page-host" in body
+    ours, token = behind_proxy
+    assert ask(ours, "GET", "/api/info", **{header: "127.0.0.1"})[0] == 401, "nothing that it says is believed"
+    assert ask(ours, "GET", "/api/info", **{header: "x", "Authorization": f"Bearer {token}"})[0] == 200
+
+
+def test_an_outside_address_is_read_as_browsers_write_it(tmp_path: Path) -> None:
+    def make(*hosts: str) -> Access:
+        return access_for("127.0.0.1", hosts, tls=False, token_file=tmp_path / "t", new=False)[0]
+
+    access = make("HTTPS://Cam.Example.org:443/", "http://a.b:80", "https://[::1]:8443", "Farm.Example:99")
+    assert access.origins == {OUTSIDE, "http://a.b", "https://[::1]:8443"}
+    assert access.names == {"cam.example.org", "a.b", "::1", "farm.example", "localhost"}
+    unreadable = "https:// ftp://a https://a/cam https://a?b https://u@a https://a:x https://[x a/b https://*.a"
+    for wrong in (*unreadable.split(), "a b", ""):
+        with pytest.raises(ConfigError, match="--page-host"):
+            make(wrong)
+    with pytest.raises(ConfigError, match="--page-host"):
+        access_for("0.0.0.0", ("https://a/b",), tls=True, token_file=tmp_path / "t", new=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "hosts", "tls", "encrypted"),
+    [
+        ("127.0.0.1", (), False, True),
+        ("127.0.0.1", (OUTSIDE,), False, True),
+        ("127.0.0.1", (OUTSIDE, "farm.example"), False, False),
+        ("127.0.0.1", ("http://cam.example.org",), False, False),
+        ("127.0.0.1", ("farm.example",), True, True),
+        ("0.0.0.0", (OUTSIDE,), False, False),
+        ("0.0.0.0", (), True, True),
+    ],
+)
+def test_it_is_known_where_others_can_read_along(
+    address: str, hosts: tuple[str, ...], tls: bool, encrypted: bool, tmp_path: Path
+) -> None:
+    access, _ = access_for(address, hosts, tls=tls, token_file=tmp_path / "t", new=False)
+    assert access.encrypted == encrypted
+
+
+def test_two_agents_of_one_host_do_not_log_each_other_out(tmp_path: Path) -> None:
+    """Cookies know no ports: a browser sends both pages the cookies of both."""
+    jar = {}
+    with contextlib.ExitStack() as stack:
+        pages = []
+        for name in ("one", "other"):
+            access, token = access_for("0.0.0.0", (), tls=False, token_file=tmp_path / name, new=False)
+            pages.append(stack.enter_context(contextlib.closing(Shown(access=access))))
+            cookie = post(pages[-1], "/api/login", {"token": token})[1]["Set-Cookie"].split(";")[0]
+            jar[cookie.partition("=")[0]] = cookie
+        for page in pages:
+            assert ask(page, "GET", "/api/info", Cookie="; ".join(jar.values()))[0] == 200
+
+
+def test_cookies_of_other_services_lock_nobody_out(guarded: tuple[Shown, str]) -> None:
+    page, token = guarded
+    ours = post(page, "/api/login", {"token": token})[1]["Set-Cookie"].split(";")[0]
+    name = ours.partition("=")[0]
+    for others in (
+        'prefs={"a": 1}; ',
+        "x=a b; ",
+        "=; ;;",
+        'q="un;',
+        "a;",
+        f"{name}=stale; ",
+        "\xe9=1; ",
+        "$Version=1; ",
+    ):
+        assert ask(page, "GET", "/api/info", Cookie=others + ours)[0] == 200, others
+        assert ask(page, "GET", "/api/info", Cookie=f"{ours};{others}")[0] == 200, others
+        assert ask(page, "GET", "/api/info", Cookie=others)[0] == 401, others
+
+
+def test_a_body_is_never_taken_for_the_next_request(page: Shown) -> None:
+    host = f"Host: 127.0.0.1:{port_of(page)}\r\n"
+    body = '{"threshold": 0.9}'
+    kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    inner = f"POST /api/threshold HTTP/1.1\r\n{host}{kind}\r\n{body}"
+    chunked = f"{len(inner):x}\r\n{inner}\r\n0\r\n\r\n"
+    for method in ("GET", "HEAD", "POST", "PUT"):
+        for length, content in ((f"Content-Length: {len(inner)}", inner), ("Transfer-Encoding: chunked", chunked)):
+            head = f"{method} /page.css HTTP/1.1\r\n{host}{length}\r\n\r\n"
+            answer = send_raw(page, (head + content).encode())
+            assert answer.count(b"HTTP/1.1 ") <= 1, (method, length, answer[-300:])
+    assert page.thresholds == []
+    one = f"GET /api/info HTTP/1.1\r\n{host}Content-Length: 0\r\n\r\n"
+    other = f"GET /page.css HTTP/1.1\r\n{host}Connection: close\r\n\r\n"
+    assert send_raw(page, (one + other).encode()).count(b"HTTP/1.1 200") == 2, (
+        "a request without a body keeps the connection"
+    )
+
+
+@pytest.mark.parametrize("path", ["/", "/api/info", "/snapshot.jpg", "/stream.mjpg", "/events", "/ws", "/metrics"])
+def test_a_head_is_answered_as_a_get_is_but_without_content(page: Shown, path: str) -> None:
+    with camera(page):
+        with get(page, path) as response:
+            status, kind = response.status, response.headers["Content-Type"]
+        answer = send_raw(page, f"HEAD {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+    head, _, content = answer.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode()) and f"Content-Type: {kind}".encode() in head
+    assert content == b""
+    wait_until(lambda: page.viewers == 0)
 
 
 def send_raw(page: Shown, data: bytes, wait_s: float = 8.0) -> bytes:
@@ -338,6 +496,83 @@ def test_tls_and_who_does_not_finish_its_handshake(certificate: Path) -> None:
                 connection.request("GET", "/api/info")
                 with connection.getresponse() as answer:
                     assert answer.status == 200
+
+
+@pytest.mark.parametrize("path", ["/events", "/stream.mjpg"])
+def test_over_tls_too_viewers_that_left_make_room(certificate: Path, path: str) -> None:
+    """No frame comes, so nothing is written to them."""
+    page = Shown(tls=server.server_tls(certificate / "cert.pem", certificate / "key.pem", "test"))
+    trusting = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+    with contextlib.closing(page):
+        with contextlib.ExitStack() as stack:
+            for _ in range(web.VIEWERS):
+                connection = http.client.HTTPSConnection("127.0.0.1", port_of(page), timeout=8, context=trusting)
+                stack.enter_context(contextlib.closing(connection))
+                connection.request("GET", path)
+                stack.enter_context(connection.getresponse())
+            assert page.viewers == web.VIEWERS
+        wait_until(lambda: page.viewers == 0, within_s=8)
+
+
+def test_a_viewer_whose_network_was_cut_is_asked_after_by_the_system(
+    page: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody says that it is gone: only TCP can find out, while nothing is sent."""
+    connections = []
+    setup = server.Handler.setup
+    monkeypatch.setattr(server.Handler, "setup", lambda self: (setup(self), connections.append(self.request))[0])
+    with get(page, "/stream.mjpg"):
+        (connection,) = connections
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        idle, interval, count = (
+            connection.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + interval * count <= 30
+
+
+def test_a_stream_without_a_picture_ends_and_one_with_says_it_again(
+    page: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proxies end what says nothing for a minute."""
+    monkeypatch.setattr(web, "HEARTBEAT_S", 0.1)
+    with get(page, "/stream.mjpg") as response:
+        assert response.read() == b""
+    with get(page, "/stream.mjpg") as response:
+        page.observe(result(0), slot("blue"))
+        assert [is_coloured(read_part(response), "blue") for _ in range(3)] == [True] * 3
+
+
+def test_certificates_that_cannot_be_used_are_refused_without_asking_anybody(certificate: Path, tmp_path: Path) -> None:
+    cert, key, locked, other = certificate / "cert.pem", certificate / "key.pem", tmp_path / "l.pem", tmp_path / "o.pem"
+    for command in (
+        ["pkey", "-in", str(key), "-aes256", "-passout", "pass:x", "-out", str(locked)],
+        ["genpkey", "-algorithm", "RSA", "-out", str(other)],
+    ):
+        subprocess.run(["openssl", *command], check=True, capture_output=True)
+    (tmp_path / "text").write_text("hello")
+    for pair, message in (
+        ((cert, locked), "the key is encrypted"),
+        ((cert, other), "the key is not the certificate's"),
+        ((tmp_path / "text", key), "no certificate and key in PEM"),
+        ((cert, None), "no certificate and key in PEM"),
+        ((tmp_path / "nothing", key), "cannot be read: No such file"),
+    ):
+        with pytest.raises(ConfigError, match=f"^the options: {message}"):
+            server.server_tls(*pair, "the options")
+
+
+@pytest.mark.parametrize("port", [(), ("--page-port", "0")])
+def test_a_certificate_that_cannot_be_used_is_an_error_on_any_port(
+    sightline: Sightline, bundle: Path, tmp_path: Path, port: tuple[str, ...]
+) -> None:
+    (tmp_path / "cert.pem").write_text("hello")
+    cert = ("--page-cert", tmp_path / "cert.pem")
+    done = sightline("run", bundle, "--source", "test:64x48@30", "--frames", "30", *cert, *port)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "error: --page-cert, --page-key: no certificate and key in PEM" in done.stderr
+    done = sightline("run", bundle, "--source", "test:64x48@30", "--frames", "30", "--page-key", *cert[1:], *port)
+    assert done.returncode == 2 and "--page-key: goes with --page-cert" in done.stderr
 
 
 def test_the_agent_on_another_address_shows_its_token_once(bundle: Path, tmp_path: Path) -> None:
