@@ -2,16 +2,26 @@
 const $ = id => document.getElementById(id);
 let history = [], heard = 0, last = null, camera = "", events = null, dragging = false;
 let causes = "", still = false, newAt = 0, lastFrame = -1, places = [];
+// of the connection. view: what the agent calls this window's picture. trouble: why there is no connection
+let opening = 0, tries = 0, timer = 0, view = "", lookedAt = 0, askedAt = 0, trouble = "", unseen = "";
+const SILENT = 3000, LOST = 8000;
 
 // textContent everywhere: a label is somebody's text, and may look like HTML
 function text(id, value) { if ($(id).textContent !== value) $(id).textContent = value; }
 function percent(value, digits = 0) { return (100 * value).toFixed(digits) + " %"; }
 
+// everything begins here, and whatever breaks comes back here: after a lost token, an agent or a network that was away
 async function open() {
-  const answer = await fetch("/api/info");
-  $("door").hidden = answer.status !== 401; $("page").hidden = answer.status === 401;
-  if (answer.status === 401) { text("state", "locked"); return; }
-  const info = await answer.json();
+  clearTimeout(timer); timer = 0;
+  if (events) events.close();
+  events = null;
+  const mine = ++opening, answer = await fetch("/api/info", {signal: AbortSignal.timeout(5000)}).catch(() => null);
+  const info = answer && answer.ok && await answer.json().catch(() => null), why = info || !answer ? "" : await reason(answer);
+  if (mine !== opening) return;
+  const locked = !!answer && answer.status === 401;
+  $("door").hidden = !locked; $("page").hidden = locked;
+  if (locked) { text("state", "locked"); $("state").className = ""; $("picture").removeAttribute("src"); }
+  if (!info) { later(why); return; }
   document.title = `${info.model.name} - Sightline`;
   text("name", info.model.name); text("about", `${info.source} on ${info.device}`);
   model(info.model);
@@ -25,24 +35,47 @@ async function open() {
     button.textContent = name; button.onclick = () => look(name);
     return button;
   }));
-  look(names.includes(decodeURIComponent(location.hash.slice(1))) ? decodeURIComponent(location.hash.slice(1)) : names[0]);
+  look([camera, linked()].find(name => names.includes(name)) || names[0]);
+}
+
+// the camera that the address names; "" where that is no name
+function linked() { try { return decodeURIComponent(location.hash.slice(1)); } catch { return ""; } }
+
+// once more, soon; then less and less often
+function later(why) {
+  trouble = why;
+  if (timer) return;
+  opening++; // an answer that is still on its way is too old
+  timer = setTimeout(open, Math.min(1000 * 2 ** tries++, 10000));
 }
 
 function look(name) {
-  camera = name; history = []; last = null; lastFrame = -1; causes = ""; still = false;
+  if (name !== camera) { history = []; last = null; $("bars").textContent = ""; }
+  camera = name; lastFrame = -1; causes = ""; still = false; newAt = 0;
   for (const button of $("cameras").children) button.setAttribute("aria-pressed", String(button.textContent === name));
   if ($("cameras").children.length > 1) window.history.replaceState(null, "", "#" + encodeURIComponent(name));
-  $("verdict").hidden = true; $("bars").textContent = "";
-  const query = "?camera=" + encodeURIComponent(name);
+  $("verdict").hidden = true;
   if (events) events.close();
-  events = new EventSource("/events" + query);
-  events.onmessage = e => show(JSON.parse(e.data));
-  // the browser tries again by itself; health() says so meanwhile
-  $("picture").src = "/stream.mjpg" + query + "&t=" + Date.now();
+  view = `${Date.now()}-${Math.random()}`;
+  const source = new EventSource("/events" + query());
+  events = source;
+  source.onmessage = e => { tries = 0; trouble = ""; show(JSON.parse(e.data)); };
+  source.onerror = async () => { // the browser would try again by itself, but not after every answer
+    source.close();
+    if (events !== source) return;
+    const answer = await fetch(source.url, {method: "HEAD"}).catch(() => null); // why: EventSource does not say
+    if (events === source) later(answer && answer.status === 503 ? "too many people are looking" : "");
+  };
+  lookedAt = performance.now();
+  picture();
 }
-$("picture").onerror = () => setTimeout(() => {
-  $("picture").src = "/stream.mjpg?camera=" + encodeURIComponent(camera) + "&t=" + Date.now();
-}, 2000);
+
+function query() { return `?camera=${encodeURIComponent(camera)}&view=${view}`; }
+
+function picture() {
+  askedAt = performance.now();
+  $("picture").src = `/stream.mjpg${query()}&t=${Date.now()}`;
+}
 
 // of boxes what counts is how many: a hundred bars say less than one number
 function counted(predictions) {
@@ -159,9 +192,12 @@ function agent(status) {
   });
 }
 
-function show({result, status}) {
+function show({result, status, streaming, problem}) {
   heard = performance.now();
   agent(status);
+  unseen = problem || "";
+  // a stream that ended leaves its last picture behind, and browsers say nothing
+  if (!streaming && heard - askedAt > SILENT) picture();
   if (!result || result.source !== camera) { health(); return; }
   last = result;
   const ok = result.status === "ok";
@@ -183,9 +219,10 @@ function show({result, status}) {
 }
 
 function health() {
-  if ($("page").hidden) return;
-  const silent = performance.now() - heard > 3000;
-  const problem = silent ? "the agent does not answer" : causes;
+  const now = performance.now();
+  if (events && !timer && now - Math.max(heard, lookedAt) > LOST) later(trouble);
+  if ($("page").hidden || !heard && now < SILENT) return;
+  const problem = now - heard > SILENT ? trouble || "the agent does not answer" : causes || unseen;
   $("state").className = problem ? "bad" : "";
   text("state", problem ? "not looking" : still ? "nothing moves" : "live");
   $("view").className = problem ? "stale" : "";
@@ -194,20 +231,34 @@ function health() {
   chart();
 }
 
+// the answer; null where there was none. Whatever is wrong with the connection is seen to
+async function ask(path, options) {
+  const answer = await fetch(path, options).catch(() => null);
+  if (!answer || answer.status === 401 && path !== "/api/login") open();
+  return answer;
+}
+
 async function post(path, body) {
-  return fetch(path, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)});
+  return ask(path, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)});
+}
+
+async function reason(answer) {
+  if (!answer) return "The agent does not answer.";
+  return (await answer.json().catch(() => ({}))).error || `The agent cannot be reached (${answer.status}).`;
 }
 
 $("threshold").addEventListener("input", () => { dragging = true; text("limit", percent(+$("threshold").value)); });
 $("threshold").addEventListener("change", async () => {
-  await post("/api/threshold", {threshold: +$("threshold").value});
+  const answer = await post("/api/threshold", {threshold: +$("threshold").value});
   dragging = false;
+  text("notice", !answer || answer.ok ? "" : await reason(answer));
 });
 $("snapshot").addEventListener("click", async () => {
   $("snapshot").disabled = true;
   try {
-    const answer = await fetch("/snapshot.jpg?camera=" + encodeURIComponent(camera));
-    if (!answer.ok) { $("banner").hidden = false; text("banner", (await answer.json()).error); return; }
+    const answer = await ask("/snapshot.jpg?camera=" + encodeURIComponent(camera));
+    text("notice", answer && answer.ok ? "" : await reason(answer));
+    if (!answer || !answer.ok) return;
     const link = document.createElement("a");
     link.href = URL.createObjectURL(await answer.blob());
     link.download = `${camera.replace(/[^\w-]+/g, "_")}-${new Date().toISOString().replace(/[:.]/g, "")}.jpg`;
@@ -218,8 +269,9 @@ $("snapshot").addEventListener("click", async () => {
 $("login").addEventListener("submit", async e => {
   e.preventDefault();
   const answer = await post("/api/login", {token: $("token").value.trim()});
-  text("refused", answer.ok ? "" : "That is not the token.");
-  if (answer.ok) { $("token").value = ""; open(); }
+  const wrong = answer && answer.status === 401;
+  text("refused", answer && answer.ok ? "" : wrong ? "That is not the token." : await reason(answer));
+  if (answer && answer.ok) { $("token").value = ""; open(); }
 });
 addEventListener("resize", () => { if (last) overlay(last); });
 setInterval(health, 250);

@@ -20,7 +20,7 @@ import pytest
 
 from edge.mailbox import Slot
 from edge.page import Page
-from edge.web import Web
+from edge.web import Web, _Handler
 from sightline.bundle import read_bundle
 from sightline.predictions import Cause, Classification, Code, ModelId, Result
 from tests.browser import start_chromium
@@ -285,6 +285,105 @@ def test_a_loop_that_stands_still_is_not_live(fresh: Any) -> None:
         wait_until(lambda: text(fresh, "best") == "red", 5)
         assert wait_until(lambda: text(fresh, "state") == "not looking", 8) < 5
         assert text(fresh, "banner") == "no new frame for 3 s"
+
+
+class Weather:
+    """What stands between a browser and the page, such as a proxy: now = a status that everything is answered with, or
+    "cut" (no answer), "silent" (open, but nothing comes), "" (all goes through)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now: int | str = ""
+        welcome, gone = _Handler._welcome, _Handler._gone
+
+        def _welcome(handler: _Handler) -> bool:
+            if self.now == "cut":
+                raise ConnectionResetError
+            if isinstance(self.now, int):
+                handler._send(self.now, "text/html", b"<h1>no</h1>")
+                return False
+            return welcome(handler)
+
+        def _gone(handler: _Handler) -> bool:
+            while self.now == "silent" and not gone(handler):
+                time.sleep(0.05)
+            return bool(self.now) or gone(handler)
+
+        monkeypatch.setattr(_Handler, "_welcome", _welcome)
+        monkeypatch.setattr(_Handler, "_gone", _gone)
+
+
+def test_the_page_comes_back_by_itself_whatever_was_between(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    weather = Weather(monkeypatch)
+    with page_of() as (page, show):
+        fresh.get(page.url)
+        frame = 0
+        for now in (401, 502, "cut", "silent", 503):
+            frame = live_again(fresh, show, frame)
+            weather.now = now
+            wait_until(lambda: text(fresh, "state") == ("locked" if now == 401 else "not looking"), 20)  # noqa: B023
+            if now == 502:
+                wait_until(lambda: "502" in text(fresh, "banner"), 10)
+            weather.now = ""
+        live_again(fresh, show, frame)
+
+
+def live_again(browser: Any, show: Callable[[Result], None], frame: int) -> int:
+    """Show new frames until the page says that it is live; the number of the last one."""
+
+    def live() -> bool:
+        nonlocal frame
+        frame += 1
+        show(saw(frame, "red"))
+        return text(browser, "state") == "live" and text(browser, "best") == "red"
+
+    wait_until(live, 25)
+    return frame
+
+
+def test_who_is_one_too_many_is_told_so_and_gets_a_place_when_there_is_one(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with page_of() as (page, show):
+        monkeypatch.setattr("edge.web.VIEWERS", 0)
+        fresh.get(page.url)
+        wait_until(lambda: text(fresh, "banner") == "too many people are looking", 10)
+        monkeypatch.setattr("edge.web.VIEWERS", 16)
+        live_again(fresh, show, 0)
+
+
+def test_a_picture_whose_stream_ended_is_asked_for_again(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Browsers go on showing the last one, and say nothing."""
+    with page_of() as (page, show):
+        fresh.get(page.url)
+        live_again(fresh, show, 0)
+        wait_until(lambda: len(page.page.views) == 1, 5)
+        gone = _Handler._gone
+        monkeypatch.setattr(_Handler, "_gone", lambda handler: "stream.mjpg" in handler.path or gone(handler))
+        wait_until(lambda: not page.page.views, 5)
+        monkeypatch.setattr(_Handler, "_gone", gone)
+        wait_until(lambda: len(page.page.views) == 1, 8)
+
+
+def test_a_picture_that_cannot_be_shown_is_said(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with page_of() as (page, show):
+        fresh.get(page.url)
+        frame = live_again(fresh, show, 0)
+
+        def fail(*_: object) -> Any:
+            raise cv2.error("no room")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(cv2, "imencode", fail)
+            wait_until(lambda: "cannot be shown" in text(fresh, "banner"), 5)
+            assert text(fresh, "state") == "not looking"
+        live_again(fresh, show, frame)
+
+
+@pytest.mark.parametrize("hash", ["#%", "#%E0%A4%A", "#nobody"])
+def test_an_address_that_names_no_camera_shows_the_first(fresh: Any, hash: str) -> None:
+    with page_of() as (page, show):
+        fresh.get(page.url + hash)
+        live_again(fresh, show, 0)
 
 
 @pytest.fixture
