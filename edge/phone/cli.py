@@ -67,12 +67,14 @@ def serve_web(
     found = re.search(r'Content-Security-Policy" content="([^"]*)"', index.read_text())
     policy = html.unescape(found[1]) if found else ""
     name = "localhost" if http else addresses()[0] if address in ("0.0.0.0", "::") else address
-    tls = None
-    if not http:
+    tls = (cert, key) if cert else None
+    if not http and not tls:
         state = Path(os.environ.get("XDG_STATE_HOME") or home("--cert and --key") / ".local/state") / "sightline"
         names = [*addresses(), "127.0.0.1", "localhost", f"{socket.gethostname().partition('.')[0]}.local"]
-        tls = (cert, key) if cert and key else certificate(state, list(dict.fromkeys(names)))
+        names += [] if address in ("0.0.0.0", "::") else [address]
+        tls = certificate(state, list(dict.fromkeys(names))), None
     server = make_server(site, address, port, policy, tls)
+    name = f"[{name}]" if ":" in name else name
     url = f"http{'' if http else 's'}://{name}:{server.server_address[1]}/"
     if as_json:
         click.echo(json.dumps({"address": url}))

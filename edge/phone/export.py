@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,8 @@ def export(bundle: Bundle, out: Path, *, scheme: str | None, post: str, runtime:
     its index.html. Raises ConfigError, ModelError, DeviceError."""
     if out.exists() and not (out / "app.webmanifest").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists and is no such site; it is left alone. Give another --out")
-    if post and urlsplit(post).scheme not in ("https", "http"):
-        raise ConfigError(f"--post {post}: an address to POST JSON to is needed, https://host/path")
+    if post:
+        _check_address(post)
     chosen = _variant(bundle, scheme)
     files = _versioned(bundle, chosen, post, runtime)
     version = sha256(b"".join(name.encode() + b"\0" + data for name, data in sorted(files.items())))[:16]
@@ -80,6 +81,16 @@ def export(bundle: Bundle, out: Path, *, scheme: str | None, post: str, runtime:
     runtimes = [len(data) for file, data in files.items() if file.endswith(".wasm")]
     everything = sum(map(len, files.values())) + sum(map(len, top.values()))
     return Exported(version, chosen, everything - min(runtimes), everything, len(files) + len(top))
+
+
+def _check_address(post: str) -> None:
+    """Its host goes into the page's policy, where a space or a ; would begin something else. Raises ConfigError."""
+    try:
+        parts = urlsplit(post)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("https", "http") or not re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]+)?", parts.netloc):
+        raise ConfigError(f"--post {post}: an address to POST JSON to is needed, https://host/path, without a password")
 
 
 def content_policy(post: str) -> str:

@@ -7,11 +7,11 @@ import datetime
 import ipaddress
 import re
 import socket
-import ssl
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
+from edge import server
 from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_secret
 
@@ -29,8 +29,9 @@ def addresses() -> list[str]:
     return [a for a in dict.fromkeys(found) if not a.startswith("127.")] or ["127.0.0.1"]
 
 
-def certificate(folder: Path, hosts: list[str]) -> tuple[Path, Path]:
-    """(certificate, key) for these names and addresses, kept in `folder`: who has allowed it once need not again.
+def certificate(folder: Path, hosts: list[str]) -> Path:
+    """A file with a certificate for these names and addresses, and its key; kept in `folder`: who has allowed it once
+    need not again. It signs nothing but itself: whoever has its key can pass for this machine and for no other.
     Raises ConfigError where `cryptography` is not installed."""
     try:
         from cryptography import x509
@@ -41,15 +42,16 @@ def certificate(folder: Path, hosts: list[str]) -> tuple[Path, Path]:
             "a certificate is made by cryptography, which is not installed: pip install 'sightline[phone]', or give "
             "--cert and --key"
         ) from None
-    cert_file, key_file = folder / "phone.pem", folder / "phone.key"
+    file = folder / "phone.pem"  # both in one: there is no moment at which they do not belong together
     now = datetime.datetime.now(datetime.timezone.utc)
-    if cert_file.is_file() and key_file.is_file():
-        with contextlib.suppress(ValueError):
-            kept = x509.load_pem_x509_certificate(cert_file.read_bytes())
-            names = kept.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            known = {*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))}
-            if set(hosts) <= known and kept.not_valid_after_utc > now + datetime.timedelta(days=7):
-                return cert_file, key_file
+    with contextlib.suppress(OSError, ValueError, x509.ExtensionNotFound, ConfigError):
+        kept = x509.load_pem_x509_certificate(file.read_bytes())
+        server.server_tls(file, None, str(file))
+        names = kept.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        known = {*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))}
+        signs = kept.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        if set(hosts) <= known and not signs and kept.not_valid_after_utc > now + datetime.timedelta(days=7):
+            return file
     key = ec.generate_private_key(ec.SECP256R1())
     names_of = [_general(x509, host) for host in hosts]
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Sightline on this network")])
@@ -58,14 +60,14 @@ def certificate(folder: Path, hosts: list[str]) -> tuple[Path, Path]:
         .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=DAYS))
         .add_extension(x509.SubjectAlternativeName(names_of), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())
     )  # fmt: skip
     plain, pem = serialization.NoEncryption(), serialization.Encoding.PEM
-    write_secret(key_file, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    write_secret(cert_file, made.public_bytes(pem))
-    return cert_file, key_file
+    write_secret(file, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + made.public_bytes(pem))
+    (folder / "phone.key").unlink(missing_ok=True)  # of a version before
+    return file
 
 
 def _general(x509: object, host: str) -> object:
@@ -75,10 +77,9 @@ def _general(x509: object, host: str) -> object:
         return x509.DNSName(host)  # type: ignore[attr-defined]
 
 
-class Handler(SimpleHTTPRequestHandler):
+class Handler(server.Handler, SimpleHTTPRequestHandler):
     """Static files with the headers that a page with a model in it wants; see docs/phone.md for other servers."""
 
-    protocol_version = "HTTP/1.1"
     extensions_map = {  # noqa: RUF012
         **SimpleHTTPRequestHandler.extensions_map,
         ".wasm": "application/wasm", ".js": "text/javascript", ".webmanifest": "application/manifest+json",
@@ -99,23 +100,15 @@ class Handler(SimpleHTTPRequestHandler):
     def list_directory(self, path: object) -> None:
         self.send_error(404)
 
-    def log_message(self, *_: object) -> None:
-        pass
 
-
-def make_server(site: Path, address: str, port: int, policy: str, tls: tuple[Path, Path] | None) -> ThreadingHTTPServer:
-    """Not started yet. tls: certificate and key; None = plain http. Raises DeviceError, ConfigError."""
+def make_server(
+    site: Path, address: str, port: int, policy: str, tls: tuple[Path, Path | None] | None
+) -> server.Server:
+    """Not started yet. tls: certificate and key, None = in the same file; None = plain http. Raises DeviceError,
+    ConfigError."""
     handler = type("SiteHandler", (Handler,), {"policy": policy})
+    context = server.server_tls(*tls, ", ".join(str(file) for file in tls if file)) if tls else None
     try:
-        server = ThreadingHTTPServer((address, port), partial(handler, directory=str(site)))
+        return server.Server(address, port, partial(handler, directory=str(site)), context)
     except OSError as e:
-        raise DeviceError(f"--port {port}: {e.strerror}; give another one") from None
-    server.daemon_threads = True
-    if tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            context.load_cert_chain(*tls)
-        except (OSError, ssl.SSLError) as e:
-            raise ConfigError(f"{tls[0]}, {tls[1]}: {e.strerror or e}") from None
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    return server
+        raise DeviceError(f"--address {address}, --port {port}: {e.strerror}; give another one") from None

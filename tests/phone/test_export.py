@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
 import ssl
+import subprocess
+import threading
 import urllib.request
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from edge.phone.runtime import PACKAGES, runtime_files
-from edge.phone.serve import certificate
+from edge.phone.serve import certificate, make_server
+from edge.server import server_tls
 from sightline.errors import ConfigError, DeviceError, ModelError
 from tests.conftest import Sightline
 from tests.phone.browser import served
@@ -120,13 +126,89 @@ def test_it_is_served_over_https_with_the_headers_that_it_needs(
             headers["x-content-type-options"] == "nosniff" and "wasm-unsafe-eval" in headers["content-security-policy"]
         )
         assert ask(f"{version}/")[0] == 404 and ask("../../etc/passwd")[0] == 404
-    assert (tmp_path / "sightline/phone.key").stat().st_mode & 0o77 == 0
+    assert (tmp_path / "sightline/phone.pem").stat().st_mode & 0o77 == 0
 
 
 def test_a_certificate_is_made_once(tmp_path: Path) -> None:
-    first = certificate(tmp_path, ["10.0.0.7", "pi.local"])[0].read_bytes()
-    assert certificate(tmp_path, ["10.0.0.7"])[0].read_bytes() == first
-    assert certificate(tmp_path, ["10.0.0.8"])[0].read_bytes() != first, "the machine has another address now"
+    first = certificate(tmp_path, ["10.0.0.7", "pi.local"]).read_bytes()
+    assert certificate(tmp_path, ["10.0.0.7"]).read_bytes() == first
+    assert certificate(tmp_path, ["10.0.0.8"]).read_bytes() != first, "the machine has another address now"
+
+
+def test_a_certificate_signs_nothing_but_itself(tmp_path: Path) -> None:
+    """Who tells a phone to trust it must not trust its key for every other site."""
+    content = certificate(tmp_path, ["10.0.0.7", "::1", "pi.local"]).read_bytes()
+    made = x509.load_pem_x509_certificate(content)
+    assert not made.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(name.value) for name in names] == ["10.0.0.7", "::1", "pi.local"]
+
+
+@pytest.mark.parametrize("damage", ["authority", "cut", "key of another", "empty"])
+def test_a_certificate_that_is_damaged_or_of_an_older_version_is_made_anew(tmp_path: Path, damage: str) -> None:
+    file = certificate(tmp_path, ["pi.local"])
+    content = file.read_bytes()
+    if damage == "authority":
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "99", "-subj", "/CN=pi",
+                   "-addext", "subjectAltName=DNS:pi.local", "-keyout", "-", "-out", "-"]  # fmt: skip
+        file.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+    elif damage == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "key of another":
+        end = b"-----END PRIVATE KEY-----\n"
+        other = certificate(tmp_path / "other", ["pi.local"]).read_bytes()
+        file.write_bytes(other.partition(end)[0] + end + content.partition(end)[2])
+    else:
+        file.write_bytes(b"")
+    before = file.read_bytes()
+    assert certificate(tmp_path, ["pi.local"]).read_bytes() != before
+    server_tls(file, None, "test")
+
+
+@pytest.mark.parametrize(("address", "shown"), [("::", "[::1]"), ("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")])
+def test_it_answers_over_ipv6_too(tmp_path: Path, address: str, shown: str) -> None:
+    (tmp_path / "index.html").write_text("<p>here</p>")
+    server = make_server(tmp_path, address, 0, "", None)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        with urllib.request.urlopen(f"http://{shown}:{server.server_address[1]}/", timeout=5) as answer:
+            assert answer.read() == b"<p>here</p>"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_who_says_nothing_is_hung_up_on_and_takes_nobodys_place_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.server.HEAD_S", 0.5)
+    monkeypatch.setattr("edge.server.CONNECTIONS", 4)
+    (tmp_path / "index.html").write_text("<p>here</p>")
+    file = certificate(tmp_path / "state", ["127.0.0.1"])
+    server = make_server(tmp_path, "127.0.0.1", 0, "", (file, None))
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        with contextlib.ExitStack() as stack:
+            place = ("127.0.0.1", server.server_address[1])
+            silent = [stack.enter_context(socket.create_connection(place, timeout=5)) for _ in range(9)]
+            assert [one.recv(1) for one in silent] == [b""] * 9  # the last ones at once, for there is no place
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "post", ["https://", "https://h; script-src *", "https://h h/", "ftp://h", "h", "https://[::1", "https://h:x/",
+             "https://user:word@h/", "https://'self'/", "https://*/"],
+)  # fmt: skip
+def test_an_address_that_would_change_the_pages_policy_is_refused(colours: Path, tmp_path: Path, post: str) -> None:
+    with pytest.raises(ConfigError, match=r"--post .*https://host/path"):
+        exported(colours, tmp_path / "site", post=post)
+    assert not (tmp_path / "site").exists()
 
 
 def test_older_versions_go_but_for_the_one_before(colours: Path, tmp_path: Path) -> None:
