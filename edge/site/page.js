@@ -15,7 +15,9 @@ async function open() {
   clearTimeout(timer); timer = 0;
   if (events) events.close();
   events = null;
-  const mine = ++opening, answer = await fetch("/api/info", {signal: AbortSignal.timeout(5000)}).catch(() => null);
+  const patience = new AbortController();
+  setTimeout(() => patience.abort(), 5000);
+  const mine = ++opening, answer = await fetch("/api/info", {signal: patience.signal}).catch(() => null);
   const info = answer && answer.ok && await answer.json().catch(() => null), why = info || !answer ? "" : await reason(answer);
   if (mine !== opening) return;
   const locked = !!answer && answer.status === 401;

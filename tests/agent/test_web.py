@@ -394,6 +394,17 @@ def test_many_at_once_are_bounded_and_the_loop_does_not_notice(page: Shown) -> N
     wait_until(lambda: ask_quietly(page) == 200)
 
 
+def test_a_connection_for_which_there_is_no_thread_takes_no_place(page: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        for _ in range(server.CONNECTIONS + 1):
+            assert ask_quietly(page) == 0
+    assert ask(page, "GET", "/api/info")[0] == 200
+
+
 def ask_quietly(page: Shown) -> int:
     with contextlib.suppress(OSError, http.client.HTTPException):
         return ask(page, "GET", "/api/info")[0]
