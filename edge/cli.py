@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from edge.credentials import hide_arguments, shows_credentials
+from edge.credentials import hidden, hide_arguments
 from edge.options import output_options, page_options
 from sightline.errors import ConfigError
 from sightline.options import NEW_FILE, NEW_FOLDER, READ, READ_FILE, Number, Whole
@@ -62,15 +62,20 @@ def run(
     A clip or pictures are a replay: every frame is looked at, and the same ones give the same answers. A camera's
     newest frame wins, and what is dropped is counted. Ctrl-C ends it; the figures go to stderr.
     """
+    given: Mapping[str, Sequence[str]] = {
+        "source": source, "mqtt": [o["mqtt"] or ""], "webhook": [o["webhook"] or ""],
+        "webhook_header": o["webhook_header"],
+    }  # fmt: skip
     if o["supervise"]:
-        if any(map(shows_credentials, [*source, o["mqtt"] or "", o["webhook"] or ""])):
+        if any(hidden(option, value) != value for option, values in given.items() for value in values):
             raise ConfigError("--supervise: a password on the command line cannot be hidden; put it into --env-file")
         if os.environ.get("NOTIFY_SOCKET"):
             raise ConfigError("--supervise: somebody watches this process already (systemd, or another --supervise)")
         arguments = [a for a in sys.argv[1:] if a != "--supervise"]
         os.execv(sys.executable, [sys.executable, "-m", "edge.supervise", *arguments])  # a small process of its own
-    *given, mqtt, webhook = hide_arguments([*source, o["mqtt"] or "", o["webhook"] or ""])  # may start it again
-    source, o = tuple(given), {**o, "mqtt": mqtt, "webhook": webhook}
+    given = hide_arguments(given)  # may start it again
+    source, o["webhook_header"] = tuple(given["source"]), tuple(given["webhook_header"])
+    (o["mqtt"],), (o["webhook"],) = given["mqtt"], given["webhook"]
     if o["config"]:
         from edge.config import read_agent_config
 

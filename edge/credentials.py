@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote
 
 from sightline.errors import InputError
 
@@ -22,6 +22,14 @@ _REFERENCE = re.compile(r"\$\{(" + _NAME + r")\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # of an address's query, what says which picture is meant; cameras put passwords there too, under many names
 _HARMLESS = ("camera", "cam", "channel", "ch", "stream", "subtype", "profile", "resolution", "res", "size", "fps")
+# not shown, but no secret either
+_USERS = ("user", "username", "usr", "login", "account")
+# a part of a path, or a value, that nobody chose as a name: a long run of letters and digits, or a UUID
+_KEY = re.compile(r"[A-Za-z0-9]{16,}|[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-")
+# a path behind one of these is the receiver's password: Slack, Home Assistant, Discord, Zapier
+_HOOKS = ("webhook", "webhooks", "hook", "hooks", "services")
+_SECRET_HEADER = re.compile("auth|token|key|secret|pass|pwd|cookie|sign|credential|session", re.IGNORECASE)
+_HIDDEN = "..."
 _FD = "SIGHTLINE_ADDRESSES_FD"
 
 
@@ -39,25 +47,86 @@ def _parts(address: str) -> _Parts:
     scheme, _, rest = address.partition("://")
     userinfo = ""
     if not re.match(r"(\[[^]/?#@]*]|[^:/?#@]*)(:\d*)?/[^?#@]*\?", rest):
-        userinfo, _, rest = rest.rpartition("@")
+        before, _, after = rest.rpartition("@")
+        if re.search(r"/.*=", before):  # the `@` stands in a path with a password, or a `/` in a password: nobody knows
+            return _Parts(scheme, before, _HIDDEN, "")
+        userinfo, rest = before, after
     place, _, query = rest.partition("#")[0].partition("?")
     return _Parts(scheme, userinfo, place, query)
 
 
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """Of a query, or of a part of a path that is like one: some cameras have `/user=admin_password=x_channel=1.sdp`."""
+    pieces = (piece.partition("=") for piece in re.split(r"[&;]|_(?=[A-Za-z]+=)", text) if piece)
+    return [(key, value) for key, _, value in pieces]
+
+
+def _harmless(text: str) -> str:
+    """What of a query may be shown."""
+    return "&".join(f"{key}={value}" for key, value in _pairs(text) if key.lower() in _HARMLESS and value)
+
+
+def _has_secret(text: str) -> bool:
+    """Whether a query has a value in it that may be a password. A word without a value is a switch."""
+    return any(
+        key.lower() not in (*_HARMLESS, *_USERS) if value else _KEY.search(key) is not None
+        for key, value in _pairs(text)
+    )
+
+
+def _split(place: str) -> tuple[str, list[tuple[str, bool]]]:
+    """The host, and each part of the path with whether it may be a password as it stands."""
+    host, *parts = place.split("/")
+    path, behind = [], False  # behind: what tells that all that follows is one
+    for part in parts:
+        secret = bool(part) and (behind or (_has_secret(part) if "=" in part else _KEY.search(part) is not None))
+        behind = behind or part.lower() in _HOOKS or ("=" in part and secret)
+        path.append((part, secret))
+    return host, path
+
+
 def without_credentials(url: str) -> str:
-    """The address without user and password, and of its query only what is known to be harmless."""
+    """The address without user and password; of its query, and of a path that is like one, only what is known to be
+    harmless; `...` for a part of the path that may be a key."""
     scheme, _, place, query = _parts(url)
-    kept = urlencode([(key, value) for key, value in parse_qsl(query) if key.lower() in _HARMLESS], safe=":/*")
-    return f"{scheme}://{place}" + (f"?{kept}" if kept else "")
+    host, path = _split(place)
+    shown = [(_harmless(part) or _HIDDEN) if "=" in part else _HIDDEN if secret else part for part, secret in path]
+    kept = _harmless(query)
+    return f"{scheme}://{'/'.join([host, *shown])}" + (f"?{kept}" if kept else "")
 
 
 def shows_credentials(address: str) -> bool:
     """Whether a password, or what may be one, stands in it as it is: `${NAME}` is nothing to hide."""
     if "://" not in address:
         return False
-    _, userinfo, _, query = _parts(_REFERENCE.sub("", address))
+    _, userinfo, place, query = _parts(_REFERENCE.sub("", address))
     user, colon, password = userinfo.partition(":")
-    return bool(password if colon else user) or any(key.lower() not in _HARMLESS for key, _ in parse_qsl(query))
+    return bool(password if colon else user) or any(secret for _, secret in _split(place)[1]) or _has_secret(query)
+
+
+# the options of `sightline run` whose values may have a password in them
+SECRET = ("source", "mqtt", "webhook", "webhook_header")
+
+
+def hidden(option: str, value: str) -> str:
+    """The value of one of SECRET as everybody may see it; the value itself where there is nothing to hide."""
+    if option == "webhook_header":
+        name, _, content = value.partition(":")
+        words = _REFERENCE.sub("", content).split()
+        secret = [word for word in words if word.lower() not in ("bearer", "basic", "token")]
+        shows = bool(secret and _SECRET_HEADER.search(name)) or any(map(_KEY.search, words))
+        return f"{name}: {_HIDDEN}" if shows else value
+    address = f"mqtt://{value}" if option == "mqtt" and value and "://" not in value else value
+    return without_credentials(address) if shows_credentials(address) else value
+
+
+def sends_in_clear(address: str) -> bool:
+    """Whether a user, a password or a key goes over the network to it unencrypted."""
+    scheme, userinfo, place, query = _parts(address if "://" in address else f"mqtt://{address}")
+    host, path = _split(place)
+    if scheme not in ("mqtt", "http") or re.match(r"(localhost|127\.|\[::1])", host):
+        return False
+    return bool(userinfo) or "${" in place or any(secret for _, secret in path) or bool(_pairs(query))
 
 
 def expand(address: str, environment: Mapping[str, str], option: str = "--source") -> str:
@@ -139,28 +208,28 @@ def seen_by_all(path: Path) -> str | None:
     return None
 
 
-def hide_arguments(addresses: Sequence[str]) -> list[str]:
-    """The addresses as they were given, in a process whose command line shows none of their credentials.
+def hide_arguments(values: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The values as they were given, in a process whose command line shows none of their credentials.
 
-    Call it with the options' values before any thread starts. When one has a password in it, the process starts itself
-    again (0.1 s, the same PID) with addresses without credentials; the real ones wait in a pipe, which nobody else can
-    read, and of which nothing is left once they are taken out.
+    values: of options in SECRET. Call it before any thread starts. When one has a password in it, the process starts
+    itself again (0.1 s, the same PID) with what may be seen; the real ones wait in a pipe, which nobody else can read,
+    and of which nothing is left once they are taken out.
     """
     fd = os.environ.pop(_FD, "")
     if fd:
         with os.fdopen(int(fd), "rb") as pipe:
-            real: list[str] = json.load(pipe)
+            real: dict[str, list[str]] = json.load(pipe)
         return real
-    secret = [a for a in addresses if shows_credentials(a)]
     arguments = sys.orig_argv[1:]
-    for address in secret:
-        arguments = [argument.replace(address, without_credentials(address)) for argument in arguments]
+    for option, texts in values.items():
+        for text in texts:
+            arguments = [argument.replace(text, hidden(option, text)) if text else argument for argument in arguments]
     if arguments != sys.orig_argv[1:]:
-        _start_again(arguments, addresses)
-    return list(addresses)
+        _start_again(arguments, values)
+    return {option: list(texts) for option, texts in values.items()}
 
 
-def _start_again(arguments: Sequence[str], addresses: Sequence[str]) -> NoReturn:
+def _start_again(arguments: Sequence[str], values: Mapping[str, Sequence[str]]) -> NoReturn:
     print(
         "warning: a password stood on the command line, where `ps` shows it and the shell's history keeps it; write "
         "'rtsp://${CAMERA_USER}:${CAMERA_PASSWORD}@host/..' and put both into a file for --env-file",
@@ -169,7 +238,7 @@ def _start_again(arguments: Sequence[str], addresses: Sequence[str]) -> NoReturn
     )
     read, write = os.pipe()
     with os.fdopen(write, "wb") as pipe:
-        pipe.write(json.dumps(list(addresses)).encode())
+        pipe.write(json.dumps(values).encode())
     os.set_inheritable(read, True)
     os.environ[_FD] = str(read)
     sys.stdout.flush()

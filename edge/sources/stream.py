@@ -57,8 +57,8 @@ class Stream(Video):
         if parts.scheme not in _PORTS or not self._host:
             raise InputError(f"{self.where}: rtsp://HOST/.., rtsps://, http:// or https:// is needed")
         self._scheme, self._port = parts.scheme, port or _PORTS[parts.scheme]
-        self._path = parts.path or "/"
-        self._target = quote(self._path + (f"?{parts.query}" if parts.query else ""), safe="/?&=%:;,@+$!*'()~[]")
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._target = quote(target, safe="/?&=%:;,@+$!*'()~[]")
         self._login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}" if parts.username else ""
 
     def open(self) -> None:
@@ -135,7 +135,7 @@ class Stream(Video):
         if status.startswith("401"):
             return f"{where} wants a user and a password; are they right?"
         if status.startswith("404"):
-            return f"{where} has no {self._path}; the camera's manual has the path"
+            return f"{where} has no {urlsplit(self.where).path or '/'}; the camera's manual has the path"
         if self._scheme in _TLS and "verify" in os.environ.get(_OPTIONS, ""):
             return f"{where} answers, but gives no stream; is its certificate the one that {_OPTIONS} names?"
         said = f" (it says {status})" if status and not status.startswith("200") else ""

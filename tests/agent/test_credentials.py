@@ -12,7 +12,16 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from edge.credentials import expand, read_env_file, seen_by_all, shows_credentials, without_credentials
+from edge.credentials import (
+    expand,
+    hidden,
+    read_env_file,
+    seen_by_all,
+    sends_in_clear,
+    shows_credentials,
+    without_credentials,
+)
+from edge.webhook import parse_receiver
 from sightline.errors import InputError
 
 SECRET = "hun/t@er:2?#%é ter"
@@ -79,6 +88,91 @@ def test_what_cannot_be_replaced_is_named_without_any_value(address: str, word: 
 def test_an_address_with_a_password_is_known_by_it(address: str, shows: bool) -> None:
     assert shows_credentials(address) is shows
     assert "ter2" not in without_credentials(address if "://" in address else f"x://{address}")
+
+
+HOOK = "https://hooks.slack.com/services/T02ABCDEF/B03ABCDEF/9fQzXk3hunter2LmVbN8wRtY"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        # cameras with a query in their path, parted by & or by _
+        ("rtsp://h/user=admin&password=hunter2&channel=1.sdp", "rtsp://h/channel=1.sdp"),
+        ("rtsp://h:554/user=admin_password=hunter2_channel=1_stream=0.sdp?real", "rtsp://h:554/channel=1&stream=0.sdp"),
+        ("rtsp://h/user=admin&password=hunter2", "rtsp://h/..."),
+        ("rtsp://h/user=admin&password=hun/ter2&x=1/ter2", "rtsp://h/.../.../..."),
+        ("rtsp://h/user=admin&password=hun@ter2&channel=1.sdp", "rtsp://..."),
+        ("rtsp://h/user=admin&password=hun@ter2", "rtsp://..."),
+        ("rtsps://10.0.0.1:7441/aB3dEf6hunter2kLm?enableSrtp", "rtsps://10.0.0.1:7441/..."),
+        ("http://h/mjpg?key=hunter2;channel=2", "http://h/mjpg?channel=2"),
+        # receivers whose path is their password
+        (HOOK, "https://hooks.slack.com/services/.../.../..."),
+        ("http://homeassistant.local:8123/api/webhook/hunter2", "http://homeassistant.local:8123/api/webhook/..."),
+        ("https://h/v1/aaaahunter2-not/0f8fad5b-d9cb-469f-a165-70867728950e", "https://h/v1/aaaahunter2-not/..."),
+    ],
+)
+def test_a_password_in_a_path_is_known_and_hidden(address: str, shown: str) -> None:
+    assert shows_credentials(address)
+    assert without_credentials(address) == shown
+
+
+def test_what_is_said_of_a_receiver_has_no_password() -> None:
+    assert parse_receiver(HOOK, {}).where == "https://hooks.slack.com:443/services/.../.../..."
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "rtsp://cam/h264Preview_01_main",
+        "rtsp://cam/Streaming/Channels/101",
+        "rtsp://cam/cam/realmonitor?channel=1&subtype=0",
+        "rtsp://cam/user=admin&password=${P}&channel=1&stream=0.sdp?real_stream",
+        "rtsp://cam/user=admin_password=${P}_channel=1.sdp",
+        "http://cam/x?user=admin&pwd=${P}",
+        "http://receiver:8000/hook",
+        "https://ha/api/webhook/${HOOK}",
+        "https://hooks.slack.com/services/${SLACK}",
+    ],
+)
+def test_an_ordinary_path_and_a_reference_are_no_password(address: str) -> None:
+    assert not shows_credentials(address)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "shown"),
+    [
+        ("webhook_header", "Authorization: Bearer hunter2", "Authorization: ..."),
+        ("webhook_header", "X-Api-Key:hunter2", "X-Api-Key: ..."),
+        ("webhook_header", "X-Site: 9fQzXk3hunter2LmVbN8wRtY", "X-Site: ..."),
+        ("webhook_header", "Authorization: Bearer ${TOKEN}", None),
+        ("webhook_header", "X-Site: kitchen", None),
+        ("mqtt", "me:hunter2@broker", "mqtt://broker"),
+        ("mqtt", "me:${P}@broker", None),
+        ("mqtt", "broker:1884", None),
+        ("mqtt", "", None),
+        ("source", "test:640x480@10", None),
+        ("source", "door=rtsp://u:hunter2@cam/live", "door=rtsp://cam/live"),
+    ],
+)
+def test_each_option_hides_its_own_kind_of_password(option: str, value: str, shown: str | None) -> None:
+    assert hidden(option, value) == (value if shown is None else shown)
+
+
+@pytest.mark.parametrize(
+    ("address", "clear"),
+    [
+        ("mqtt://${U}:${P}@broker", True),
+        ("me:hunter2@broker", True),
+        ("mqtts://${U}:${P}@broker", False),
+        ("mqtt://broker", False),
+        ("mqtt://${U}:${P}@127.0.0.1", False),
+        ("http://ha.local/api/webhook/${HOOK}", True),
+        ("http://ha.local/hook?key=${KEY}", True),
+        (HOOK, False),
+    ],
+)
+def test_a_password_that_goes_over_the_network_unencrypted_is_known(address: str, clear: bool) -> None:
+    assert sends_in_clear(address) is clear
 
 
 def env_file(tmp_path: Path, text: str) -> Path:
@@ -151,8 +245,9 @@ import sys, time, threading
 from edge.credentials import hide_arguments
 
 given = [a.removeprefix("--source=") for a in sys.argv[1:] if "://" in a or a.endswith(".mp4")]
-real = hide_arguments(given)
-print(len(real), *real, flush=True)
+headers = [a.removeprefix("--header=") for a in sys.argv[1:] if a.startswith("--header=")]
+real = sum(hide_arguments({"source": given, "webhook_header": headers}).values(), [])
+print(len(real), *real, sep="|", flush=True)
 time.sleep(20)
 """
 
@@ -173,7 +268,7 @@ def running(folder: Path, way: str, *arguments: str) -> Iterator[tuple[subproces
     ) as process:
         try:
             assert process.stdout is not None
-            yield process, process.stdout.readline().split()
+            yield process, process.stdout.readline().strip().split("|")
         finally:
             process.kill()
 
@@ -181,12 +276,15 @@ def running(folder: Path, way: str, *arguments: str) -> Iterator[tuple[subproces
 @pytest.mark.parametrize("way", ["module", "script"])
 def test_a_password_on_the_command_line_is_not_in_ps(tmp_path: Path, way: str) -> None:
     first, second = "rtsp://admin:hunter2@10.0.0.9:8554/live?channel=1", "http://10.0.0.9/x?user=u&pwd=hunter3"
-    with running(tmp_path, way, "run", "--source", first, f"--source={second}", "--source", "a.mp4") as (process, got):
-        assert got == ["3", first, second, "a.mp4"], "the program itself has the addresses as they were given"
+    header = "Authorization: Bearer hunter4"
+    options = ("--source", first, f"--source={second}", "--source", "a.mp4", f"--header={header}")
+    with running(tmp_path, way, "run", *options) as (process, got):
+        assert got == ["4", first, second, "a.mp4", header], "the program itself has the values as they were given"
         proc = Path(f"/proc/{process.pid}")
         shown = (proc / "cmdline").read_text().split("\0")
-        assert shown[-7:-1] == [
-            "run", "--source", "rtsp://10.0.0.9:8554/live?channel=1", "--source=http://10.0.0.9/x", "--source", "a.mp4"
+        assert shown[-8:-1] == [
+            "run", "--source", "rtsp://10.0.0.9:8554/live?channel=1", "--source=http://10.0.0.9/x", "--source", "a.mp4",
+            "--header=Authorization: ...",
         ]  # fmt: skip
         assert "hunter" not in (proc / "cmdline").read_text() + (proc / "environ").read_text()
         pipes = [fd for fd in (proc / "fd").iterdir() if int(fd.name) > 2 and "pipe:" in str(fd.readlink())]

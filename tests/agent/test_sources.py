@@ -313,6 +313,7 @@ def test_a_device_that_is_no_camera_is_refused() -> None:
         ("http://10.0.0.9/mjpg?pwd=hun@ter2", "http://10.0.0.9/mjpg"),
         ("http://10.0.0.9:81/mjpg?pwd=hun@ter2&channel=3", "http://10.0.0.9:81/mjpg?channel=3"),
         ("http://[::1]/mjpg?pwd=hun@ter2", "http://[::1]/mjpg"),
+        ("rtsp://10.0.0.9/user=admin&password=hunter2&channel=1.sdp", "rtsp://10.0.0.9/channel=1.sdp"),
         (
             "rtsp://admin:hunter2@10.0.0.9/cam/realmonitor?channel=1&subtype=0",
             "rtsp://10.0.0.9/cam/realmonitor?channel=1&subtype=0",

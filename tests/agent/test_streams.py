@@ -198,6 +198,11 @@ def test_why_there_is_no_stream_is_told(camera: str, path: str, words: str) -> N
     assert said.startswith(f"http://{camera}/{place}: {camera} ") and words in said
 
 
+def test_a_password_in_the_path_is_not_told_with_it(camera: str) -> None:
+    said = why_not(f"http://{camera}/user=admin&password=hunter2&channel=7")
+    assert "has no /channel=7;" in said and "hunter2" not in said
+
+
 def test_a_stream_that_ends_is_a_failed_camera(camera: str) -> None:
     with opened(f"http://{camera}/dies") as source:
         with pytest.raises(SourceError, match="the stream broke off"):
