@@ -2,127 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
 
-from edge.config import read_agent_config
-from edge.credentials import shows_credentials
-from edge.watchdog import MINIMUM_S
+import sightline
+from edge.access import make_token
+from edge.credentials import read_env_file, seen_by_all
+from edge.unit import Unit, check_unit_name
+from edge.unit_options import (
+    absolute_files,
+    check_options,
+    clear_text,
+    device_of,
+    files_of,
+    has_ribbon_camera,
+    has_source,
+    needs_token,
+)
 from sightline.bare import read_model
-from sightline.bundle import Bundle
 from sightline.device import load_device
 from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_file
 from sightline.options import NEW_FOLDER, READ, READ_FILE
 
 UNITS = Path("/etc/systemd/system")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}")
-# where a person's own files are, which the unit may read and not write
-_HOMES = ("/home", "/root", "/run/user")
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What a unit is written from. command: absolute program and its arguments. bundle: absolute. user: '' = one that
-    exists only while it runs. groups: that may open cameras and accelerators. env_file: with passwords, read by systemd
-    before the user changes; None = none. edgetpu: whether it needs a Coral. ribbon: or a Raspberry Pi's own camera."""
-
-    name: str
-    command: tuple[str, ...]
-    bundle: Path
-    user: str = ""
-    groups: tuple[str, ...] = ("video",)
-    env_file: Path | None = None
-    edgetpu: bool = False
-    ribbon: bool = False
-
-    @property
-    def text(self) -> str:
-        """The unit file."""
-        home = any(str(self.bundle).startswith(f"{h}/") for h in _HOMES)
-        devices = ["char-video4linux rw", "char-media rw"]
-        if self.edgetpu:
-            devices += ["char-usb_device rw", "/dev/apex_0 rw"]
-        if self.ribbon:
-            devices += ["char-dma_heap rw"]
-        lines = [
-            "[Unit]",
-            f"Description=Sightline {self.name.replace('%', '%%')}",
-            "Documentation=man:systemd.exec(5)",
-            "Wants=network-online.target",
-            "After=network-online.target",
-            "# it comes back for ever, however often it has died in a row",
-            "StartLimitIntervalSec=0",
-            "",
-            "[Service]",
-            "Type=notify",
-            f"ExecStart={' '.join(map(escape, self.command))}",
-            *([f"EnvironmentFile={str(self.env_file).replace('%', '%%')}"] if self.env_file else []),
-            "Environment=PYTHONUNBUFFERED=1",
-            "Restart=always",
-            "RestartSec=100ms",
-            "# pinged by the loop's progress alone; the agent asks for more time when its model is slow",
-            f"WatchdogSec={MINIMUM_S:g}",
-            "WatchdogSignal=SIGABRT",
-            "TimeoutStartSec=120",
-            "TimeoutAbortSec=1",
-            "TimeoutStopSec=15",
-            "LimitCORE=0",
-            "",
-            "# it reads cameras and the network, and writes its own state",
-            *([f"User={self.user}"] if self.user else ["DynamicUser=yes"]),
-            f"SupplementaryGroups={' '.join(self.groups)}",
-            f"StateDirectory=sightline/{self.name}",
-            f"WorkingDirectory=%S/sightline/{self.name}",
-            "NoNewPrivileges=yes",
-            "ProtectSystem=strict",
-            f"ProtectHome={'read-only' if home else 'yes'}",
-            "PrivateTmp=yes",
-            "DevicePolicy=closed",
-            *(f"DeviceAllow={device}" for device in devices),
-            "ProtectKernelTunables=yes",
-            "ProtectKernelModules=yes",
-            "ProtectKernelLogs=yes",
-            "ProtectControlGroups=yes",
-            "ProtectClock=yes",
-            "ProtectHostname=yes",
-            "ProtectProc=invisible",
-            "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
-            "RestrictNamespaces=yes",
-            "RestrictRealtime=yes",
-            "RestrictSUIDSGID=yes",
-            "LockPersonality=yes",
-            "MemoryDenyWriteExecute=yes",
-            "RemoveIPC=yes",
-            "UMask=0077",
-            "CapabilityBoundingSet=",
-            "AmbientCapabilities=",
-            "SystemCallArchitectures=native",
-            "SystemCallFilter=@system-service",
-            "SystemCallFilter=~@privileged @resources",
-            "SystemCallFilter=sched_setaffinity sched_setscheduler setpriority",
-            "SystemCallErrorNumber=EPERM",
-            "",
-            "[Install]",
-            "WantedBy=multi-user.target",
-        ]
-        return "\n".join(lines) + "\n"
-
-
-def escape(argument: str) -> str:
-    """One word of ExecStart: systemd takes backslashes, quotes, %x and $x for its own."""
-    if not argument.isprintable():
-        raise ConfigError(f"{argument!r}: a unit cannot have this in its command line")
-    argument = argument.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
-    return f'"{argument}"' if not argument or re.search(r"[\s'\";]", argument) else argument
+TOKENS = Path("/etc/sightline")  # what a page's token is checked with
+STATE = Path("/var/lib/sightline")
+STEADY_S = 3  # an agent that lives so long after it said that it is ready does not die at once
 
 
 @click.group()
@@ -159,20 +74,113 @@ def show(model: Path, options: tuple[str, ...], **o: object) -> None:
 
 @service.command(context_settings=_EVERYTHING)
 @click.option("--root", type=NEW_FOLDER, help="Write into this system's image, and start nothing.")
+@click.option("--new-token", is_flag=True, help="Of the live page, in place of the one that is there.")
 @_shared
-def install(model: Path, options: tuple[str, ...], root: Path | None, **o: object) -> None:
-    """Write the unit for MODEL, and start it now and at every boot. OPTIONS are those of `sightline run`."""
-    unit = _unit(model, options, **o)
-    path = _path(unit.name, root)
+def install(model: Path, options: tuple[str, ...], root: Path | None, new_token: bool, **o: object) -> None:
+    """Write the unit for MODEL, and start it now and at every boot. OPTIONS are those of `sightline run`.
+
+    When its own user may not read what it needs, or it does not start, nothing is installed."""
     if root is None:
         _need_root("install")
-    write_file(path, unit.text.encode())
-    click.echo(f"wrote {path}")
+    unit = _unit(model, options, **o)
+    path = _path(unit.name, root)
+    for warning in [*clear_text(options), *([seen_by_all(unit.env_file)] if unit.env_file else [])]:
+        if warning:
+            click.echo(f"warning: {warning}", err=True)
     if root is None:
-        _systemctl("daemon-reload")
-        _systemctl("enable", path.name)
-        _systemctl("restart", path.name)
+        _check_readable(unit)
+    files, token = {path: unit.text.encode()}, ""
+    tokens = _tokens(unit.name, root)
+    if needs_token(options) and (new_token or not tokens.exists()):
+        token, document = make_token()
+        files[tokens] = document.encode()  # all may read it: nobody finds 256 random bits by their hash
+    if root is None:
+        _start(unit, path, files)
+    else:
+        _write(files)
+    click.echo(f"wrote {path}")
+    if token:
+        click.echo(f"the page's token, shown this once: {token}")
+    if root is None:
         click.echo(f"started; it says what it does in: journalctl -f -u {path.name}")
+
+
+def _check_readable(unit: Unit) -> None:
+    """Whether the unit's own user, who sees less than root, may read what it needs. Raises ConfigError."""
+    of_user = ("User", "DynamicUser", "SupplementaryGroups", "ProtectHome", "ProtectSystem", "PrivateTmp")
+    properties = [f"--property={line}" for line in unit.text.splitlines() if line.partition("=")[0] in of_user]
+    look = 'while IFS= read -r f; do [ -r "$f" ] || echo "$f"; done'
+    done = subprocess.run(
+        ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", *properties, "/bin/sh", "-c", look],
+        input="".join(f"{path}\n" for path in unit.reads), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if done.returncode:
+        raise DeviceError(f"what the service may read cannot be found out: {done.stderr.strip() or done.returncode}")
+    unreadable = done.stdout.splitlines()
+    if not unreadable:
+        return
+    path = Path(unreadable[0])
+    closed = next((p for p in reversed(path.parents) if not p.stat().st_mode & 0o001), None)
+    why = f"{closed} is closed to others" if closed else "it is closed to others"
+    if path.parts[1:2] == ("tmp",):
+        why = "a unit has a /tmp of its own"
+    who = f"the user {unit.user}" if unit.user else "its own user, which exists only while it runs,"
+    raise ConfigError(
+        f"nothing is installed: {who} may not read {path} ({why}); put Sightline, the model and the files where "
+        "everybody may read them, such as below /opt, or name a user who may: --user NAME"
+    )
+
+
+def _write(files: Mapping[Path, bytes | None]) -> None:
+    for path, content in files.items():
+        if content is None:
+            path.unlink()
+        else:
+            write_file(path, content)
+
+
+def _start(unit: Unit, path: Path, files: Mapping[Path, bytes]) -> None:
+    """Put the files in place, of which `path` is the unit, and see it run; otherwise what was there before is there
+    again. Raises ConfigError for what the agent says is bad input, DeviceError for everything else."""
+    before = {file: file.read_bytes() if file.exists() else None for file in files}
+    had_state = (STATE / unit.name).exists()
+    _write(files)
+    _systemctl("daemon-reload")
+    _systemctl("enable", path.name)
+    _systemctl("stop", path.name)
+    try:
+        _systemctl("start", path.name)
+        for _ in range(STEADY_S):
+            time.sleep(1)
+            _systemctl("is-active", path.name)
+        if _shown(path.name, "NRestarts") != "0":
+            raise DeviceError("it has died and was started again")
+    except DeviceError as e:
+        words, code = _last_words(path.name) or str(e), _shown(path.name, "ExecMainStatus")
+        _systemctl("stop", path.name)
+        if before[path] is None:
+            if not had_state:
+                _systemctl("clean", "--what=state", path.name)
+            _systemctl("disable", path.name)
+            _systemctl("reset-failed", path.name)
+        _write(before)
+        _systemctl("daemon-reload")
+        went = "nothing is installed"
+        if before[path] is not None:
+            _systemctl("start", "--no-block", path.name)
+            went = "the one before is back"
+        text = f"the agent does not start as this service, and {went}: {words}"
+        raise (ConfigError(text) if code == "2" else DeviceError(text)) from None
+
+
+def _last_words(name: str) -> str:
+    """What the agent said at its end."""
+    done = subprocess.run(
+        ["journalctl", "--unit", name, "--lines", "40", "--output", "cat", "--no-pager"], capture_output=True, text=True
+    )
+    lines = done.stdout.strip().splitlines()
+    errors = [line.removeprefix("error: ") for line in lines if re.match("(internal )?error:", line)]
+    return "\n".join(errors[-1:] or lines[-5:])
 
 
 @service.command()
@@ -188,6 +196,10 @@ def uninstall(name: str, root: Path | None) -> None:
         _need_root("uninstall")
         _systemctl("disable", "--now", path.name)
     path.unlink()
+    tokens = _tokens(name, root)
+    tokens.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # others are in it, or it never was
+        tokens.parent.rmdir()
     if root is None:
         _systemctl("daemon-reload")
     click.echo(f"removed {path}")
@@ -195,70 +207,34 @@ def uninstall(name: str, root: Path | None) -> None:
 
 def _unit(model: Path, options: tuple[str, ...], **o: object) -> Unit:
     bundle = read_model(model)
-    name = str(o["name"] or bundle.manifest.name)
-    text = list(options)
-    if not has_source(text):
+    name = check_unit_name(str(o["name"] or bundle.manifest.name))
+    check_options(model, options)
+    if not has_source(options):
         raise ConfigError("a --source or a --config is needed, as for `sightline run`")
-    check_options(text)
     if not re.fullmatch(r"[a-z_][a-z0-9_-]*\$?|", str(o["user"])):
         raise ConfigError(f"--user {o['user']!r}: not the name of a user")
     env_file = o["env_file"]
+    if isinstance(env_file, Path):
+        read_env_file(env_file)  # that systemd can, too
     installed = shutil.which("sightline", path=str(Path(sys.executable).parent))
     start = (str(Path(installed).absolute()),) if installed else (sys.executable, "-m", "sightline")
+    placed = absolute_files(options)
+    if needs_token(options):
+        placed += ["--page-token-file", str(TOKENS / name)]
+    contents = [model / file for file in ("manifest.json", *bundle.contents)] if model.is_dir() else [model]
+    python = Path(sys.executable)
+    reads = [Path(start[0]), python, python.resolve(), Path(sightline.__file__), *contents]
+    reads += [Path(value) for _, _, value in files_of(placed)]
     return Unit(
-        name=check_unit_name(name),
-        command=(*start, "run", str(model.absolute()), *_absolute(text)),
-        bundle=model.absolute(),
+        name=name,
+        command=(*start, "run", str(model.absolute()), *placed),
+        reads=tuple(path.absolute() for path in reads),
         user=str(o["user"]),
         groups=tuple(o["groups"]),  # type: ignore[arg-type]
         env_file=env_file.absolute() if isinstance(env_file, Path) else None,
-        edgetpu=load_device(device_of(text, bundle))[1].delegate == "edgetpu",
-        ribbon=has_ribbon_camera(text),
+        edgetpu=load_device(device_of(options, bundle))[1].delegate == "edgetpu",
+        ribbon=has_ribbon_camera(options),
     )
-
-
-def check_options(options: Sequence[str]) -> None:
-    """Of `sightline run`, in a unit. Raises ConfigError."""
-    if any(map(shows_credentials, options)):
-        raise ConfigError(
-            "a password in a unit's command line is seen by all; write ${NAME} and put it into --env-file"
-        )
-    if "--supervise" in options:
-        raise ConfigError("--supervise: systemd does that; leave it out")
-
-
-def value_of(options: Sequence[str], name: str) -> str | None:
-    """Of `--name value` or `--name=value`, the last one that is given."""
-    value = None
-    for word, following in zip(options, [*options[1:], None], strict=False):
-        if word == name:
-            value = following
-        elif word.startswith(f"{name}="):
-            value = word.partition("=")[2]
-    return value
-
-
-def has_source(options: Sequence[str]) -> bool:
-    """Whether it is said what it shall look at."""
-    return value_of(options, "--source") is not None or value_of(options, "--config") is not None
-
-
-def device_of(options: Sequence[str], bundle: Bundle) -> str:
-    """As which device it runs."""
-    return value_of(options, "--device") or bundle.manifest.device
-
-
-def has_ribbon_camera(options: Sequence[str]) -> bool:
-    """A Raspberry Pi's own: its driver hands pictures over in memory that has a device file of its own."""
-    config = value_of(options, "--config")
-    cameras = [c.source for c in read_agent_config(Path(config)).cameras.values()] if config else []
-    return any(re.search(r"(^|=)picamera(:\d+)?$", source) for source in [*options, *cameras])
-
-
-def _absolute(options: list[str]) -> list[str]:
-    """A unit starts in a folder of its own: what is a file here must be found from there."""
-    return [str(Path(o).absolute()) if not o.startswith("-") and os.sep not in o[:1] and Path(o).exists() else o
-            for o in options]  # fmt: skip
 
 
 def _path(name: str, root: Path | None) -> Path:
@@ -266,10 +242,8 @@ def _path(name: str, root: Path | None) -> Path:
     return folder / f"sightline-{check_unit_name(name)}.service"
 
 
-def check_unit_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"--name {name!r}: letters, digits, '_', '.' and '-', at most 60")
-    return name
+def _tokens(name: str, root: Path | None) -> Path:
+    return (root / TOKENS.relative_to("/") if root else TOKENS) / name
 
 
 def _need_root(what: str) -> None:
@@ -279,7 +253,12 @@ def _need_root(what: str) -> None:
         raise ConfigError("systemd does not run here: use `sightline run --supervise`, or --root for an image")
 
 
-def _systemctl(*arguments: str) -> None:
+def _systemctl(*arguments: str) -> str:
     done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True)
     if done.returncode:
         raise DeviceError(f"systemctl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip()
+
+
+def _shown(name: str, key: str) -> str:
+    return _systemctl("show", "--value", "--property", key, name)

@@ -21,7 +21,8 @@ from edge.deploy.hosts import Host, read_hosts
 from edge.deploy.kit import Kit
 from edge.deploy.release import Wanted, Wheels
 from edge.deploy.ssh import Device
-from edge.service import check_options, check_unit_name, device_of
+from edge.unit import check_unit_name
+from edge.unit_options import check_options, device_of
 from sightline.bare import read_model
 from sightline.device import load_device
 from sightline.errors import ConfigError, SightlineError
@@ -103,13 +104,8 @@ def deploy(
 
 def _wanted(host: Host, common: Wanted) -> Wanted:
     """What this device shall run. Raises ConfigError, before anything is done."""
-    from edge.cli import run
-
     options = (*common.options, *host.options)
-    if any(option.partition("=")[0] == "--env-file" for option in options):
-        raise ConfigError("--env-file stands before the --: deploy itself takes it along")
-    run.make_context("sightline run", [str(common.bundle.path), *options])  # that it would take them
-    check_options(options)
+    check_options(common.bundle.path, options)
     device = device_of(options, common.bundle)
     if load_device(device)[1].runner != "agent":
         raise ConfigError(f"{device} is not run by the agent; say as which device it shall run there: -- --device NAME")

@@ -14,7 +14,8 @@ from edge.deploy.found import Found, answers, check, check_rights, look
 from edge.deploy.kit import WHEEL, Kit, Platform
 from edge.deploy.release import Wanted, Wheels, make_release, page_of, place_of
 from edge.deploy.ssh import Device, StepError
-from edge.service import check_unit_name, device_of, has_ribbon_camera, has_source, value_of
+from edge.unit import check_unit_name
+from edge.unit_options import device_of, has_ribbon_camera, has_source, value_of
 from sightline.device import load_device
 from sightline.errors import ConfigError, DeviceError
 

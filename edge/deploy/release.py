@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge.config import read_agent_config
 from edge.deploy.found import Found
 from edge.deploy.ssh import Device
-from edge.service import Unit, device_of, has_ribbon_camera, value_of
+from edge.unit import Unit
+from edge.unit_options import LOCAL, device_of, files_of, has_page, has_ribbon_camera, settings_of, with_file
 from sightline.bundle import Bundle
 from sightline.device import load_device
 from sightline.errors import ConfigError
 
 Wheels = Literal["auto", "index", "carry"]
 PAGE_PORT = 8480
-# options of `sightline run` whose files go along; what the others name is the device's own
-CARRIED = ("--config", "--mqtt-ca", "--mqtt-cert", "--mqtt-key", "--page-cert", "--page-key")
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def make_release(
             f"{folder}/{place}",
             *(option.replace(_HERE, f"{folder}/") for option in options),
         ),
-        bundle=Path(folder),
+        reads=(Path(folder),),
         user=found.user,
         groups=("video", "plugdev") if edgetpu and "plugdev" in found.groups else ("video",),
         env_file=Path(f"{folder}/env") if wanted.env_file is not None else None,
@@ -90,23 +88,14 @@ def _carried(options: tuple[str, ...]) -> tuple[dict[str, bytes], tuple[str, ...
     """The files that options name, and the options with their places on the device."""
     files: dict[str, bytes] = {}
     placed = list(options)
-    for i, word in enumerate(options):
-        name, equals, value = word.partition("=")
-        before = options[i - 1] if i else ""
-        if word.startswith("--") and equals and name in CARRIED:
-            path = Path(value)
-        elif before in CARRIED:
-            name, path = before, Path(word)
-        else:
-            continue
+    for i, name, value in files_of(options):
+        path = Path(value)
         kept = f"files/{name.removeprefix('--')}{path.suffix}"
         try:
             files[kept] = path.read_bytes()
         except OSError as e:
             raise ConfigError(f"{name} {path}: cannot be read: {e.strerror}") from None
-        placed[i] = _HERE + kept
-        if equals:
-            placed[i] = f"{name}={placed[i]}"
+        placed[i] = with_file(options[i], _HERE + kept)
     return files, tuple(placed)
 
 
@@ -134,13 +123,9 @@ class PageOptions:
 
 def page_of(options: tuple[str, ...], taken: tuple[int, ...]) -> PageOptions:
     """Open to the network, behind a token, unless the options, or those in agent.yaml, say something else of it."""
-    config = value_of(options, "--config")
-    given = {key: str(value) for key, value in (read_agent_config(Path(config)).options if config else {}).items()}
-    for key in ("page-address", "page-port", "page-cert", "page-token-file"):
-        if (value := value_of(options, f"--{key}")) is not None:
-            given[key] = value
-    if "--no-page" in options or given.get("page") == "False":
+    if not has_page(options):
         return PageOptions((), False, True, None, False)
+    given = settings_of(options, "page-address", "page-port", "page-cert", "page-token-file")
     more: tuple[str, ...] = ()
     if "page-address" not in given:
         given["page-address"] = "0.0.0.0"
@@ -150,7 +135,7 @@ def page_of(options: tuple[str, ...], taken: tuple[int, ...]) -> PageOptions:
         more += ("--page-port", given["page-port"])
     if given["page-port"] == "0":
         raise ConfigError("--page-port 0: a page that is to be found needs a port that stays")
-    local = given["page-address"] in ("127.0.0.1", "localhost", "::1")
+    local = given["page-address"] in LOCAL
     return PageOptions(
         more, not local and "page-token-file" not in given, local, given["page-port"], "page-cert" in given
     )

@@ -12,7 +12,8 @@ from pathlib import Path
 import click.testing
 import pytest
 
-from edge.service import Unit, escape, service
+from edge.service import service
+from edge.unit import Unit, escape
 from sightline.errors import ConfigError
 from tests.conftest import Sightline, need
 
@@ -78,16 +79,65 @@ def test_a_ribbon_camera_gets_its_memory(bundle: Path, tmp_path: Path, sightline
             assert ("DeviceAllow=char-dma_heap rw" in text) == allowed, (source, options)
 
 
-def test_files_are_found_from_the_units_own_folder(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
-    (tmp_path / "agent.yaml").write_text("cameras: {a: {source: 0}}")
-    done = sightline("service", "show", bundle, "--", "--config", "agent.yaml", "--threshold", "0.5", cwd=tmp_path,
-                     env={"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin"})  # fmt: skip
+def command_of(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What the unit that was shown starts."""
     assert done.returncode == 0, done.stderr
-    command = next(line for line in done.stdout.splitlines() if line.startswith("ExecStart=")).partition("=")[2]
-    words = shlex.split(command)
-    assert words[words.index("--config") + 1] == str(tmp_path / "agent.yaml")
-    assert words[words.index("--threshold") + 1] == "0.5"
-    assert Path(words[0]).is_absolute() and str(bundle) in words
+    line = next(line for line in done.stdout.splitlines() if line.startswith("ExecStart=")).partition("=")[2]
+    return shlex.split(line)
+
+
+def test_what_it_reads_is_made_absolute_and_nothing_else(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
+    """Also where other values are the names of files here."""
+    (tmp_path / "agent.yaml").write_text("cameras: {a: {source: 0}}")
+    (tmp_path / "clip.mp4").touch()
+    (tmp_path / "ca.pem").touch()
+    (tmp_path / "results.jsonl").touch()
+    for folder in ("sightline", "pictures", "0"):
+        (tmp_path / folder).mkdir()
+
+    def words(*options: str) -> list[str]:
+        env = {"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin"}
+        return command_of(sightline("service", "show", bundle, "--", *options, cwd=tmp_path, env=env))
+
+    written = ("--output", "results.jsonl", "--on", "red>=0.5", "--snapshots", "pictures", "--mqtt-prefix", "sightline")
+    command = words("--config", "agent.yaml", "--threshold", "0.5", "--mqtt-ca=ca.pem", *written)
+    assert Path(command[0]).is_absolute() and command[1:3] == ["run", str(bundle)]
+    read = ["--config", f"{tmp_path}/agent.yaml", "--threshold", "0.5", f"--mqtt-ca={tmp_path}/ca.pem"]
+    assert command[3:] == [*read, *written]
+    assert words("--config=agent.yaml")[3:] == [f"--config={tmp_path}/agent.yaml"]
+    sources = ("--source", "0", "--source", "clip.mp4", "--source=door=clip.mp4", "--source", "rtsp://h/clip.mp4")
+    assert words(*sources)[3:] == [
+        "--source", "0", "--source", f"{tmp_path}/clip.mp4", f"--source=door={tmp_path}/clip.mp4", "--source",
+        "rtsp://h/clip.mp4",
+    ]  # fmt: skip
+
+
+def test_one_that_dies_again_and_again_waits_longer_and_longer(tmp_path: Path) -> None:
+    text = Unit("a", ("/x",), ()).text
+    line = next(line for line in text.splitlines() if line.startswith("ExecStartPre=")).partition("=")[2]
+    program = [word.replace("$$", "$").replace("%%", "%") for word in shlex.split(line)]
+    sleep = tmp_path / "sleep"
+    sleep.write_text("#!/bin/sh\necho $1\n")
+    sleep.chmod(0o755)
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RUNTIME_DIRECTORY": str(memory)}
+
+    def pause() -> str:
+        done = subprocess.run(program, env=env, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.strip()
+
+    assert [pause() for _ in range(10)] == ["", "", "1", "2", "4", "8", "16", "30", "30", "30"]
+    (file,) = memory.iterdir()
+    count, moment = file.read_text().split()
+    file.write_text(f"{count} {int(moment) - 61}\n")
+    assert pause() == "", "it ran for a minute"
+    file.write_text("")
+    assert pause() == ""
+    assert text != Unit("a", ("/y",), ()).text.replace("/y", "/x"), (
+        "another command does not wait for this one's deaths"
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,13 +164,13 @@ def test_a_line_break_is_refused() -> None:
 
 
 def test_a_bundle_in_a_home_can_be_read_and_no_other_home_is_open() -> None:
-    assert "ProtectHome=read-only" in Unit("a", ("/x",), Path("/home/me/a.bundle")).text
-    assert "ProtectHome=yes" in Unit("a", ("/x",), Path("/opt/a.bundle")).text
+    assert "ProtectHome=read-only" in Unit("a", ("/x",), (Path("/home/me/a.bundle"),)).text
+    assert "ProtectHome=yes" in Unit("a", ("/x",), (Path("/opt/a.bundle"),)).text
 
 
 def test_only_a_coral_gets_at_the_usb_bus() -> None:
-    assert "usb" not in Unit("a", ("/x",), Path("/opt/a.bundle")).text
-    assert "DeviceAllow=char-usb_device rw" in Unit("a", ("/x",), Path("/opt/a.bundle"), edgetpu=True).text
+    assert "usb" not in Unit("a", ("/x",), (Path("/opt/a.bundle"),)).text
+    assert "DeviceAllow=char-usb_device rw" in Unit("a", ("/x",), (Path("/opt/a.bundle"),), edgetpu=True).text
 
 
 @pytest.mark.parametrize(
@@ -128,13 +178,21 @@ def test_only_a_coral_gets_at_the_usb_bus() -> None:
     [
         (["--json"], "--source or a --config is needed"),
         (["--source", "0", "--supervise"], "systemd does that"),
+        (["--source", "0", "--env-file", "x.env"], "before the --"),
+        (["--source", "0", "--page-address", "0.0.0.0", "--new-page-token"], "each start would make another"),
+        (["--source", "0", "--treshold", "0.5"], "--treshold"),
+        (["--source", "rtsp://h/user=admin&password=s3cr3t&channel=1.sdp"], "--source: a password in a unit's"),
+        (["--source=door=rtsp://admin:s3cr3t@h/"], "--source: a password in a unit's"),
+        (["--source", "0", "--webhook-header", "Authorization: Bearer s3cr3t"], "--webhook-header: a password"),
+        (["--source", "0", "--webhook=https://ha/api/webhook/s3cr3t"], "--webhook: a password"),
+        (["--source", "0", "--mqtt", "me:s3cr3t@broker"], "--mqtt: a password in a unit's"),
     ],
 )
 def test_what_could_not_run_is_refused_at_once(
     bundle: Path, sightline: Sightline, options: list[str], words: str
 ) -> None:
     done = sightline("service", "show", bundle, "--", *options)
-    assert done.returncode == 2 and words in done.stderr
+    assert done.returncode == 2 and words in done.stderr and "s3cr3t" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["../evil", "a b", "", "-x"])
@@ -153,6 +211,42 @@ def test_uninstall_leaves_nothing_and_names_what_there_is(bundle: Path, tmp_path
     assert done.returncode == 2 and "there are: door" in done.stderr
     assert sightline("service", "uninstall", "--root", tmp_path, "door").returncode == 0
     assert not path.exists()
+
+
+def test_the_token_of_an_open_page_is_shown_by_install_and_kept(
+    bundle: Path, tmp_path: Path, sightline: Sightline
+) -> None:
+    """The agent would show it in the system's journal."""
+
+    def install(*more: str) -> tuple[str, str]:
+        line = ("service", "install", "--root", tmp_path, "--name", "door", *more, bundle, "--", "--source", "0")
+        done = sightline(*line, "--page-address", "0.0.0.0")
+        assert done.returncode == 0 and "others on the network can read the live page" in done.stderr
+        found = re.search(r"the page's token, shown this once: (\S+)", done.stdout)
+        return found[1] if found else "", (tmp_path / "etc/sightline/door").read_text()
+
+    token, document = install()
+    unit = tmp_path / "etc/systemd/system/sightline-door.service"
+    assert value(unit, "ExecStart").endswith("--page-token-file /etc/sightline/door")
+    assert token and token not in document + unit.read_text()
+    assert install() == ("", document)
+    other, changed = install("--new-token")
+    assert other not in ("", token) and changed != document
+    assert sightline("service", "uninstall", "--root", tmp_path, "door").returncode == 0
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_passwords_that_others_can_read_are_warned_of(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
+    secret = tmp_path / "cameras.env"
+    secret.write_text("P=hunter2\n")
+    secret.chmod(0o644)
+    line = ("service", "install", "--root", tmp_path, "--env-file", secret, bundle, "--", "--source", "0")
+    done = sightline(*line, "--mqtt", "mqtt://me:${P}@broker")
+    assert done.returncode == 0 and f"chmod 600 {secret}" in done.stderr
+    assert "the password of --mqtt" in done.stderr
+    secret.chmod(0o600)
+    done = sightline(*line, "--mqtt", "mqtts://me:${P}@broker")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_without_systemd_it_is_said_what_to_do_instead(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
