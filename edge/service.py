@@ -134,9 +134,15 @@ def _check_readable(unit: Unit) -> None:
 def _write(files: Mapping[Path, bytes | None]) -> None:
     for path, content in files.items():
         if content is None:
-            path.unlink()
+            _remove(path)
         else:
             write_file(path, content)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # its folder, unless others are in it
+        path.parent.rmdir()
 
 
 def _start(unit: Unit, path: Path, files: Mapping[Path, bytes]) -> None:
@@ -196,10 +202,7 @@ def uninstall(name: str, root: Path | None) -> None:
         _need_root("uninstall")
         _systemctl("disable", "--now", path.name)
     path.unlink()
-    tokens = _tokens(name, root)
-    tokens.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # others are in it, or it never was
-        tokens.parent.rmdir()
+    _remove(_tokens(name, root))
     if root is None:
         _systemctl("daemon-reload")
     click.echo(f"removed {path}")

@@ -14,6 +14,7 @@ from sightline import __version__
 from sightline.documents import utf8
 from sightline.errors import SightlineError, known
 from sightline.records import near
+from sightline.text import printable
 
 
 class Entry(NamedTuple):
@@ -139,7 +140,7 @@ def _tell(error: BaseException, arguments: list[str]) -> int:
     """Say what ended the command; returns its exit code."""
     match error:
         case SightlineError():
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {printable(str(error))}", err=True)
             return error.exit_code
         case click.ClickException():
             error.show()
@@ -154,6 +155,6 @@ def _tell(error: BaseException, arguments: list[str]) -> int:
             return _tell(meant, arguments)
         case Exception():
             what = f"{type(error).__name__}: {error}"
-            click.echo(f"internal error: {what} (run again with --debug for the traceback)", err=True)
+            click.echo(f"internal error: {printable(what)} (run again with --debug for the traceback)", err=True)
             return 1
     raise error  # SystemExit, from a library

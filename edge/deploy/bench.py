@@ -13,7 +13,7 @@ import click
 from edge.deploy.deploy import make_environment
 from edge.deploy.found import check_python, look
 from edge.deploy.kit import Kit
-from edge.deploy.release import model_files, place_of
+from edge.deploy.release import SERVICES, model_files, place_of
 from edge.deploy.ssh import Device
 from sightline.bare import read_model
 
@@ -35,10 +35,10 @@ def bench_there(
         run = secrets.token_hex(4)
         one, other = read_model(model), read_model(compare) if compare else None
         files = model_files(one, "one/")
-        line = [f"{_NAME}/{run}/one/{place_of(one)}", *options, "--json"]
+        line = [f"{SERVICES}/{_NAME}/{run}/one/{place_of(one)}", *options, "--json"]
         if other:
             files |= model_files(other, "other/")
-            line += ["--compare", f"{_NAME}/{run}/other/{place_of(other)}"]
+            line += ["--compare", f"{SERVICES}/{_NAME}/{run}/other/{place_of(other)}"]
         try:
             device.step("release", _NAME, run, environment, files=files)
             said = device.step("call", environment, "sightline", "bench", *line, longer_s=seconds)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from edge.deploy.deploy import Outcome
+from edge.deploy.deploy import NotStarted, Outcome
 from edge.deploy.deploy import deploy as deploy_one
 from edge.deploy.deploy import remove as remove_one
 from edge.deploy.found import PasswordNeeded
@@ -27,6 +27,7 @@ from sightline.bare import read_model
 from sightline.device import load_device
 from sightline.errors import ConfigError, SightlineError
 from sightline.options import READ, READ_FILE, Number
+from sightline.text import printable
 
 AT_ONCE = 8
 
@@ -72,7 +73,7 @@ def deploy(
 
         def say(title: str, text: str) -> None:
             with talk:
-                click.echo(f"{f'{host.to} {called}  ' if several else ''}{title:12} {text}", err=as_json)
+                click.echo(f"{f'{host.to} {called}  ' if several else ''}{title:12} {printable(text)}", err=as_json)
 
         device = Device(host.to, ssh_config, ask=not several and sys.stdin.isatty())
         try:
@@ -88,7 +89,8 @@ def deploy(
             if not several and not as_json:
                 raise
             say("error", str(e))
-            return Outcome(host.to, called, error=str(e), exit_code=e.exit_code)
+            token = e.token if isinstance(e, NotStarted) else ""
+            return Outcome(host.to, called, token=token, error=str(e), exit_code=e.exit_code)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         # several deployments on one device come one after the other: each takes a port that is free then
@@ -96,7 +98,7 @@ def deploy(
         outcomes = [o for done in pool.map(lambda mine: [work(host) for host in mine], devices) for o in done]
     if several:
         for line in _summary(outcomes):
-            click.echo(line, err=as_json)
+            click.echo(printable(line), err=as_json)
     if as_json:
         click.echo(json.dumps({"devices": [asdict(outcome) for outcome in outcomes]}))
     return max(outcome.exit_code for outcome in outcomes)

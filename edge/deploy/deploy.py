@@ -12,10 +12,10 @@ from typing import Any
 from edge.access import make_token
 from edge.deploy.found import Found, answers, check, check_rights, look
 from edge.deploy.kit import WHEEL, Kit, Platform
-from edge.deploy.release import Wanted, Wheels, make_release, page_of, place_of
+from edge.deploy.release import SERVICES, Wanted, Wheels, make_release, page_of, place_of
 from edge.deploy.ssh import Device, StepError
 from edge.unit import check_unit_name
-from edge.unit_options import device_of, has_ribbon_camera, has_source, value_of
+from edge.unit_options import clear_text, device_of, has_ribbon_camera, has_source, value_of
 from sightline.device import load_device
 from sightline.errors import ConfigError, DeviceError
 
@@ -42,6 +42,14 @@ class Outcome:
 Say = Callable[[str, str], None]  # a title and a text
 
 
+class NotStarted(DeviceError):
+    """token: of the page, when it is new: it is in force all the same."""
+
+    def __init__(self, message: str, token: str) -> None:
+        super().__init__(message)
+        self.token = token
+
+
 def deploy(device: Device, wanted: Wanted, kit: Kit, say: Say) -> Outcome:
     """Raises ConfigError and DeviceError; the agent that ran before goes on then, and the error says so if it had to be
     started again."""
@@ -54,8 +62,10 @@ def deploy(device: Device, wanted: Wanted, kit: Kit, say: Say) -> Outcome:
     options = (*_with_source(device, environment, wanted, say), *page.options)
     base = f"{found.home}/.sightline"
     if page.token:
-        options += ("--page-token-file", f"{base}/{wanted.name}/page-token")
-    release, files = make_release(found, base, environment, wanted, options)
+        options += ("--page-token-file", f"{base}/{SERVICES}/{wanted.name}/page-token")
+    for warning in clear_text(options):
+        say("warning", warning)
+    release, files = make_release(found, base, environment, wanted, options, page.port)
     device.step("release", wanted.name, release, environment, files=files)
     say("model", f"{wanted.bundle.manifest.name} {wanted.bundle.manifest.version}, as it is here, to the last byte")
     bench = try_there(device, environment, wanted, release, options)
@@ -65,7 +75,13 @@ def deploy(device: Device, wanted: Wanted, kit: Kit, say: Say) -> Outcome:
         how = "replace" if wanted.new_token else "keep"
         if device.step("token", wanted.name, how, text=document).strip() == "kept":
             token = ""
-    answer = answers(device.step("activate", wanted.name, release, "restart" if token else ""))
+    try:
+        answer = answers(device.step("activate", wanted.name, release, "restart" if token else ""))
+    except DeviceError as e:
+        raise NotStarted(str(e), token) from None
+    finally:
+        if token:
+            say("token", f"{token}   (the page asks for it; shown this once)")
     device.step("sweep", wanted.name)
     service = answer["service"]
     what = {"new": "new: started, and at every boot", "changed": "changed, and started again", "same": "as it was"}
@@ -73,8 +89,6 @@ def deploy(device: Device, wanted: Wanted, kit: Kit, say: Say) -> Outcome:
     say("it says", answer["status"])
     address = page.address(device)
     say("live page", address or "none")
-    if token:
-        say("token", f"{token}   (the page asks for it; shown this once)")
     return Outcome(device.to, wanted.name, service, address, token, answer["status"], bench)
 
 
@@ -151,7 +165,7 @@ def try_there(
     device: Device, environment: str, wanted: Wanted, release: str, options: tuple[str, ...]
 ) -> dict[str, Any]:
     """Hashes, golden samples and speed, on the device and as what it shall run. Raises DeviceError."""
-    place = f"{wanted.name}/{release}/{place_of(wanted.bundle)}"
+    place = f"{SERVICES}/{wanted.name}/{release}/{place_of(wanted.bundle)}"
     config = device_of(options, wanted.bundle)
     scheme = value_of(options, "--scheme")
     if wanted.trial_s:

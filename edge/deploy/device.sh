@@ -1,8 +1,8 @@
 # The device's side of `sightline deploy`, in what every Debian has. One call is one step: sh -c THIS sightline STEP ..
 #
 # ~/.sightline/environments/ID     a virtual environment; `complete` is its last file. Deployments share them.
-# ~/.sightline/NAME/RELEASE        a model with its unit.service and the options' files, renamed into place
-# ~/.sightline/NAME/active         the release that was last seen to run
+# ~/.sightline/services/NAME/RELEASE   a model with its unit.service and the options' files, renamed into place
+# ~/.sightline/services/NAME/active    the release that was last seen to run
 # /etc/systemd/system/sightline-NAME.service   the copy of a release's unit: the one file that says what runs
 #
 # Whatever ends a step half-way, a power cut included, leaves that one file as it was or as it shall be.
@@ -17,7 +17,7 @@ root() { printf '%s\n' "$password" 2>/dev/null | sudo -S -p '' "$@"; }
 alone() { mkdir -p "$base" && exec 9>"$base/lock" && flock -w 600 9 || die "another deployment has been at work for 10 minutes"; }
 # what root is asked for, and nothing else: sudoers may list it word for word
 names() {
-  here=$base/$1
+  here=$base/services/$1
   unit=sightline-$1.service
   file=/etc/systemd/system/$unit
   new=/etc/systemd/system/.sightline-$1.new
@@ -52,7 +52,7 @@ look() {
   say "picamera2=$([ -d /usr/lib/python3/dist-packages/picamera2 ] && echo yes)"
   say "ribbon=$(cat /sys/class/video4linux/v4l-subdev*/name 2>/dev/null | grep -E '^(imx|ov|arducam|pivariety)' | tr '\n' ' ')"
   say "environments=$(cd "$base/environments" 2>/dev/null && ls -d */complete 2>/dev/null | cut -d/ -f1 | tr '\n' ' ')"
-  say "ports=$(for other in "$base"/*/*/unit.service; do case $other in "$here"/*) ;; *) sed -n 's/.*--page-port \([0-9]*\).*/\1/p' "$other" 2>/dev/null ;; esac; done | tr '\n' ' ')"
+  say "ports=$(for other in "$base"/services/*/*/port; do case $other in "$here"/*) ;; *) cat "$other" 2>/dev/null ;; esac; done | tr '\n' ' ')"
   if ! command -v sudo >/dev/null; then
     say "sudo=missing"
   else
@@ -95,7 +95,7 @@ release() {
   receive "$part"
   # one that is there is kept, unless its card has changed it
   ! (cd "$here/$2" 2>/dev/null && sha256sum --status -c sums) || { rm -rf "$part"; return 0; }
-  ln -s "../../environments/$3" "$part/environment" # so that `sweep` knows who needs it
+  ln -s "../../../environments/$3" "$part/environment" # so that `sweep` knows who needs it
   rm -rf "${here:?}/$2"
   sync -f "$part" && mv -T "$part" "$here/$2" && sync -f "$here"
 }
@@ -109,11 +109,19 @@ token() {
   (umask 077 && cat >"$here/page-token.part" && sync "$here/page-token.part" && mv -f "$here/page-token.part" "$here/page-token") && say "new"
 }
 
+# a unit of the same name that somebody else has made is not touched
+foreign() {
+  if [ -e "$file" ] && ! grep -qF " $here/" "$file"; then
+    die "$file is there already, and deploy has not made it: sightline service uninstall ${here##*/}, or another --name"
+  fi
+}
+
 # activate NAME RELEASE [restart]
 activate() {
   names "$1"
   trap '' HUP INT TERM PIPE # begun, it is ended: the network may go
   alone
+  foreign
   [ -e "$here/$2/sums" ] || die "the release $2 is not there any more; deploy again"
   was=$(cat "$here/active" 2>/dev/null)
   if [ "$was" = "$2" ] && [ -z "${3-}" ] && cmp -s "$here/$2/unit.service" "$file" && systemctl --quiet is-active "$unit" && systemctl --quiet is-enabled "$unit"; then
@@ -176,7 +184,7 @@ sweep() {
       [ "$release" = "$here/$active/" ] || rm -rf "$release"
     done
   fi
-  needed=$(for link in "$base"/*/*/environment; do readlink "$link"; done)
+  needed=$(for link in "$base"/services/*/*/environment; do readlink "$link"; done)
   for environment in "$base"/environments/*/; do
     id=$(basename "$environment")
     case $needed in *"$id"*) ;; *) rm -rf "$environment" ;; esac
@@ -190,6 +198,7 @@ remove() {
   trap '' HUP INT TERM PIPE
   [ -e "$base" ] || [ -e "$file" ] || { say "nothing"; return 0; }
   alone
+  foreign
   said=nothing
   if [ -e "$here" ] || [ -e "$file" ]; then said=removed; fi
   if [ -e "$file" ]; then
@@ -200,7 +209,7 @@ remove() {
   fi
   rm -rf "$here"
   sweep
-  rmdir "$base/environments" 2>/dev/null
+  rmdir "$base/environments" "$base/services" 2>/dev/null
   set -- "$base"/*/
   [ -e "$1" ] || rm -rf "$base"
   say "$said"

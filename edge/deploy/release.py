@@ -17,6 +17,7 @@ from sightline.errors import ConfigError
 
 Wheels = Literal["auto", "index", "carry"]
 PAGE_PORT = 8480
+SERVICES = "services"  # of ~/.sightline: no name of a deployment is that of another folder there
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Wanted:
 
 
 def make_release(
-    found: Found, base: str, environment: str, wanted: Wanted, options: tuple[str, ...]
+    found: Found, base: str, environment: str, wanted: Wanted, options: tuple[str, ...], port: str | None
 ) -> tuple[str, dict[str, bytes]]:
-    """Its id, a name of its content, and its files."""
+    """Its id, a name of its content, and its files. port: of its page, which no other deployment shall take."""
     ribbon = has_ribbon_camera(options)
     files, options = _carried(options)
     bundle = wanted.bundle
@@ -45,9 +46,11 @@ def make_release(
     files |= model_files(bundle)
     if wanted.env_file is not None:
         files["env"] = wanted.env_file
+    if port:
+        files["port"] = f"{port}\n".encode()
     content = hashlib.sha256(repr((environment, options, sorted(files.items()))).encode())
     release = f"{bundle.manifest.version}-{content.hexdigest()[:12]}"
-    folder = f"{base}/{wanted.name}/{release}"
+    folder = f"{base}/{SERVICES}/{wanted.name}/{release}"
     edgetpu = load_device(device_of(options, bundle))[1].delegate == "edgetpu"
     unit = Unit(
         name=wanted.name,

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import pytest
 
 from edge.deploy.ssh import Device, StepError
 from sightline.errors import DeviceError
+from tests.broker import free_port
 from tests.conftest import need
 from tests.debian import missing
 from tests.deploy.machine import Machine, booted, build
@@ -48,9 +48,7 @@ def machine(system: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def port() -> int:
     """Of the live page, which is this machine's own as well: they share their network."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 def command(machine: Machine, bundle: Path, *arguments: object) -> list[str]:
@@ -111,6 +109,7 @@ def test_from_bare_to_a_live_page_and_nothing_left_of_it(machine: Machine, bundl
     done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "reaches no index" in done.stderr and "golden samples as measured" in done.stderr
+    assert "warning      others on the network can read the live page" in done.stderr
     (told,) = json.loads(done.stdout)["devices"]
     assert (told["service"], told["page"]) == ("new", f"http://127.0.0.1:{port}/")
     assert re.fullmatch(r"[\d.]+ frames a second", told["status"]) and not told["status"].startswith("0.0")
@@ -152,28 +151,48 @@ def test_once_more_changes_nothing(machine: Machine, deploy: Deploy, deployed: s
     done = deploy()
     assert done.returncode == 0 and "as it was" in done.stdout, done.stderr
     assert pid(machine) == first != 0 and written(machine) == files
-    assert "token" not in done.stdout, "it is shown once"
+    assert not re.search("^token ", done.stdout, re.MULTILINE), "it is shown once"
 
 
 def test_other_options_replace_it_and_the_older_goes(machine: Machine, deploy: Deploy, deployed: str) -> None:
     done = deploy("--threshold", "0.25")
     assert done.returncode == 0 and "changed, and started again" in done.stdout, done.stderr
     assert "--threshold 0.25" in runs(machine)
-    folders = machine.ssh("ls ~/.sightline/colours ~/.sightline/environments").split()
+    folders = machine.ssh("ls ~/.sightline/services/colours ~/.sightline/environments").split()
     assert len([f for f in folders if f.startswith("20")]) == 1
     assert len([f for f in folders if f.startswith("python3")]) == 1
 
 
-def test_what_does_not_start_is_taken_back(machine: Machine, deploy: Deploy, deployed: str) -> None:
-    done = deploy("--page-port", "22")
+def test_what_does_not_start_is_taken_back(machine: Machine, deploy: Deploy, deployed: str, port: int) -> None:
+    done = deploy("--page-port", "22", before=("--new-token",))
     assert done.returncode == 3
     assert "the one before runs again" in done.stderr and "Permission denied" in done.stderr
     assert "--page-port 22 " not in runs(machine)
     assert machine.ssh(f"systemctl is-enabled {UNIT}").strip() == "enabled"
+    (token,) = re.findall(r"^token +(\S+)", done.stdout, re.MULTILINE)
+    assert page(port, "/api/info", token), "the token that was shown is in force"
+
+
+def test_the_token_is_known_where_the_first_start_fails(
+    machine: Machine, bundle: Path, keeper: None, port: int
+) -> None:
+    line = command(machine, bundle, "--to", "device", "--trial", 0, "--name", "first", "--json")
+    run = ["--", "--source", "test:320x240@2", "--page-port"]
+    try:
+        done = subprocess.run([*line, *run, "22"], capture_output=True, text=True, timeout=300)
+        (told,) = json.loads(done.stdout)["devices"]
+        assert done.returncode == 3 and "Permission denied" in told["error"] and told["token"]
+        other = free_port()
+        done = subprocess.run([*line, *run, str(other)], capture_output=True, text=True, timeout=300)
+        (again,) = json.loads(done.stdout)["devices"]
+        assert (again["service"], again["token"]) == ("new", ""), done.stderr
+        assert page(other, "/api/info", told["token"])
+    finally:
+        subprocess.run([*line, "--remove"], capture_output=True, timeout=300)
 
 
 def test_what_the_card_has_changed_is_put_right(machine: Machine, deploy: Deploy, deployed: str) -> None:
-    (model,) = machine.root.glob("home/pi/.sightline/colours/*/*.bundle/*.static_int8.tflite")
+    (model,) = machine.root.glob("home/pi/.sightline/services/colours/*/*.bundle/*.static_int8.tflite")
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1
     model.write_bytes(content)
@@ -209,11 +228,11 @@ def test_passwords_and_files_go_along_and_nobody_else_reads_them(
     agent = tmp_path / "agent.yaml"
     agent.write_text(f"cameras: {{door: {{source: 'test:'}}}}\noptions: {{page-port: {port}}}\n")
     line = ("--to", "device", "--trial", 0, "--env-file", secret, "--", "--config", agent)
-    bundle = next((machine.root / "home/pi/.sightline/colours").glob("*/*.bundle"))
+    bundle = next((machine.root / "home/pi/.sightline/services/colours").glob("*/*.bundle"))
     done = subprocess.run(command(machine, bundle, *line), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and f":{port}/" in done.stdout, done.stderr
     told = machine.ssh(
-        f"sudo cat /proc/{pid(machine)}/environ | tr '\\0' '\\n'; stat -c '%a %n' ~/.sightline/colours/*/*"
+        f"sudo cat /proc/{pid(machine)}/environ | tr '\\0' '\\n'; stat -c '%a %n' ~/.sightline/services/colours/*/*"
     )
     assert "CAMERA=hunter2" in told
     assert "hunter2" not in runs(machine) + machine.ssh(f"cat /etc/systemd/system/{UNIT}")
@@ -242,7 +261,9 @@ def test_killed_here_at_any_step_the_old_or_the_new_runs(
         assert re.search(rf"--page-port {port} ", runs(machine)), "an agent runs, whichever"
     done = deploy("--threshold", "0.99")
     assert done.returncode == 0 and "--threshold 0.99" in runs(machine), done.stderr
-    assert len([f for f in machine.ssh("ls -A ~/.sightline/colours").split() if f.startswith((".", "20"))]) == 1
+    assert (
+        len([f for f in machine.ssh("ls -A ~/.sightline/services/colours").split() if f.startswith((".", "20"))]) == 1
+    )
 
 
 SHIM = """#!/bin/sh
@@ -280,13 +301,15 @@ def test_when_its_power_goes_the_old_or_the_new_runs(
     machine: Machine, deploy: Deploy, deployed: str, power: Callable[[int], None]
 ) -> None:
     """Before every command of the step that changes what runs; then it boots."""
-    here = machine.root / "home/pi/.sightline/colours"
+    here = machine.root / "home/pi/.sightline/services/colours"
     old = (here / "active").read_text().strip()
     device = Device("device", machine.ssh_config, ask=False)
     seen, cuts = set(), 0
     for k in range(1, 60):
         new = f"other-{k}"
-        machine.ssh(f"cd ~/.sightline/colours && cp -a {old} {new} && sed -i 's/{old}/{new}/' {new}/unit.service")
+        machine.ssh(
+            f"cd ~/.sightline/services/colours && cp -a {old} {new} && sed -i 's/{old}/{new}/' {new}/unit.service"
+        )
         power(k)
         try:
             device.step("activate", "colours", new)
@@ -371,20 +394,88 @@ def on_a_terminal(line: list[str], answer: bytes) -> int:
     return typing.returncode
 
 
-def test_several_from_an_inventory(machine: Machine, bundle: Path, tmp_path: Path, keeper: None) -> None:
+def test_several_from_an_inventory_whatever_they_are_called(
+    machine: Machine, bundle: Path, tmp_path: Path, keeper: None
+) -> None:
     inventory = tmp_path / "hosts.yaml"
     inventory.write_text(
-        "- {to: device, name: door, options: ['--threshold', '0.3']}\n- {to: device, name: gate}\n- nobody@127.0.0.1\n"
+        "- {to: device, name: carried, options: ['--page-port=8480']}\n"
+        "- {to: device, name: environments}\n- nobody@127.0.0.1\n"
     )
     line = command(machine, bundle, "--inventory", inventory, "--trial", 0, "--json", "--", "--source", "test:")
     done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert done.returncode == 3 and "2 of 3 devices are as they shall be" in done.stderr, done.stderr
     told = json.loads(done.stdout)["devices"]
     assert [d["service"] for d in told] == ["new", "new", ""] and "not reached by ssh" in told[2]["error"]
-    assert told[0]["page"] != told[1]["page"]
+    assert (told[0]["page"], told[1]["page"]) == ("http://127.0.0.1:8480/", "http://127.0.0.1:8481/")
+    for name in ("carried", "environments", "keeper"):
+        machine.ssh(f"systemctl is-active sightline-{name} && sudo systemctl restart sightline-{name}")
     assert len(machine.ssh("ls ~/.sightline/environments").split()) == 1, "they share it"
     done = subprocess.run([*line[: line.index("--json")], "--remove"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 3 and done.stdout.count("removed") >= 2, done.stderr
+
+
+@pytest.fixture
+def door(machine: Machine, keeper: None) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """door("--output", "x"): `service install` with these options, on that machine and with a model that all may read;
+    `before` stand before the model."""
+    program = machine.ssh("ls -d ~/.sightline/environments/*/bin/sightline").strip()
+    machine.ssh("chmod 755 ~; cp -r ~/.sightline/services/keeper/*/*.bundle ~/mine.bundle; chmod -R a+rX ~/mine.bundle")
+
+    def install(*options: object, before: tuple[object, ...] = ()) -> subprocess.CompletedProcess[str]:
+        words = (program, "service", "install", "--name", "door", *before, "mine.bundle", "--", "--source", "test:")
+        line = shlex.join(map(str, ("sudo", *words, *options)))
+        ssh = ["ssh", "-F", str(machine.ssh_config), "device", line]
+        return subprocess.run(ssh, capture_output=True, text=True, timeout=120)
+
+    yield install
+    machine.ssh(f"sudo {program} service uninstall door; sudo rm -rf ~/mine.bundle /var/lib/private/sightline/door")
+
+
+def test_a_service_is_installed_only_where_it_starts(
+    machine: Machine, door: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    port, before = free_port(), written(machine)
+    machine.ssh("chmod 700 ~")
+    done = door("--no-page")
+    machine.ssh("chmod 755 ~")
+    assert done.returncode == 2 and "may not read" in done.stderr and "/home/pi is closed to others" in done.stderr
+    done = door("--page-address", "0.0.0.0", "--page-port", port, "--output", "/home/pi/results.jsonl")
+    assert done.returncode == 2 and "nothing is installed: --output /home/pi/results.jsonl" in done.stderr
+    assert written(machine) == before
+
+    machine.ssh("touch ~/results.jsonl ~/sightline")  # of a try by hand
+    done = door("--page-address", "0.0.0.0", "--page-port", port, "--output", "results.jsonl")
+    machine.ssh("rm ~/results.jsonl ~/sightline")
+    assert done.returncode == 0, done.stderr
+    (token,) = re.findall("shown this once: (.+)", done.stdout)
+    assert page(port, "/api/info", token)
+    assert token not in machine.ssh("sudo journalctl --unit sightline-door")
+    assert int(machine.ssh("sudo stat -c %s /var/lib/sightline/door/results.jsonl"))
+
+    done = door("--no-page", "--output", "/home/pi/results.jsonl")
+    assert done.returncode == 2 and "the one before is back" in done.stderr
+    machine.ssh("for _ in $(seq 60); do systemctl --quiet is-active sightline-door && exit; sleep 0.3; done; exit 1")
+    assert page(port, "/api/info", token)
+    with pytest.raises(StepError, match="deploy has not made it"):
+        Device("device", machine.ssh_config, ask=False).step("remove", "door")
+
+
+def test_a_service_that_cannot_start_is_tried_ever_more_rarely(
+    machine: Machine, door: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = door("--no-page")
+    assert done.returncode == 0, done.stderr
+    machine.ssh("mv mine.bundle away.bundle && sudo systemctl kill --signal KILL sightline-door")
+    # the fifth restart comes after eight seconds
+    again = machine.ssh(
+        "restarts='systemctl show --property NRestarts --value sightline-door'; "
+        "for _ in $(seq 300); do [ $($restarts) -lt 5 ] || break; sleep 0.1; done; sleep 2; "
+        "systemctl show --property NRestarts,SubState --value sightline-door; mv away.bundle mine.bundle; "
+        "for _ in $(seq 100); do systemctl --quiet is-active sightline-door && break; sleep 0.3; done; "
+        "systemctl is-active sightline-door"
+    )
+    assert again.split() == ["5", "start-pre", "active"], "it waits, and comes back by itself"
 
 
 def test_what_is_said_of_a_device_that_cannot() -> None:
@@ -442,8 +533,8 @@ def test_a_step_that_is_not_whole_does_nothing(machine: Machine) -> None:
     device = Device("device", machine.ssh_config, ask=False)
     with pytest.raises(StepError, match="did not arrive whole"):
         device.step("release", "half", "r", "e", text="not a tar")
-    assert not (machine.root / "home/pi/.sightline/half/r").exists()
-    machine.ssh("rm -rf ~/.sightline/half")
+    assert not (machine.root / "home/pi/.sightline/services/half/r").exists()
+    machine.ssh("rm -rf ~/.sightline/services/half")
 
 
 def test_its_power_goes_while_it_is_removed(
