@@ -149,7 +149,7 @@ def _start(unit: Unit, path: Path, files: Mapping[Path, bytes]) -> None:
     """Put the files in place, of which `path` is the unit, and see it run; otherwise what was there before is there
     again. Raises ConfigError for what the agent says is bad input, DeviceError for everything else."""
     before = {file: file.read_bytes() if file.exists() else None for file in files}
-    had_state = (STATE / unit.name).exists()
+    had_state, began = (STATE / unit.name).exists(), time.time()
     _write(files)
     _systemctl("daemon-reload")
     _systemctl("enable", path.name)
@@ -162,13 +162,14 @@ def _start(unit: Unit, path: Path, files: Mapping[Path, bytes]) -> None:
         if _shown(path.name, "NRestarts") != "0":
             raise DeviceError("it has died and was started again")
     except DeviceError as e:
-        words, code = _last_words(path.name) or str(e), _shown(path.name, "ExecMainStatus")
+        words, code = _last_words(path.name, began) or str(e), _shown(path.name, "ExecMainStatus")
         _systemctl("stop", path.name)
         if before[path] is None:
+            with contextlib.suppress(DeviceError):  # systemd may have forgotten it by now
+                _systemctl("reset-failed", path.name)  # one that has failed cannot be cleaned
             if not had_state:
                 _systemctl("clean", "--what=state", path.name)
             _systemctl("disable", path.name)
-            _systemctl("reset-failed", path.name)
         _write(before)
         _systemctl("daemon-reload")
         went = "nothing is installed"
@@ -179,14 +180,17 @@ def _start(unit: Unit, path: Path, files: Mapping[Path, bytes]) -> None:
         raise (ConfigError(text) if code == "2" else DeviceError(text)) from None
 
 
-def _last_words(name: str) -> str:
-    """What the agent said at its end."""
-    done = subprocess.run(
-        ["journalctl", "--unit", name, "--lines", "40", "--output", "cat", "--no-pager"], capture_output=True, text=True
-    )
-    lines = done.stdout.strip().splitlines()
-    errors = [line.removeprefix("error: ") for line in lines if re.match("(internal )?error:", line)]
-    return "\n".join(errors[-1:] or lines[-5:])
+def _last_words(name: str, since: float) -> str:
+    """What the agent said at its end. The journal has it a moment later."""
+    line = ["journalctl", "--unit", name, "--since", f"@{since:.0f}", "--output", "cat", "--no-pager"]
+    lines: list[str] = []
+    for _ in range(10):
+        lines = subprocess.run(line, capture_output=True, text=True).stdout.strip().splitlines()
+        errors = [line.removeprefix("error: ") for line in lines if re.match("(internal )?error:", line)]
+        if errors:
+            return errors[-1]
+        time.sleep(0.3)
+    return "\n".join(lines[-5:])
 
 
 @service.command()

@@ -124,12 +124,13 @@ activate() {
   foreign
   [ -e "$here/$2/sums" ] || die "the release $2 is not there any more; deploy again"
   was=$(cat "$here/active" 2>/dev/null)
+  began=$(date +%s)
   if [ "$was" = "$2" ] && [ -z "${3-}" ] && cmp -s "$here/$2/unit.service" "$file" && systemctl --quiet is-active "$unit" && systemctl --quiet is-enabled "$unit"; then
     say "service=same"
   elif commit "$2"; then
     say "$([ -n "$was" ] && echo service=changed || echo service=new)"
   else
-    journal=$(journalctl --unit "$unit" --lines 40 --output cat --no-pager 2>/dev/null)
+    journal=$(journalctl --unit "$unit" --since "@$began" --output cat --no-pager 2>/dev/null)
     words=$(echo "$journal" | grep -i '^[a-z ]*error' | tail -n 1)
     [ -n "$words" ] || words=$(echo "$journal" | tail -n 5)
     if [ "$was" = "$2" ]; then
