@@ -10,7 +10,6 @@ import io
 import json
 import signal
 import subprocess
-import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from converters import edgetpu
 from converters.graph import unpack
 from converters.nodes import Graph, Node, Operand, macs, read_graph
+from sightline.child import python
 from sightline.errors import ModelError
 from sightline.metadata import Metadata, read_metadata
 
@@ -25,7 +25,6 @@ _IDENTIFIER = b"TFL3"
 _ALIGNMENT = 64  # bytes, of a tensor in TFLite's arena
 _PROBE_TIMEOUT_S = 120
 _WEIGHTS_AT = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "CONV_3D": 1}
-_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from converters.probe import main; main(sys.argv[2])"
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ def _persistent(nodes: Sequence[Node]) -> list[int]:
 
 def _probe(content: bytes, kernels: str, name: str) -> dict[str, object]:
     """What `probe.main` says, of all its lines. Raises ModelError where the process dies."""
-    command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), kernels]
+    command = python("converters.probe", kernels)
     what = "XNNPACK" if kernels == "xnnpack" else "TFLite's own kernels"
     try:
         done = subprocess.run(command, input=content, capture_output=True, timeout=_PROBE_TIMEOUT_S)

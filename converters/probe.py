@@ -59,3 +59,7 @@ def _resident() -> int | None:
 
 def _say(**found: Any) -> None:
     print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

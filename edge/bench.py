@@ -21,6 +21,7 @@ from edge.machine import look_at
 from edge.model import Model, open_model
 from sightline.answer import answer
 from sightline.bare import read_model
+from sightline.child import python
 from sightline.device import DeviceConfig, load_device
 from sightline.errors import DeviceError
 from sightline.preprocess import Frame, Preprocessor
@@ -146,7 +147,7 @@ def cold_start_ms(bundle: Path, device: str, scheme: str) -> float:
     times = []
     for _ in range(COLD_STARTS):
         began = time.monotonic()
-        command = [sys.executable, "-m", "edge.bench", str(bundle), device, scheme]
+        command = python("edge.bench", str(bundle), device, scheme)
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         times.append(1000 * (time.monotonic() - began))
         if done.returncode:

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from edge.credentials import hidden, hide_arguments
 from edge.options import output_options, page_options
+from sightline.child import python
 from sightline.errors import ConfigError
 from sightline.options import NEW_FILE, NEW_FOLDER, READ, READ_FILE, Number, Whole
 from sightline.records import near
@@ -72,7 +73,7 @@ def run(
         if os.environ.get("NOTIFY_SOCKET"):
             raise ConfigError("--supervise: somebody watches this process already (systemd, or another --supervise)")
         arguments = [a for a in sys.argv[1:] if a != "--supervise"]
-        os.execv(sys.executable, [sys.executable, "-m", "edge.supervise", *arguments])  # a small process of its own
+        os.execv(sys.executable, python("edge.supervise", *arguments))  # a small process of its own
     given = hide_arguments(given)  # may start it again
     source, o["webhook_header"] = tuple(given["source"]), tuple(given["webhook_header"])
     (o["mqtt"],), (o["webhook"],) = given["mqtt"], given["webhook"]

@@ -21,6 +21,7 @@ import numpy as np
 
 from edge.model import open_model
 from sightline.bare import read_model
+from sightline.child import python
 from sightline.device import load_device
 from sightline.errors import DeviceError, InputError, SightlineError
 
@@ -78,7 +79,7 @@ def try_in_child(bundle: Path, device: str, scheme: str | None, *, nice: int = 0
 
     nice: added to its niceness, where somebody else is at work.
     """
-    command = [sys.executable, "-m", "edge.selftest", str(bundle), device, scheme or "", str(nice)]
+    command = python("edge.selftest", str(bundle), device, scheme or "", str(nice))
     environment = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)

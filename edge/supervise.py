@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sightline.child import python
+
 WATCHDOG_S = 2.0
 STARTING_S = 60.0  # to open a large model on a slow card
 KILL_S = 0.3  # for SIGABRT, upon which Python writes where each thread was, before SIGKILL
@@ -117,8 +119,8 @@ def _cause(code: int) -> str:
 
 
 def main() -> int:
-    """`python -m edge.supervise ARGUMENTS`: of `sightline`, which run under supervision."""
-    command = [sys.executable, "-m", "sightline", *sys.argv[1:]]
+    """`python("edge.supervise", ARGUMENTS)`: of `sightline`, which run under supervision."""
+    command = python("sightline", *sys.argv[1:])
     return supervise(command, lambda line: print(line, file=sys.stderr, flush=True))
 
 

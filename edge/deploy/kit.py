@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import io
 import subprocess
-import sys
 import tempfile
 import threading
 import zipfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import sightline
 from sightline import __version__
+from sightline.child import python
 from sightline.errors import DeviceError
 
 PACKAGES = ("sightline", "trainer", "converters", "edge", "device_configs")
@@ -83,7 +83,7 @@ class Kit:
             own, folder = Path(work) / WHEEL, Path(work) / "wheels"
             own.write_bytes(self.sightline)
             command = [
-                sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--dest", folder,
+                *python("pip", "download", "--quiet", "--disable-pip-version-check", "--dest"), folder,
                 "--only-binary=:all:", "--implementation", "cp", "--python-version", platform.python, *tags, own, *more,
             ]  # fmt: skip
             done = subprocess.run([*map(str, command)], capture_output=True, text=True)

@@ -394,14 +394,15 @@ def test_a_compiled_model_is_known_for_one(sightline: Sightline, mobile: dict[st
 
 
 def test_a_model_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch, mobile: dict[str, bytes]) -> None:
-    monkeypatch.setattr(inspection, "_CHILD", "import time; time.sleep(60)")
+    monkeypatch.setattr(inspection, "python", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
     monkeypatch.setattr(inspection, "_PROBE_TIMEOUT_S", 0.2)
     with pytest.raises(ModelError, match=r"lamp: LiteRT is not done with it after 0\.2 s"):
         inspect_model(mobile["static_int8"], "lamp")
 
 
 def test_a_model_that_crashes_when_it_runs_is_told(monkeypatch: pytest.MonkeyPatch, mobile: dict[str, bytes]) -> None:
-    monkeypatch.setattr(inspection, "_CHILD", "import os; print('{\"error\": null}', flush=True); os.abort()")
+    crash = "import os; print('{\"error\": null}', flush=True); os.abort()"
+    monkeypatch.setattr(inspection, "python", lambda *_: [sys.executable, "-c", crash])
     with pytest.raises(ModelError, match=r"lamp: crashes LiteRT when it runs \(SIGABRT"):
         inspect_model(mobile["static_int8"], "lamp")
 

@@ -1,0 +1,25 @@
+"""Starts a module of ours in a Python process of its own, which never imports from the folder that the user is in.
+
+`python -m` and `python -c` look for every module in the current folder first, so a `cv2.py` that lies there would run.
+`-P` forbids it, but only Python 3.11 and later know it; `-I` does, but also hides PYTHONPATH and the user's own
+packages. A script's first place is its own folder, which this file then takes out again.
+"""
+
+import os
+import sys
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """The command that runs `module` of this installation as `python -m` would."""
+    return [sys.executable, __file__, module, *arguments]
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # this folder: its modules are `sightline.NAME`, and never NAME
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH120, PTH100  pathlib costs 5 ms
+    if root not in sys.path:  # a clone that nobody installed
+        sys.path.insert(0, root)
+    import runpy
+
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
