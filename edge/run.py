@@ -36,6 +36,7 @@ from sightline.bare import read_for
 from sightline.device import DeviceConfig
 from sightline.errors import ConfigError, DeviceError, SightlineError
 from sightline.files import write_file
+from sightline.stderr import Stderr
 
 if TYPE_CHECKING:
     from edge.outputs import Outputs
@@ -49,6 +50,8 @@ def run_agent(
     model: Path, source: tuple[str, ...], device: str | None, scheme: str | None, as_json: bool, o: dict[str, Any]
 ) -> None:
     """o: the other options of `sightline run`. Raises what ends it before its time."""
+    if isinstance(sys.stderr, Stderr):
+        sys.stderr.never_wait()
     faulthandler.enable()  # a crash, or whoever ends a process that is stuck, shows where it was
     watchdog = Watchdog()
     stamp = stamp_of(model)
@@ -246,7 +249,8 @@ def run_agent(
         if recording.different:
             raise DeviceError(f"{recording.where}: this run is not what was recorded")
     if any(sink.stuck for sink in sinks):
-        sys.stderr.flush()
+        if isinstance(sys.stderr, Stderr):
+            sys.stderr.drain()
         os._exit(0)  # a thread that waits for stdout's reader holds its lock: an ordinary exit would wait as well
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import signal
 import sys
+import traceback
+from collections.abc import Iterator
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -14,6 +18,7 @@ from sightline import __version__
 from sightline.documents import utf8
 from sightline.errors import SightlineError, known
 from sightline.records import near
+from sightline.stderr import Stderr
 from sightline.text import printable
 
 
@@ -58,12 +63,32 @@ COMMANDS = {
 }
 
 
+class BrokenPipe(Exception):
+    """click takes every BrokenPipeError for stdout's and ends with 1; it may be that of another file."""
+
+
+@contextlib.contextmanager
+def _broken_pipe_kept() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as e:
+        raise BrokenPipe from e
+
+
 class Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for argument in args:
             if not utf8(argument):
                 raise click.UsageError(f"{argument[:120]!r} is not UTF-8 text; rename the file, or write it as UTF-8")
         return super().parse_args(ctx, args)
+
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        with _broken_pipe_kept():
+            return super().make_context(*arguments, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _broken_pipe_kept():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -74,6 +99,8 @@ class Group(click.Group):
             return None
         module, function = entry.target.split(":")
         command: click.Command = getattr(import_module(module), function)
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have work to undo from here on
         return command
 
     def resolve_command(
@@ -115,25 +142,46 @@ def _not_installed(module: str, arguments: list[str]) -> str:
 
 def main() -> None:
     """The only place where errors are caught: one message on stderr, and the exit code that says whose fault it is."""
+    _open_standard_files()
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    code = 0
+    code, error, unwritten = 0, None, None
     try:
         result = cli.main(arguments, prog_name="sightline", standalone_mode=False)
         code = result if isinstance(result, int) else 0
-    except BrokenPipeError:  # `sightline run ... | head` has what it wanted
-        pass
     except BaseException as e:
-        if "--debug" in sys.argv:
-            import traceback
-
-            traceback.print_exc()
-        code = _tell(e, arguments)
-    with contextlib.suppress(BrokenPipeError):
+        error = e.__cause__ if isinstance(e, BrokenPipe) else e
+    try:
         sys.stdout.flush()
-        sys.exit(code)
-    # the reader of stdout is gone: give the interpreter another one to flush on its way out
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as e:  # give the interpreter another stdout to flush on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        unwritten = e
+        if isinstance(error, OSError) and error.errno == e.errno:  # it is what ended the command
+            error = None
+    if error is not None:
+        if "--debug" in sys.argv:
+            traceback.print_exception(error)
+        code = _tell(error, arguments)
+    elif unwritten is not None and unwritten.errno != errno.EPIPE:  # `sightline run ... | head` has what it wanted
+        click.echo(f"error: standard output: {unwritten.strerror}", err=True)
+        code = 3
+    if isinstance(sys.stderr, Stderr):
+        sys.stderr.drain()
     sys.exit(code)
+
+
+def _open_standard_files() -> None:
+    """A closed one becomes /dev/null: the next file that somebody opens must not be taken for stdout or stderr."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stdout is sys.__stdout__:
+        # with a buffer, whatever PYTHONUNBUFFERED says: what could not be written is still in it, and shows at the end
+        encoding, errors = (sys.stdout.encoding, sys.stdout.errors) if sys.stdout else ("utf-8", "replace")
+        sys.stdout = open(1, "w", encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = Stderr()
 
 
 def _tell(error: BaseException, arguments: list[str]) -> int:
