@@ -3,6 +3,7 @@ that it makes no progress or has died, and starts it anew."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import random
@@ -21,6 +22,7 @@ from sightline.child import python
 
 WATCHDOG_S = 2.0
 STARTING_S = 60.0  # to open a large model on a slow card
+ENDING_S = 60.0  # for one that ends by itself, and writes what it has
 KILL_S = 0.3  # for SIGABRT, upon which Python writes where each thread was, before SIGKILL
 BACKOFF_S, BACKOFF_MAX_S = 0.5, 30.0
 HEALTHY_S = 60.0
@@ -31,11 +33,14 @@ def supervise(command: Sequence[str], say: Callable[[str], None]) -> int:
     """Run `command` for ever; returns its exit code once it ends by itself (0), by a signal to us, or at once with bad
     input (2). say: told each end and each new start.
 
-    It is killed when it does not say that it makes progress (see `Watchdog`) for the time that it asked for.
+    It is killed when it does not say that it makes progress (see `Watchdog`) for the time that it asked for, or has not
+    ended a minute after it said that it does. SIGHUP is passed on to it.
     """
     stopping: list[int] = []
+    hangups: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda n, _: stopping.append(n))
+    signal.signal(signal.SIGHUP, lambda n, _: hangups.append(n))
     wake_r, wake_w = os.pipe()  # a signal, and a child's death, wake the `select` below
     os.set_blocking(wake_w, False)
     signal.set_wakeup_fd(wake_w)
@@ -50,7 +55,7 @@ def supervise(command: Sequence[str], say: Callable[[str], None]) -> int:
         while True:
             began = time.monotonic()
             child = subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent)
-            ready, why = _watch(child, ears, wake_r, stopping, died_at, say)
+            ready, why = _watch(child, ears, wake_r, stopping, hangups, died_at, say)
             code = child.wait()
             died_at = time.monotonic()
             if stopping or code == 0 or (code == 2 and first and not ready):
@@ -71,15 +76,16 @@ def _watch(
     ears: socket.socket,
     wake_r: int,
     stopping: list[int],
+    hangups: list[int],
     died_at: float,
     say: Callable[[str], None],
 ) -> tuple[bool, str]:
     """Until the child has ended. Returns whether it was ready once, and why it was killed, if it was."""
-    ready, interval, why = False, WATCHDOG_S, ""
+    ready, ending, interval, why = False, False, WATCHDOG_S, ""
     heard = time.monotonic()
     told: float | None = None  # when it was asked to end
     while child.poll() is None:
-        limit = heard + (interval if ready else STARTING_S)
+        limit = heard + (ENDING_S if ending else interval if ready else STARTING_S)
         if told is not None:
             limit = told + (KILL_S if why else 10.0)
         waiting: list[Any] = [ears, wake_r]
@@ -96,10 +102,15 @@ def _watch(
                 key, _, value = line.partition("=")
                 if key == "WATCHDOG_USEC" and value.isdigit():
                     interval = int(value) / 1e6
+                ending |= key == "STOPPING"
                 if key == "READY" and not ready:
                     ready = True
                     if died_at:
                         say(f"agent: ready again after {heard - died_at:.1f} s")
+        while hangups:
+            number = hangups.pop()
+            if ready:  # before that it would end it; and it has not read the model yet
+                child.send_signal(number)
         if stopping and told is None:
             told = time.monotonic()
             child.send_signal(stopping[0])
@@ -109,6 +120,7 @@ def _watch(
             else:
                 silent = time.monotonic() - heard
                 why = f"no progress for {silent:.1f} s: killed" if ready else f"not ready after {silent:.0f} s: killed"
+                why = f"not ended after {silent:.0f} s: killed" if ending else why
                 told = time.monotonic()
                 child.send_signal(signal.SIGABRT)
     return ready, why
@@ -121,7 +133,14 @@ def _cause(code: int) -> str:
 def main() -> int:
     """`python("edge.supervise", ARGUMENTS)`: of `sightline`, which run under supervision."""
     command = python("sightline", *sys.argv[1:])
-    return supervise(command, lambda line: print(line, file=sys.stderr, flush=True))
+    return supervise(command, say)
+
+
+def say(line: str) -> None:
+    """A reader of stderr that is gone, or has stopped, must not stop the supervisor. No thread here: it forks."""
+    with contextlib.suppress(OSError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"{line}\n".encode())
 
 
 def _die_with_parent() -> None:

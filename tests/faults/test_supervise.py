@@ -18,7 +18,7 @@ import pytest
 
 # speaks the protocol with edge.watchdog; each start does the next thing that its arguments name
 CHILD = """
-import os, sys, time, pathlib
+import os, signal, sys, time, pathlib
 from edge.watchdog import Watchdog
 count = pathlib.Path(sys.argv[1])
 n = int(count.read_text()) if count.exists() else 0
@@ -36,6 +36,16 @@ while time.monotonic() < until:
     time.sleep(0.01)
 if todo == "crash":
     os.kill(os.getpid(), 11)
+if todo in ("slow-end", "no-end"):
+    watchdog.stopping()
+    time.sleep(2 if todo == "slow-end" else 60)
+    sys.exit(0)
+if todo == "hup":
+    signal.signal(signal.SIGHUP, lambda *_: os._exit(0))
+    count.with_name("ready").touch()
+    while True:
+        watchdog.progress()
+        time.sleep(0.01)
 if todo.startswith("late-exit"):
     sys.exit(int(todo[9:]))
 time.sleep(60)
@@ -43,10 +53,10 @@ time.sleep(60)
 RUNNER = """
 import sys, edge.supervise as s
 s.WATCHDOG_S, s.STARTING_S = 0.5, 1.5
-s.BACKOFF_S = 0.3
+s.BACKOFF_S, s.ENDING_S = 0.3, 3.0
 import edge.watchdog
 edge.watchdog.MINIMUM_S = 0.5
-sys.exit(s.supervise(sys.argv[1:], lambda line: print(line, file=sys.stderr, flush=True)))
+sys.exit(s.supervise(sys.argv[1:], s.say))
 """
 
 
@@ -208,3 +218,37 @@ def test_the_agent_predicts_again_within_three_seconds(how: signal.Signals, bund
     assert any(reason in line for line in said), said
     results = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(results) > 20, "each line of the file is whole, those of both processes"
+
+
+def test_an_agent_that_ends_by_itself_is_given_time_to_write_what_it_has(tmp_path: Path) -> None:
+    with supervised(tmp_path, "slow-end") as s:
+        assert s.process.wait(10) == 0
+    assert len(s.starts) == 1 and not s.said
+
+
+def test_an_agent_that_never_ends_although_it_says_so_is_killed(tmp_path: Path) -> None:
+    with supervised(tmp_path, "no-end", "work") as s:
+        s.wait(lambda: len(s.starts) == 2)
+    assert s.said[0].startswith("agent: not ended after 3 s: killed")
+
+
+def test_a_hangup_is_passed_on(tmp_path: Path) -> None:
+    """`kill -HUP` has the agent look for a new model; it must end neither of the two."""
+    with supervised(tmp_path, "hup") as s:
+        s.wait(lambda: len(s.starts) == 1 and (tmp_path / "ready").exists())
+        s.process.send_signal(signal.SIGHUP)
+        assert s.process.wait(10) == 0
+    assert len(s.starts) == 1 and not s.said
+
+
+@pytest.mark.parametrize("reader", ["gone", "stopped"])
+def test_a_supervisor_does_not_wait_for_the_reader_of_its_stderr(reader: str) -> None:
+    read, write = os.pipe()
+    if reader == "gone":
+        os.close(read)
+    program = "import edge.supervise as s\nfor _ in range(1000): s.say('x' * 999)"
+    done = subprocess.run([sys.executable, "-c", program], stderr=write, timeout=20)
+    os.close(write)
+    if reader == "stopped":
+        os.close(read)
+    assert done.returncode == 0
