@@ -210,5 +210,5 @@ class Results:
             sink.put(result)
         for observer in self._observers:
             observer(result, slot)
-        if (self._frames and self._tally.frames >= self._frames) or any(s.failed == "Broken pipe" for s in self._sinks):
+        if (self._frames and self._tally.frames >= self._frames) or any(s.reader_gone for s in self._sinks):
             self.done.set()

@@ -160,7 +160,15 @@ def run_agent(
             model, device or bundle.manifest.device, scheme, opened, stamp,
             say=lambda line: log.tell("model", line), replaced=replaced,
         )  # fmt: skip
-        signal.signal(signal.SIGHUP, lambda *_: swap.again.set())
+        terminal = os.isatty(1)
+
+        def hung_up(*_: object) -> None:
+            if terminal and not os.isatty(1):  # the reader of stdout is gone, as with `| head`
+                stopping.set()
+            else:
+                swap.again.set()
+
+        signal.signal(signal.SIGHUP, hung_up)
         if not lossless:  # a replay is of one model
             swap.start()
 

@@ -13,33 +13,69 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.wanted import Wanted, What
-from sightline.predictions import Detection, Pose, Result
+from sightline.predictions import Detection, Pose, Region, Result
 
 if TYPE_CHECKING:
     from edge.wanted import Item
 
-QUEUE_LENGTH = 256
+QUEUE_LENGTH, QUEUE_BYTES = 256, 16_000_000  # whichever is reached first; masks are a megabyte each
 PATIENCE_S = 2.0  # with a sink that takes nothing, at the end
+
+
+class _Queue(queue.Queue["tuple[int, Item] | None"]):
+    """Bounded by what the items take, in bytes; each counts as the QUEUE_LENGTH-th part of it at least."""
+
+    def __init__(self) -> None:
+        super().__init__(QUEUE_BYTES)
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self._bytes = 0
+
+    def _qsize(self) -> int:
+        return self._bytes
+
+    def _put(self, item: tuple[int, Item] | None) -> None:
+        self._bytes += item[0] if item else 1
+        super()._put(item)
+
+    def _get(self) -> tuple[int, Item] | None:
+        item: tuple[int, Item] | None = super()._get()
+        self._bytes -= item[0] if item else 1
+        return item
+
+    def __len__(self) -> int:
+        with self.mutex:
+            return len(self.queue)
+
+
+def _weight(item: Item) -> int:
+    """Bytes that it takes, roughly."""
+    masks = sum(p.mask.nbytes for p in item.predictions if isinstance(p, Region)) if isinstance(item, Result) else 0
+    return max(masks, QUEUE_BYTES // QUEUE_LENGTH)
 
 
 class Sink:
     """Takes results and writes them in a thread of its own; subclasses say how.
 
     lossless: a replay waits for the sink, unless `stopping` is set; live results that find it full are counted in
-    `dropped` instead. failed: why the last result was not written; None when it was.
+    `dropped` instead. failed: why the last result was not written; None when it was. reader_gone: whether it wrote to
+    stdout, and nobody reads that any more.
     """
 
     def __init__(self, name: str, *, lossless: bool, stopping: threading.Event | None = None) -> None:
         self.name, self.lossless = name, lossless
         self.dropped = 0
         self.failed: str | None = None
+        self.reader_gone = False
         self._stopping = stopping or threading.Event()
-        self._queue: queue.Queue[Item | None] = queue.Queue(QUEUE_LENGTH)
+        self._queue = _Queue()
         self._taken = self._done = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -47,9 +83,10 @@ class Sink:
         self._thread.start()
 
     def put(self, item: Item) -> None:
+        weighed = _weight(item), item
         while True:
             try:
-                self._queue.put(item, block=self.lossless, timeout=0.2)
+                self._queue.put(weighed, block=self.lossless, timeout=0.2)
                 return
             except queue.Full:
                 if not self.lossless or self._stopping.is_set():
@@ -69,7 +106,7 @@ class Sink:
             if self.lossless and not self._stopping.is_set() and self._done != seen:
                 seen, until = self._done, time.monotonic() + PATIENCE_S
         if self.stuck:
-            self.dropped += self._queue.qsize() - sentinel_sent + self._taken - self._done
+            self.dropped += len(self._queue) - sentinel_sent + self._taken - self._done
         else:
             self.finish()
 
@@ -94,10 +131,10 @@ class Sink:
         return ""
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (weighed := self._queue.get()) is not None:
             self._taken += 1
             try:
-                if self.write(item):
+                if self.write(weighed[1]):
                     self.failed = None
             except Exception as e:  # a dead thread would say nothing: count it, and show why in the summary
                 self.failed = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}"
@@ -110,6 +147,16 @@ class Sink:
 
     def finish(self) -> None:
         """After the last write."""
+
+    @contextlib.contextmanager
+    def _stdout(self) -> Iterator[None]:
+        """Around a write to it."""
+        try:
+            yield
+        except OSError as e:
+            # EIO: a terminal that is gone
+            self.reader_gone = e.errno == errno.EPIPE or (e.errno == errno.EIO and not sys.stdout.isatty())
+            raise
 
 
 @dataclass(frozen=True)
@@ -140,6 +187,7 @@ class JsonLines(Sink):
         self._file: io.FileIO | None = None
         self._day = 0
         self._torn = False  # a part of a line still fitted on a disk that is full
+        self._unrotated: str | None = None
 
     def write(self, item: Item) -> bool:
         if not self._wanted(item):
@@ -147,8 +195,9 @@ class JsonLines(Sink):
         # "replace": a file name that is not UTF-8 may be in a cause
         line = (json.dumps(item.to_json(), ensure_ascii=False) + "\n").encode("utf-8", "replace")
         if self._path is None:
-            sys.stdout.buffer.write(line)
-            sys.stdout.buffer.flush()
+            with self._stdout():
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
             return True
         if self._file is not None and not self._in_place(self._file, len(line)):
             self.finish()
@@ -185,10 +234,19 @@ class JsonLines(Sink):
         old = days and int(time.time() // 86400) - self._day >= days
         if not stat.S_ISREG(here.st_mode) or not here.st_size or not ((limit and here.st_size + more > limit) or old):
             return True
-        for i in range(self._rotation.keep, 0, -1):
-            with contextlib.suppress(FileNotFoundError):
-                _numbered(self._path, i - 1).replace(_numbered(self._path, i))
+        try:
+            for i in range(self._rotation.keep, 0, -1):
+                with contextlib.suppress(FileNotFoundError):
+                    _numbered(self._path, i - 1).replace(_numbered(self._path, i))
+        except OSError as e:  # a folder in which this user may not write: a file that grows loses nothing
+            self._unrotated = f"not rotated, it grows: {e.strerror}"
+            return True
+        self._unrotated = None
         return False
+
+    @property
+    def problem(self) -> str | None:
+        return self.failed or self._unrotated
 
     def finish(self) -> None:
         if self._file is not None:
@@ -240,5 +298,6 @@ class Text(Sink):
         else:
             line = "   ".join(f"{p.label} {p.score:.0%}" for p in result.predictions)
         text = f"{clock}  frame {result.frame_id:<6} {line}"
-        print(text.encode("utf-8", "replace").decode(), flush=True)
+        with self._stdout():
+            print(text.encode("utf-8", "replace").decode(), flush=True)
         return True

@@ -12,13 +12,15 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import edge.sinks
-from edge.sinks import JsonLines, Sink, Text
-from sightline.predictions import Cause, Classification, ModelId, Result
+from edge.sinks import JsonLines, Rotation, Sink, Text
+from sightline.predictions import Box, Cause, Classification, ModelId, Region, Result
 
 MODEL = ModelId("colours", "1", "0" * 64)
 
@@ -308,4 +310,64 @@ def test_a_reader_that_left_is_not_forgotten_while_nothing_changes(monkeypatch: 
     sink.close()
     with contextlib.suppress(BrokenPipeError):
         stdout.close()
-    assert sink.failed == "Broken pipe"
+    assert sink.failed == "Broken pipe" and sink.reader_gone
+
+
+def region(frame_id: int) -> Result:
+    """With a mask of a megabyte."""
+    mask = Region("sky", 0, 0.5, Box(0, 0, 1, 1), Box(0, 0, 1, 1), np.zeros((1000, 1000), bool))
+    return replace(result(frame_id), predictions=(mask,))
+
+
+def test_a_stopped_sink_keeps_megabytes_and_not_hundreds_of_masks() -> None:
+    sink = Slow(lossless=False)
+    sink.start()
+    for i in range(100):
+        sink.put(region(i))
+    waiting = len(sink._queue)
+    sink.gate.set()
+    sink.close()
+    assert 10 <= waiting <= 17
+    assert sink.dropped + len(sink.written) == 100
+
+
+def test_a_pipe_whose_reader_leaves_does_not_count_as_stdout(tmp_path: Path) -> None:
+    """`--output FIFO`: its next reader gets what comes then."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    sink = JsonLines(path, lossless=False)
+    sink.start()
+    sink.put(result(0))
+    wait_until(lambda: sink._done == 1)
+    os.close(reader)
+    sink.put(result(1))
+    wait_until(lambda: sink.dropped == 1)
+    assert (sink.failed, sink.reader_gone) == ("Broken pipe", False)
+    sink.put(result(2))  # waits in `open` until there is a reader
+    with path.open(encoding="utf-8") as again:
+        assert json.loads(again.readline())["frame_id"] == 2
+    sink.close()
+
+
+@pytest.mark.parametrize("days", [0, 1])
+def test_a_file_that_cannot_be_rotated_grows_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("{}\n")
+    os.utime(path, (0, 0))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    sink = JsonLines(path, lossless=True, rotation=Rotation(0 if days else 500, days))
+    with monkeypatch.context() as m:
+        m.setattr(Path, "replace", refuse)
+        for i in range(10):
+            assert sink.write(result(i))
+        assert sink.problem == "not rotated, it grows: Permission denied"
+    assert len(path.read_text().splitlines()) == 11
+    sink.write(result(10))
+    sink.finish()
+    assert sink.problem is None and len(path.read_text().splitlines()) == 1
