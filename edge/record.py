@@ -10,9 +10,11 @@ Without record.json, after a power cut, it is a folder of pictures as any other.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,14 @@ import cv2
 from edge.mailbox import Slot
 from edge.sources.recording import DOCUMENT, RESULTS, SCHEMA, ReplayOptions
 from sightline import __version__
-from sightline.errors import ConfigError, DeviceError
+from sightline.errors import ConfigError, SightlineError
 from sightline.files import FileTable, file_table, seal, write_file
 from sightline.predictions import Result
 from sightline.preprocess import Frame
 
+_HANGS = "the disk takes nothing"
 LIMIT = 1_000_000_000
+PATIENCE_S = 10.0  # with a disk that takes nothing
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
@@ -63,12 +67,23 @@ class Recorder:
         if not self._lossless and self._queue.full():
             self.dropped += 1
             return
-        self._queue.put((result.to_json(), result.moment, slot.frame.copy()))
+        try:
+            self._queue.put((result.to_json(), result.moment, slot.frame.copy()), timeout=PATIENCE_S)
+        except queue.Full:
+            self.failed = _HANGS
 
     def close(self) -> None:
         """Write what is left, and the document that makes a recording of it."""
-        self._queue.put(None)
-        self._thread.join()
+        before, until = -1, 0.0
+        while self._thread.is_alive():
+            if self.frames != before:
+                before, until = self.frames, time.monotonic() + PATIENCE_S
+            if time.monotonic() >= until:
+                self.failed = self.failed or _HANGS
+                return
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(None)  # one is enough; more of them harm nobody
+            self._thread.join(0.05)
         if not self.frames:
             return
         try:
@@ -77,8 +92,8 @@ class Recorder:
                         "options": asdict(self._options), "sightline": __version__, "opencv": cv2.__version__,
                         "files": files}  # fmt: skip
             write_file(self.folder / DOCUMENT, seal(document))
-        except (OSError, DeviceError) as e:
-            self.failed = self.failed or str(e)
+        except Exception as e:
+            self.failed = self.failed or _why(e)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -89,8 +104,8 @@ class Recorder:
                 continue
             try:
                 self._write(*item)
-            except (OSError, cv2.error) as e:
-                self.failed = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}"
+            except Exception as e:  # a dead thread would say nothing, and nobody would take what is put
+                self.failed = _why(e)
 
     def _write(self, result: dict[str, Any], moment: int, frame: Frame) -> None:
         name, data = f"{self.frames:06}.png", cv2.imencode(".png", frame, _PNG)[1].tobytes()
@@ -102,3 +117,9 @@ class Recorder:
         self.bytes += len(data)
         self.frames += 1
         self._model = result["model"]
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, SightlineError):
+        return str(error)
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+import edge.record
 from edge.mailbox import Slot
 from edge.record import Recorder
 from edge.sources import Recording
@@ -262,3 +263,30 @@ def test_a_recording_that_somebody_wrote_by_hand_is_refused(
         changes = {"files": files | file_table({"results.jsonl": data})}
     with pytest.raises(ModelError, match=r"record\.json: |results\.jsonl"):
         Recording(reseal(folder, **changes))
+
+
+def test_a_fault_of_our_own_ends_the_recording_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Recorder, "_write", broken)
+    recorder = Recorder(tmp_path / "kept", lossless=True, options=ReplayOptions())
+    fill(recorder, 30)
+    assert recorder.failed == "MemoryError: no room"
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_a_disk_that_hangs_does_not_keep_the_agent_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lossless: bool
+) -> None:
+    import threading
+
+    gate = threading.Event()
+    monkeypatch.setattr(edge.record, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(Recorder, "_write", lambda *_: gate.wait(20))
+    recorder = Recorder(tmp_path / "kept", lossless=lossless, options=ReplayOptions())
+    fill(recorder, 30)
+    assert recorder.failed == "the disk takes nothing"
+    gate.set()
