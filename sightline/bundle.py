@@ -18,7 +18,17 @@ from typing import Any
 
 from sightline.decode import OutputSpec
 from sightline.errors import InputError, ModelError
-from sightline.files import FileTable, checked_table, file_table, read_verified, seal, unseal, write_file, write_folder
+from sightline.files import (
+    FileTable,
+    checked_table,
+    file_table,
+    heal,
+    read_verified,
+    seal,
+    unseal,
+    write_file,
+    write_folder,
+)
 from sightline.interpreter import Delegate, is_compiled
 from sightline.predictions import ModelId
 from sightline.preprocess import InputSpec
@@ -169,6 +179,7 @@ def check_name(name: str, where: str, error: type[InputError] = InputError) -> N
 
 def read_bundle(path: Path) -> Bundle:
     """Open a bundle strictly: unknown keys, a newer schema, a missing file or one other byte are errors by name."""
+    heal(path)
     if not path.is_dir():
         what = "is a file, not a bundle folder" if path.is_file() else "no such bundle"
         raise ModelError(f"{path}: {what}; `sightline convert` makes one")

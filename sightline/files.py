@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import stat
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sightline.documents import parse_json
 from sightline.errors import DeviceError, IntegrityError, ModelError
+
+LARGEST = 2**31  # bytes of a file: a .tflite cannot have more
+LARGEST_DOCUMENT = 2**26
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, of Linux
 
 FileTable = dict[str, dict[str, Any]]
 
@@ -29,17 +37,30 @@ def read_verified(folder: Path, table: FileTable, name: str) -> bytes:
     """The bytes of a file, exactly as they were when the table was made; IntegrityError names it otherwise."""
     if name not in table:
         raise ModelError(f"{folder}: its document does not list {name!r}, only {', '.join(table)}")
-    path = folder / name
+    path, size = folder / name, table[name]["bytes"]
+    if not 0 <= size <= LARGEST:
+        raise ModelError(f"{path}: {size} bytes, by its document; at most {LARGEST} are taken")
     try:
-        data = path.read_bytes()
+        data, there = read_regular(path, size)
     except OSError as e:
         raise IntegrityError(f"{path}: cannot be read ({e.strerror}); copy the whole folder again") from None
-    if len(data) != table[name]["bytes"] or sha256(data) != table[name]["sha256"]:
-        found = f"{len(data)} bytes" if len(data) != table[name]["bytes"] else "same size, other content"
+    if there != size or sha256(data) != table[name]["sha256"]:
+        found = f"{there} bytes" if there != size else "same size, other content"
         raise IntegrityError(
             f"{path}: is not the file that was written (sha256 differs; {found}); copy the folder again"
         )
     return data
+
+
+def read_regular(path: Path, most: int) -> tuple[bytes, int]:
+    """(its first bytes, how many it has). Raises OSError, also for a pipe or a device, which could keep us for ever."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    info = os.fstat(handle)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is a folder" if stat.S_ISDIR(info.st_mode) else "it is no regular file")
+    with os.fdopen(handle, "rb") as f:
+        return f.read(most), info.st_size
 
 
 def seal(document: dict[str, Any]) -> bytes:
@@ -52,14 +73,20 @@ def seal(document: dict[str, Any]) -> bytes:
 def unseal(path: Path, kind: str, newest: int) -> dict[str, Any]:
     """Read what `seal` wrote. `kind` names it in errors; `newest` is the highest schema that this version knows."""
     try:
-        data = path.read_bytes()
+        data, size = read_regular(path, LARGEST_DOCUMENT)
     except OSError as e:
         raise ModelError(f"{path.parent}: not a {kind}: {path.name} cannot be read ({e.strerror})") from None
+    if size > LARGEST_DOCUMENT:
+        raise ModelError(f"{path}: {size} bytes; at most {LARGEST_DOCUMENT} are taken")
     try:
         document = parse_json(data)
         if not isinstance(document, dict):
             raise ValueError("not a mapping")
-    except ValueError as e:
+        body = {k: v for k, v in document.items() if k != "sealed"}
+        digest = sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
+    except RecursionError:
+        raise IntegrityError(f"{path}: damaged: nested too deeply; copy the folder again") from None
+    except ValueError as e:  # half a surrogate pair is one, too
         raise IntegrityError(f"{path}: damaged, not valid JSON ({e}); copy the folder again") from None
     schema = document.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
@@ -69,12 +96,7 @@ def unseal(path: Path, kind: str, newest: int) -> dict[str, Any]:
             f"{path}: written by a newer Sightline (schema {schema}, this version reads up to {newest}); "
             "upgrade with: pip install -U sightline"
         )
-    body = {k: v for k, v in document.items() if k != "sealed"}
-    try:
-        written = json.dumps(body, sort_keys=True, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError):  # half of a surrogate pair, which no UTF-8 has; nested too deep
-        raise IntegrityError(f"{path}: damaged: it holds what cannot be written; copy the folder again") from None
-    if document.get("sealed") != sha256(written):
+    if document.get("sealed") != digest:
         raise IntegrityError(f"{path}: is not the document that was written (its seal differs); copy the folder again")
     return body
 
@@ -95,11 +117,16 @@ def checked_table(document: Mapping[str, Any], where: str) -> FileTable:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write beside, fsync, rename: a reader, or a power cut, sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = _beside(path, "part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_synced(temporary, data)
-        temporary.replace(path)
+        _sweep(path)
+        with temporary.open("wb") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+            temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as e:
         raise DeviceError(f"{path}: cannot be written: {e.strerror}") from None
@@ -118,37 +145,98 @@ def write_secret(path: Path, data: bytes) -> None:
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """The same for a folder of files; whatever stood at `path` is replaced as a whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
-    import shutil  # it brings every archive format: a device that only reads need not pay for it
-
+    """The same for a folder of files; whatever stood at `path` is replaced as a whole. Where the file system cannot
+    exchange two folders, `heal` finds the old one if the writer is killed between two renames."""
+    temporary, replaced = _beside(path, "part"), _beside(path, "old")
     try:
-        temporary.mkdir(parents=True)
-        for name, data in files.items():
-            _write_synced(temporary / name, data)
-        _sync_folder(temporary)
-        if path.exists():
-            path.rename(replaced)
-        temporary.rename(path)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        heal(path)
+        _sweep(path)
+        temporary.mkdir()
+        with _locked(temporary):
+            for name, data in files.items():
+                with (temporary / name).open("wb") as f:
+                    f.write(data)
+                    f.flush()
+                    os.fsync(f.fileno())
+            _sync_folder(temporary)
+            if os.path.lexists(path) and not _exchanged(temporary, path):
+                path.rename(replaced)
+            if not os.path.lexists(path):
+                temporary.rename(path)
         _sync_folder(path.parent)
     except OSError as e:
         raise DeviceError(f"{path}: cannot be written: {e.strerror}") from None
     finally:
-        with contextlib.suppress(OSError):
-            if replaced.exists() and not path.exists():  # stopped between the two renames
-                replaced.rename(path)
+        heal(path, at_once=True)
         for leftover in (temporary, replaced):
-            if leftover.is_symlink():  # `path` was a link to a folder: it is the link that was replaced
-                leftover.unlink()
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover)
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
+def heal(path: Path, *, at_once: bool = False) -> None:
+    """Put a folder back in its place whose writer was killed between its two renames. at_once: this process was it."""
+    if os.path.lexists(path) or not (aside := _leftovers(path, "old")):
+        return
+    if not at_once:
+        time.sleep(0.2)  # a writer that lives is between them for a moment only
+    with contextlib.suppress(OSError):
+        if not os.path.lexists(path):
+            max(aside, key=lambda p: p.stat().st_mtime).rename(path)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
+
+
+def _leftovers(path: Path, kind: str) -> list[Path]:
+    """What `_beside` named, of any process."""
+    try:
+        names = [entry.name for entry in os.scandir(path.parent)]
+    except OSError:
+        return []
+    start, end = f".{path.name}.", f".{kind}"
+    return [path.with_name(n) for n in names if n.startswith(start) and n[len(start) :].removesuffix(end).isdigit()]
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers that were killed have left. One that lives holds a lock on its own."""
+    for leftover in _leftovers(path, "part"):
+        with contextlib.suppress(OSError), _locked(leftover, fcntl.LOCK_NB):
+            _remove(leftover)
+    if os.path.lexists(path):
+        for leftover in _leftovers(path, "old"):
+            _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    import shutil  # it brings every archive format: a device that only reads need not pay for it
+
+    if path.is_symlink() or path.is_file():  # a link: what was replaced was a link to a folder
+        path.unlink(missing_ok=True)
+    elif path.exists():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, how: int = 0) -> Iterator[None]:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | how)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether the two have changed places, in one step; False where the system or the file system cannot do that."""
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # an old libc, or no Linux
+        return False
+    failed: int = rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
+    return failed == 0
 
 
 def _sync_folder(path: Path) -> None:

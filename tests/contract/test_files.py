@@ -6,6 +6,8 @@ import copy
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sightline import files
 from sightline.errors import DeviceError, IntegrityError, ModelError
 from sightline.files import checked_table, file_table, read_verified, seal, sha256, unseal, write_file, write_folder
 
@@ -101,6 +104,7 @@ def test_a_folder_that_cannot_be_finished_leaves_the_old_one(
         if where.endswith("file"):
             m.setattr(os, "fsync", on_call(1 if where == "first file" else 2, fail, os.fsync))
         else:
+            m.setattr(files, "_exchanged", lambda *_: False)  # a file system that cannot
             m.setattr(Path, "rename", on_call(1 if where == "old aside" else 2, fail, Path.rename))
         write_folder(path, {"one": b"11", "two": b"22"})
     assert tree(tmp_path) == before
@@ -122,6 +126,94 @@ def test_a_link_to_a_folder_is_replaced_without_leftovers(tmp_path: Path) -> Non
     write_folder(tmp_path / "latest", {"one": b"2"})
     assert (tmp_path / "latest" / "one").read_bytes() == b"2"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "v1"]
+
+
+KILLED_ANYWHERE = """
+import os, signal, sys
+from pathlib import Path
+import ctypes, shutil
+import sightline.files as files
+
+path = Path(sys.argv[1]) / "folder"
+if sys.argv[2] == "two renames":
+    files._exchanged = lambda *_: False
+left = -1
+
+def killed_soon(event, arguments):
+    global left
+    if left >= 0 and event.partition(".")[0] in ("os", "open", "shutil", "ctypes", "fcntl"):
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+sys.addaudithook(killed_soon)
+old, new = {"a": b"old", "b": b"old"}, {"a": b"new", "b": b"new"}
+files.write_folder(path, old)
+step, code, seen = 0, 1, []
+while code:
+    child = os.fork()
+    if not child:
+        left = step
+        files.write_folder(path, new)
+        os._exit(0)
+    code = os.waitpid(child, 0)[1]
+    files.heal(path, at_once=True)
+    found = {p.name: p.read_bytes() for p in path.iterdir()}
+    assert found in (old, new), (step, found)
+    seen.append(found == new)
+    files.write_folder(path, old)
+    assert [p.name for p in path.parent.iterdir()] == ["folder"], (step, sorted(path.parent.iterdir()))
+    step += 1
+print(step, seen == sorted(seen))
+"""
+
+
+@pytest.mark.parametrize("way", ["exchange", "two renames"])
+def test_a_writer_that_is_killed_anywhere_leaves_the_old_folder_or_the_new_one(tmp_path: Path, way: str) -> None:
+    command = [sys.executable, "-c", KILLED_ANYWHERE, str(tmp_path), way]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    steps, in_order = done.stdout.split()
+    assert int(steps) > 10 and in_order == "True"
+
+
+def test_a_writer_that_is_at_work_keeps_what_it_has(tmp_path: Path) -> None:
+    path, other = tmp_path / "file", tmp_path / ".file.1.part"
+    other.write_bytes(b"of another process")
+    with files._locked(other):
+        write_file(path, b"mine")
+    assert tree(tmp_path) == {".file.1.part": b"of another process", "file": b"mine"}
+    write_file(path, b"mine")
+    assert tree(tmp_path) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "doc.json"
+    {"a pipe": os.mkfifo, "a folder": os.mkdir, "a device": lambda p: p.symlink_to("/dev/zero")}[kind](path)
+    with pytest.raises(ModelError, match=r"doc\.json cannot be read \(it is"):
+        unseal(path, "thing", 1)
+    with pytest.raises(IntegrityError, match=r"doc\.json: cannot be read \(it is"):
+        read_verified(tmp_path, file_table({"doc.json": b"x"}), "doc.json")
+
+
+@pytest.mark.parametrize("size", [1 << 40, -1])
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path, size: int) -> None:
+    with (tmp_path / "a").open("wb") as f:
+        f.truncate(1 << 40)  # takes no room on the disk
+    with pytest.raises(ModelError, match="bytes, by its document; at most"):
+        read_verified(tmp_path, {"a": {"sha256": "0", "bytes": size}}, "a")
+    with pytest.raises(IntegrityError, match="1099511627776 bytes"):
+        read_verified(tmp_path, file_table({"a": b"x"}), "a")
+    with pytest.raises(ModelError, match="1099511627776 bytes; at most"):
+        unseal(tmp_path / "a", "thing", 1)
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"schema": 1, "name": "\\ud800"}'], ids=["nested", "surrogate"])
+def test_a_document_that_json_alone_would_take_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "doc.json").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"doc\.json: damaged"):
+        unseal(tmp_path / "doc.json", "thing", 1)
 
 
 def test_verified_bytes_are_those_of_the_table(tmp_path: Path) -> None:
