@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.arrays import unpack
+from sightline.arrays import unpack_rows
 from sightline.bundle import Bundle, Manifest
 from sightline.decode import OutputSpec
 from sightline.detect import check_outputs
@@ -88,9 +89,12 @@ def _prove(bundle: Bundle, scheme: str, interpreter: Interpreter, name: str) -> 
     if "golden.npz" not in bundle.contents:
         raise ModelError(f"{bundle.path}: has no golden.npz, so nothing proves what it computes; convert it again")
     keys = [f"{scheme}/output_{i}" for i in range(len(interpreter.outputs))]
-    golden = unpack(bundle.contents["golden.npz"], str(bundle.path / "golden.npz"), "frames", *keys)
+    width, height = interpreter.size
+    shapes = {"frames": ("uint8", height * width * 3)}
+    shapes |= {key: ("float32", math.prod(t.shape)) for key, t in zip(keys, interpreter.outputs, strict=True)}
+    golden = unpack_rows(bundle.contents["golden.npz"], str(bundle.path / "golden.npz"), GOLDEN_FRAMES, shapes)
     seconds = 0.0
-    for i, frame in enumerate(golden["frames"][:GOLDEN_FRAMES]):
+    for i, frame in enumerate(golden["frames"].reshape(-1, height, width, 3)):
         began = time.monotonic()
         outputs = interpreter(frame)
         seconds = time.monotonic() - began

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import math
 import re
 import shutil
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from edge.phone.runtime import VERSION as RUNTIME
 from edge.phone.runtime import runtime_files
 from sightline import __version__
-from sightline.arrays import unpack
+from sightline.arrays import unpack_rows
 from sightline.bundle import Bundle
 from sightline.errors import ConfigError, ModelError
 from sightline.files import sha256, write_file, write_folder
@@ -126,9 +127,11 @@ def _versioned(bundle: Bundle, scheme: str, post: str, runtime: Path | None) -> 
     manifest = bundle.manifest
     outputs = Interpreter(model, manifest.input, threads=1, name=str(bundle.path)).outputs
     keys = [f"{scheme}/output_{i}" for i in range(len(outputs))]
-    golden = unpack(bundle.contents["golden.npz"], str(bundle.path / "golden.npz"), "frames", *keys)
-    frames = min(GOLDEN_FRAMES, len(golden["frames"]))
-    samples = golden["frames"][:frames].astype(np.uint8).tobytes()
+    shapes = {"frames": ("uint8", manifest.input.width * manifest.input.height * 3)}
+    shapes |= {key: ("float32", math.prod(t.shape)) for key, t in zip(keys, outputs, strict=True)}
+    golden = unpack_rows(bundle.contents["golden.npz"], str(bundle.path / "golden.npz"), GOLDEN_FRAMES, shapes)
+    frames = len(golden["frames"])
+    samples = golden["frames"].tobytes()
     padding = b"\0" * (-len(samples) % 4)
     samples += padding + b"".join(golden[key][k].astype("<f4").tobytes() for k in range(frames) for key in keys)
     files = runtime_files(runtime)

@@ -16,8 +16,11 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.model import open_model
 from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle, write_bundle
+from sightline.device import load_device
+from sightline.errors import ModelError
 from sightline.files import seal
 from tests.conftest import Sightline
 
@@ -114,6 +117,16 @@ def test_a_machine_that_computes_other_numbers_is_found(
     refused(sightline(*command, "--scheme", scheme), 3, "other numbers than were measured", f"{scheme}.tflite")
     sound = {"static_int8": "float32", "float32": "static_int8"}[scheme]
     assert sightline(*command, "--scheme", sound).returncode == 0
+
+
+@pytest.mark.parametrize("frames", [0, 1])
+def test_a_bundle_whose_samples_prove_nothing_is_refused(bundle: Path, tmp_path: Path, frames: int) -> None:
+    read = read_bundle(bundle)
+    files = {name: data for name, data in read.contents.items() if name != "labels.txt"}
+    golden = {k: v[: frames if k == "frames" else None] for k, v in unpack(files["golden.npz"], "golden.npz").items()}
+    write_bundle(tmp_path / "other.bundle", read.manifest, {**files, "golden.npz": pack(**golden)})
+    with pytest.raises(ModelError, match=r"golden\.npz: .*row"):
+        open_model(read_bundle(tmp_path / "other.bundle"), load_device("desktop")[1])
 
 
 def test_a_bundle_that_can_prove_nothing_is_refused(
