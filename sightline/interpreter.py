@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any, Literal
 
@@ -197,7 +197,8 @@ def is_compiled(content: bytes) -> bool:
 
 @contextmanager
 def _stderr_kept(said: list[str]) -> Iterator[None]:
-    """LiteRT writes to the process's stderr: a greeting that nobody needs, and the real reason of a failure."""
+    """LiteRT writes to the process's stderr: a greeting that nobody needs, and the real reason of a failure. What other
+    threads write meanwhile comes a little later."""
     # in memory: a device whose disk is read-only or full loads its model all the same
     with open(os.memfd_create("stderr"), "w+b") if hasattr(os, "memfd_create") else _temporary() as kept:  # noqa: PTH123
         saved = os.dup(2)
@@ -208,8 +209,13 @@ def _stderr_kept(said: list[str]) -> Iterator[None]:
             os.dup2(saved, 2)
             os.close(saved)
             kept.seek(0)
-            lines = kept.read().decode(errors="replace").splitlines()
-            said += [line.removeprefix("ERROR: ") for line in lines if not line.startswith(("INFO:", "W0000"))]
+            for line in kept.read().splitlines(keepends=True):
+                text = line.decode(errors="replace").rstrip("\n")
+                if text.startswith("ERROR: "):
+                    said.append(text.removeprefix("ERROR: "))
+                elif not text.startswith(("INFO:", "W0000")):  # of another thread, which wrote in the meantime
+                    with suppress(OSError):
+                        os.write(2, line)
 
 
 def _temporary() -> IO[bytes]:

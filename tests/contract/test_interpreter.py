@@ -17,7 +17,7 @@ from ai_edge_litert import schema_py_generated as schema
 from sightline.bundle import read_bundle
 from sightline.datasets import read_class_folders, read_frames
 from sightline.errors import ConfigError, InterpreterError, ModelError
-from sightline.interpreter import Interpreter
+from sightline.interpreter import Interpreter, _stderr_kept
 from sightline.preprocess import InputSpec
 from tests.conftest import SIZE
 
@@ -238,3 +238,11 @@ def test_each_byte_of_minus_one_to_one_is_another_value(int8: bytes, zero_point:
     spec = InputSpec(SIZE, SIZE, mean=(127.5,) * 3, std=(127.5,) * 3)
     table = Interpreter(patched(int8, scale=2 / 255, zero_point=zero_point), spec).table
     assert [len(np.unique(channel)) for channel in table] == [256, 256, 256]
+
+
+def test_what_other_threads_write_while_a_model_loads_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    with _stderr_kept(said):
+        os.write(2, b"INFO: Created a delegate\nthe camera is away\nERROR: no such op\nand back\n")
+    assert said == ["no such op"]
+    assert capfd.readouterr().err == "the camera is away\nand back\n"
