@@ -153,6 +153,8 @@ def run_agent(
 
         def replaced(by: Model) -> None:
             watchdog.allow(by.inference_s)
+            if o["threshold"] is None and results.threshold == results.model.manifest.output.threshold:
+                results.threshold = by.manifest.output.threshold  # the page has not set another one
             if page:
                 page.info = _info(device_name, by, names) | places
 

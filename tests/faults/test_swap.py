@@ -21,9 +21,12 @@ import numpy as np
 import pytest
 
 from edge import selftest
-from edge.selftest import try_in_child
+from edge.model import open_model, stamp_of
+from edge.selftest import Trial, try_in_child
+from edge.swap import Swap
 from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle, write_bundle
+from sightline.device import load_device
 from sightline.errors import DeviceError, InputError
 from tests.conftest import Sightline
 
@@ -251,3 +254,36 @@ def test_bench_says_what_a_bundle_is_worth_here(mine: Path, sightline: Sightline
     flipped(mine)
     done = sightline("bench", mine)
     assert done.returncode == 2 and "is not the file that was written" in done.stderr
+
+
+def test_another_manifest_of_the_same_model_is_another_bundle(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels, threshold and how a frame is resized are not in the .tflite; what is for people is no reason to swap."""
+    config = load_device("desktop")[1]
+    current = open_model(read_bundle(mine), config)
+    told: list[str] = []
+    swap = Swap(mine, "desktop", None, current, stamp_of(mine), say=told.append, replaced=lambda _: None)
+    scheme, _, identity = read_bundle(mine).variant()
+    trial = Trial("mine", "1", scheme, identity.sha256, 1.0, 1.0, 1.0, 1.0, None)
+    monkeypatch.setattr(selftest, "try_in_child", lambda *_, **__: trial)
+    version = current.identity.version
+    rewrite(mine, version=version, metrics={"evidence": []}, provenance={"seed": 5})
+    assert swap._try() is None and swap.take() is None
+    output = dataclasses.replace(current.manifest.output, labels=("azure", "lime", "rose"), threshold=0.4)
+    rewrite(mine, version=version, output=output)
+    assert swap._try() is None
+    taken = swap.take()
+    assert taken is not None and taken.manifest.output.labels == ("azure", "lime", "rose")
+    assert "its labels are others" in told[0]
+
+
+def test_the_printed_commands_put_a_new_bundle_in_place(mine: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "run.md").read_text(encoding="utf-8")
+    (block,) = [b for b in page.split("```")[1::2] if "mv new.bundle caps.bundle" in b]
+    commands = block.removeprefix("\n")
+    shutil.copytree(mine, tmp_path / "caps.bundle")
+    (tmp_path / "downloads").mkdir()
+    rewrite(mine)
+    shutil.copytree(mine, tmp_path / "downloads" / "caps.bundle")
+    subprocess.run(["bash", "-e", "-c", commands], cwd=tmp_path, check=True, timeout=20)
+    assert read_bundle(tmp_path / "caps.bundle").manifest.version == "2"
+    assert {p.name for p in (tmp_path / "caps.bundle").iterdir()} == {p.name for p in mine.iterdir()}
