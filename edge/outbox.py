@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sightline.errors import ConfigError
+from sightline.errors import ConfigError, fault_type
 
 T = TypeVar("T")
 OVERHEAD = 64  # bytes of a row, beside its body
@@ -87,7 +87,7 @@ class Outbox:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock_file = _lock_path(path).open("a")
         except OSError as e:
-            raise ConfigError(f"{path}: cannot be made: {e.strerror}") from None
+            raise fault_type(e, ConfigError)(f"--outbox {path}: cannot be made: {e.strerror}") from None
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -338,7 +338,7 @@ def _check_path(path: Path) -> None:
         with path.open("r+b") as file:
             header = file.read(len(HEADER))
     except OSError as e:
-        raise ConfigError(f"--outbox {path}: cannot be used: {e.strerror}") from None
+        raise fault_type(e, ConfigError)(f"--outbox {path}: cannot be used: {e.strerror}") from None
     # a file that we made, and the disk damaged, has its lock beside it
     if header not in (b"", HEADER) and not _lock_path(path).exists():
         raise ConfigError(f"--outbox {path}: is a file of something else; give the name of a new file")

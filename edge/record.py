@@ -24,7 +24,7 @@ import cv2
 from edge.mailbox import Slot
 from edge.sources.recording import DOCUMENT, RESULTS, SCHEMA, ReplayOptions
 from sightline import __version__
-from sightline.errors import ConfigError, SightlineError
+from sightline.errors import ConfigError, SightlineError, fault_type
 from sightline.files import FileTable, file_table, seal, write_file
 from sightline.predictions import Result
 from sightline.preprocess import Frame
@@ -49,7 +49,7 @@ class Recorder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise ConfigError(f"--record {folder}: cannot be made: {e.strerror}") from None
+            raise fault_type(e, ConfigError)(f"--record {folder}: cannot be made: {e.strerror}") from None
         self.folder = folder
         self.failed: str | None = None
         self.frames = self.dropped = self.bytes = 0

@@ -34,7 +34,7 @@ from edge.tally import Tally
 from edge.watchdog import Watchdog
 from sightline.bare import read_for
 from sightline.device import DeviceConfig
-from sightline.errors import ConfigError, DeviceError, SightlineError
+from sightline.errors import ConfigError, DeviceError, SightlineError, fault_type
 from sightline.files import write_file
 from sightline.stderr import Stderr
 
@@ -307,7 +307,7 @@ def _check_place(path: Path, option: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise ConfigError(f"{option} {path}: its folder cannot be made: {e.strerror}") from None
+        raise fault_type(e, ConfigError)(f"{option} {path}: its folder cannot be made: {e.strerror}") from None
     if path.is_dir():
         raise ConfigError(f"{option} {path}: is a folder; a file is needed")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -358,7 +358,7 @@ def _served(page: Page, o: Mapping[str, Any]) -> Web:
         return Web(page, port, address=address, access=access, tls=tls)
     try:
         return Web(page, 8480, address=address, access=access, tls=tls)
-    except ConfigError:  # another agent has it
+    except SightlineError:  # another agent has it
         return Web(page, 0, address=address, access=access, tls=tls)
 
 

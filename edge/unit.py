@@ -55,6 +55,8 @@ class Unit:
             "Documentation=man:systemd.exec(5)",
             "Wants=network-online.target",
             "After=network-online.target",
+            "# a model on a disk that is not there yet would count as bad input",
+            f"RequiresMountsFor={' '.join(_quoted(path) for path in self.reads)}",
             "# it comes back for ever, however often it has died in a row",
             "StartLimitIntervalSec=0",
             "",
@@ -67,6 +69,8 @@ class Unit:
             "Environment=PYTHONUNBUFFERED=1",
             "Restart=always",
             "RestartSec=100ms",
+            "# bad input: another start would end in the same way",
+            "RestartPreventExitStatus=2",
             "# pinged by the loop's progress alone; the agent asks for more time when its model is slow",
             f"WatchdogSec={MINIMUM_S:g}",
             "WatchdogSignal=SIGABRT",
@@ -115,6 +119,12 @@ class Unit:
             "WantedBy=multi-user.target",
         ]
         return "\n".join(lines) + "\n"
+
+
+def _quoted(path: Path) -> str:
+    """Of a setting that takes several paths."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{text}"' if re.search(r"[\s'\"]", text) else text
 
 
 def escape(argument: str) -> str:

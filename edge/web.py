@@ -20,7 +20,7 @@ from edge.access import Access
 from edge.monitor import Monitor, Problems
 from edge.page import Page
 from edge.server import Handler, Server, read_now
-from sightline.errors import ConfigError, DeviceError
+from sightline.errors import ConfigError, DeviceError, fault_type
 from sightline.predictions import SCHEMA_FILE
 
 VIEWERS = 16  # open streams; one more is told to wait
@@ -69,13 +69,15 @@ class Web:
         access: Access | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """port: 0 = any that is free. Raises ConfigError."""
+        """port: 0 = any that is free. Raises DeviceError for a port that is taken or an address that this machine does
+        not have now; ConfigError for a port that this user may not have."""
         self.page = page
         try:
             self._server = _Server(address, port, _Handler, tls)
         except OSError as e:
             what = f"--page-port {port}: {e.strerror}; give another one, or 0 for any that is free"
-            raise ConfigError(what if address == "127.0.0.1" else f"--page-address {address}, {what}") from None
+            what = what if address == "127.0.0.1" else f"--page-address {address}, {what}"
+            raise fault_type(e, ConfigError)(what) from None
         self._server.page, self._server.access = page, access or Access()
         self.port = int(self._server.server_address[1])
         here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)

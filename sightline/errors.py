@@ -69,7 +69,13 @@ def known(error: OSError | MemoryError) -> SightlineError | None:
         return None
     name = error.filename if isinstance(error.filename, str) else ""
     said = f"{name[:120]}: {error.strerror}" if name else error.strerror
-    return InputError(said) if name and error.errno in _ABOUT_A_PATH else DeviceError(said)
+    return fault_type(error)(said) if name else DeviceError(said)
+
+
+def fault_type(error: OSError, of_input: type[InputError] = InputError) -> type[SightlineError]:
+    """Whether an error of the system is about what the user named (`of_input`) or about the machine as it is now, such
+    as a disk that is full or a port that is taken: DeviceError, after which it is worth trying again."""
+    return of_input if error.errno in (None, *_ABOUT_A_PATH) else DeviceError  # None: raised by a check of ours
 
 
 _ABOUT_A_PATH = (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.documents import parse_json
-from sightline.errors import DeviceError, IntegrityError, ModelError
+from sightline.errors import DeviceError, IntegrityError, ModelError, fault_type
 
 LARGEST = 2**31  # bytes of a file: a .tflite cannot have more
 LARGEST_DOCUMENT = 2**26
@@ -43,7 +43,8 @@ def read_verified(folder: Path, table: FileTable, name: str) -> bytes:
     try:
         data, there = read_regular(path, size)
     except OSError as e:
-        raise IntegrityError(f"{path}: cannot be read ({e.strerror}); copy the whole folder again") from None
+        text = f"{path}: cannot be read ({e.strerror}); copy the whole folder again"
+        raise fault_type(e, IntegrityError)(text) from None
     if there != size or sha256(data) != table[name]["sha256"]:
         found = f"{there} bytes" if there != size else "same size, other content"
         raise IntegrityError(
@@ -70,12 +71,13 @@ def seal(document: dict[str, Any]) -> bytes:
     return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def unseal(path: Path, kind: str, newest: int) -> dict[str, Any]:
-    """Read what `seal` wrote. `kind` names it in errors; `newest` is the highest schema that this version knows."""
+def unseal(path: Path, what: str, newest: int) -> dict[str, Any]:
+    """Read what `seal` wrote. `what` names it in errors; `newest` is the highest schema that this version knows."""
     try:
         data, size = read_regular(path, LARGEST_DOCUMENT)
     except OSError as e:
-        raise ModelError(f"{path.parent}: not a {kind}: {path.name} cannot be read ({e.strerror})") from None
+        text = f"{path.parent}: not a {what}: {path.name} cannot be read ({e.strerror})"
+        raise fault_type(e, ModelError)(text) from None
     if size > LARGEST_DOCUMENT:
         raise ModelError(f"{path}: {size} bytes; at most {LARGEST_DOCUMENT} are taken")
     try:
@@ -90,7 +92,7 @@ def unseal(path: Path, kind: str, newest: int) -> dict[str, Any]:
         raise IntegrityError(f"{path}: damaged, not valid JSON ({e}); copy the folder again") from None
     schema = document.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise ModelError(f"{path}: not a {kind}: it has no schema number")
+        raise ModelError(f"{path}: not a {what}: it has no schema number")
     if schema > newest:
         raise ModelError(
             f"{path}: written by a newer Sightline (schema {schema}, this version reads up to {newest}); "

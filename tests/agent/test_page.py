@@ -23,7 +23,7 @@ import sightline.predictions
 from edge.mailbox import Slot
 from edge.page import BACKLOG, Channel, Listener, Page
 from edge.web import VIEWERS, Web
-from sightline.errors import ConfigError
+from sightline.errors import DeviceError
 from sightline.predictions import Box, Cause, Classification, ModelId, Region, Result
 from tests.conftest import BGR
 
@@ -64,7 +64,7 @@ class Shown:
         )
         try:
             self.web = Web(self.page, port, **options)
-        except ConfigError:
+        except DeviceError:
             self.page.close()
             raise
         self.web.start()
@@ -531,5 +531,5 @@ def test_a_port_that_is_taken_is_named() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"--page-port {port}: .*in use"):
+        with pytest.raises(DeviceError, match=rf"--page-port {port}: .*in use"):
             Shown(port)

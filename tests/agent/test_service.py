@@ -65,7 +65,7 @@ def test_it_is_watched_and_comes_back_for_ever(bundle: Path, tmp_path: Path, sig
     assert value(path, "Type") == "notify"
     assert value(path, "WatchdogSec") == "2"
     assert value(path, "Restart") == "always"
-    assert value(path, "StartLimitIntervalSec") == "0"
+    assert value(path, "StartLimitIntervalSec") == "0" and value(path, "RestartPreventExitStatus") == "2"
     assert value(path, "CapabilityBoundingSet") == ""
     assert value(path, "SupplementaryGroups") == "video"
 

@@ -465,18 +465,31 @@ def test_a_service_is_installed_only_where_it_starts(
 def test_a_service_that_cannot_start_is_tried_ever_more_rarely(
     machine: Machine, door: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    done = door("--no-page")
+    """A port that is taken may be free again; a model that is away is bad input, and ends the service."""
+    port = free_port()
+    done = door("--page-port", port)
     assert done.returncode == 0, done.stderr
-    machine.ssh("mv mine.bundle away.bundle && sudo systemctl kill --signal KILL sightline-door")
+    taken = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(120)"
+    machine.ssh(
+        "sudo systemctl stop sightline-door; "
+        f'setsid python3 -c "{taken}" >/dev/null 2>&1 </dev/null & echo $! >taker; sleep 1; '
+        "sudo systemctl start --no-block sightline-door"
+    )
     # the fifth restart comes after eight seconds
     again = machine.ssh(
         "restarts='systemctl show --property NRestarts --value sightline-door'; "
         "for _ in $(seq 300); do [ $($restarts) -lt 5 ] || break; sleep 0.1; done; sleep 2; "
-        "systemctl show --property NRestarts,SubState --value sightline-door; mv away.bundle mine.bundle; "
+        "systemctl show --property NRestarts,SubState --value sightline-door; kill $(cat taker); rm taker; "
         "for _ in $(seq 100); do systemctl --quiet is-active sightline-door && break; sleep 0.3; done; "
         "systemctl is-active sightline-door"
     )
     assert again.split() == ["5", "start-pre", "active"], "it waits, and comes back by itself"
+    ended = machine.ssh(
+        "mv mine.bundle away.bundle; sudo systemctl kill --signal KILL sightline-door; "
+        "for _ in $(seq 100); do systemctl --quiet is-failed sightline-door && break; sleep 0.2; done; "
+        "systemctl show --property SubState,ExecMainStatus --value sightline-door; mv away.bundle mine.bundle"
+    )
+    assert sorted(ended.split()) == ["2", "failed"]
 
 
 def test_what_is_said_of_a_device_that_cannot() -> None:

@@ -259,7 +259,7 @@ def test_a_page_port_that_is_taken_is_named(bundle: Path, sightline: Sightline) 
         other.listen()
         port = other.getsockname()[1]
         done = sightline("run", bundle, "--source", "test:", "--frames", 1, "--page-port", port, "--json")
-    refused(done, 2, f"--page-port {port}", "in use")
+    refused(done, 3, f"--page-port {port}", "in use")
 
 
 def test_without_a_wish_the_page_takes_any_port(bundle: Path, sightline: Sightline) -> None:
