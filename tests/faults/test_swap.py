@@ -263,7 +263,7 @@ def test_another_manifest_of_the_same_model_is_another_bundle(mine: Path, monkey
     told: list[str] = []
     swap = Swap(mine, "desktop", None, current, stamp_of(mine), say=told.append, replaced=lambda _: None)
     scheme, _, identity = read_bundle(mine).variant()
-    trial = Trial("mine", "1", scheme, identity.sha256, 1.0, 1.0, 1.0, 1.0, None)
+    trial = Trial("mine", current.identity.version, scheme, identity.sha256, 1.0, 1.0, 1.0, 1.0, None)
     monkeypatch.setattr(selftest, "try_in_child", lambda *_, **__: trial)
     version = current.identity.version
     rewrite(mine, version=version, metrics={"evidence": []}, provenance={"seed": 5})
