@@ -75,6 +75,8 @@ class Run:
             if inside(root, path) is None:
                 raise ModelError(f"{where}: file {i}, {shortened(path)!r}, leads out of the data set's folder")
             try:
+                if isinstance(answer, int) == (self.manifest.output.task == "detect"):
+                    raise ValueError("of another task")
                 found.append((path, _answer(answer, classes)))
             except (ValueError, TypeError):
                 raise ModelError(f"{where}: file {i}: neither one of {classes} classes, nor boxes of them") from None

@@ -257,6 +257,7 @@ def test_a_run_whose_program_is_not_what_it_says_is_refused(
         (b'{"root": "/data", "files": [["a.png", "x"]]}', "file 1: neither one of 3 classes"),
         (b'{"root": "/data", "files": [["a.png", [[0, 1, 2, NaN, 4]]]]}', "file 1: neither one of 3 classes"),
         (b'{"root": "/data", "files": [["a.png", [[0, 1, 2]]]]}', "file 1: neither one of 3 classes"),
+        (b'{"root": "/data", "files": [["a.png", 0], ["b.png", [[0, 1, 2, 3, 4]]]]}', "file 2: neither one of 3"),
     ],
 )
 def test_held_out_pictures_that_are_none_are_refused(
