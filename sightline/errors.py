@@ -75,11 +75,12 @@ def known(error: OSError | MemoryError) -> SightlineError | None:
 def fault_type(error: OSError, of_input: type[InputError] = InputError) -> type[SightlineError]:
     """Whether an error of the system is about what the user named (`of_input`) or about the machine as it is now, such
     as a disk that is full or a port that is taken: DeviceError, after which it is worth trying again."""
-    return of_input if error.errno in (None, *_ABOUT_A_PATH) else DeviceError  # None: raised by a check of ours
+    return of_input if error.errno in _ABOUT_A_PATH else DeviceError
 
 
 _ABOUT_A_PATH = (
     errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.EINVAL,
 )  # fmt: skip
 
 
