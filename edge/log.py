@@ -12,6 +12,7 @@ from typing import Any
 from edge.capture import utc_now
 from edge.mailbox import Slot
 from sightline.predictions import Result
+from sightline.text import one_line
 
 AGAIN_S = 30.0  # the same event of the same camera, at most so often
 GOOD = ("ok", "no_motion")  # a camera of which nothing moves is a camera that is seen
@@ -38,7 +39,7 @@ class Log:
             self._said[event, camera] = now, 0
             if self._terminal:
                 times = f" ({left_out} more like it before)" if left_out else ""
-                line = f"{time.strftime('%H:%M:%S')} {camera + ': ' if camera else ''}{text}{times}"
+                line = one_line(f"{time.strftime('%H:%M:%S')} {camera + ': ' if camera else ''}{text}{times}")
             else:
                 document = {"time": utc_now(), "level": level, "event": event, "camera": camera or None, "text": text}
                 line = json.dumps({**document, **more, **({"left_out": left_out} if left_out else {})})

@@ -18,8 +18,9 @@ import numpy as np
 
 from edge.mailbox import Slot
 from edge.monitor import Monitor, Problems
+from edge.sinks import memory_bytes
 from sightline.errors import DeviceError, reason
-from sightline.predictions import Pose, Region, Result
+from sightline.predictions import Result
 from sightline.preprocess import Frame, InputSpec, Preprocessor
 
 JPEG_QUALITY, SNAPSHOT_QUALITY = 80, 92
@@ -59,9 +60,9 @@ class Listener:
             return
         with self._changed:
             self._results.append(result)
-            self._bytes += weight(result)
+            self._bytes += memory_bytes(result)
             while len(self._results) > BACKLOG or (self._bytes > BACKLOG_BYTES and len(self._results) > 1):
-                self._bytes -= weight(self._results.popleft())
+                self._bytes -= memory_bytes(self._results.popleft())
                 self.missed += 1
             self._changed.notify()
 
@@ -71,16 +72,9 @@ class Listener:
             if not self._changed.wait_for(lambda: self._results, timeout_s):
                 return None, 0
             result, missed = self._results.popleft(), self.missed
-            self._bytes -= weight(result)
+            self._bytes -= memory_bytes(result)
             self.missed = 0
             return result, missed
-
-
-def weight(result: Result) -> int:
-    """About how many bytes of memory it holds."""
-    masks = sum(p.mask.nbytes for p in result.predictions if isinstance(p, Region))
-    points = sum(len(p.points) for p in result.predictions if isinstance(p, Pose))
-    return 1000 + 400 * len(result.predictions) + 150 * points + masks
 
 
 class Page:

@@ -37,6 +37,7 @@ from sightline.device import DeviceConfig
 from sightline.errors import ConfigError, DeviceError, SightlineError, fault_type
 from sightline.files import write_file
 from sightline.stderr import Stderr
+from sightline.text import one_line
 
 if TYPE_CHECKING:
     from edge.outputs import Outputs
@@ -57,7 +58,7 @@ def run_agent(
     stamp = stamp_of(model)
     bundle, device_name, config = read_for(model, device)
     for note in bundle.manifest.provenance.get("assumed", ()):
-        click.echo(f"note: {note}", err=True)
+        click.echo(one_line(f"note: {note}"), err=True)
     if config.runner != "agent":
         raise ConfigError(
             f"{device_name} is not run by `sightline run` but by its {config.runner}; to try the bundle here: "
@@ -393,4 +394,4 @@ def _summary(tally: Tally, cameras: list[Capture], sinks: list[Sink], budget_ms:
             lines.append(f"{sink.name}: {sink.lost} results lost{f' ({sink.problem})' if sink.problem else ''}")
         if sink.note:
             lines.append(f"{sink.name}: {sink.note}")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))

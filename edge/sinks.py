@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from edge.wanted import Wanted, What
 from sightline.predictions import Detection, Pose, Region, Result
+from sightline.text import one_line
 
 if TYPE_CHECKING:
     from edge.wanted import Item
@@ -55,10 +56,17 @@ class _Queue(queue.Queue["tuple[int, Item] | None"]):
             return len(self.queue)
 
 
+def memory_bytes(item: Item) -> int:
+    """About how many bytes of memory it holds."""
+    if not isinstance(item, Result):
+        return 1000
+    masks = sum(p.mask.nbytes for p in item.predictions if isinstance(p, Region))
+    points = sum(len(p.points) for p in item.predictions if isinstance(p, Pose))
+    return 1000 + 400 * len(item.predictions) + 150 * points + masks
+
+
 def _weight(item: Item) -> int:
-    """Bytes that it takes, roughly."""
-    masks = sum(p.mask.nbytes for p in item.predictions if isinstance(p, Region)) if isinstance(item, Result) else 0
-    return max(masks, QUEUE_BYTES // QUEUE_LENGTH)
+    return max(memory_bytes(item), QUEUE_BYTES // QUEUE_LENGTH)
 
 
 class Sink:
@@ -297,7 +305,6 @@ class Text(Sink):
             line = "nothing above the threshold"
         else:
             line = "   ".join(f"{p.label} {p.score:.0%}" for p in result.predictions)
-        text = f"{clock}  frame {result.frame_id:<6} {line}"
         with self._stdout():
-            print(text.encode("utf-8", "replace").decode(), flush=True)
+            print(one_line(f"{clock}  frame {result.frame_id:<6} {line}"), flush=True)
         return True

@@ -68,8 +68,9 @@ def has_page(options: Sequence[str]) -> bool:
 
 def needs_token(options: Sequence[str]) -> bool:
     """Whether others may come to the page, and nobody says where its token is kept."""
-    page = settings_of(options, "page-address", "page-token-file")
-    return has_page(options) and page.get("page-address", LOCAL[0]) not in LOCAL and "page-token-file" not in page
+    page = settings_of(options, "page-address", "page-host", "page-token-file")
+    is_open = page.get("page-address", LOCAL[0]) not in LOCAL or "page-host" in page
+    return has_page(options) and is_open and "page-token-file" not in page
 
 
 def clear_text(options: Sequence[str]) -> list[str]:

@@ -135,15 +135,13 @@ def run_program(model: nn.Module, frames: NDArray[np.uint8]) -> list[NDArray[np.
 
 
 def _git() -> str | None:
-    """The commit of the folder in which training ran, with `+changes` where it was not clean."""
+    """The commit of the folder in which training ran. Whether it had changes is not asked: `git status` runs the
+    programs that the folder's own .git/config names."""
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if head.returncode:
-        return None
-    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+    return head.stdout.strip() if head.returncode == 0 else None
 
 
 def _versions() -> dict[str, str]:

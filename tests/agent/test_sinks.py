@@ -270,6 +270,12 @@ def test_text_says_only_what_changes(capsys: pytest.CaptureFixture[str]) -> None
     assert all("90%" in line for line in lines)
 
 
+def test_a_label_cannot_steer_the_terminal_or_write_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    Text(lossless=True).write(result(0, "\x1b[2Jfox\n12:00:00  frame 7      cat 99%"))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "\\x1b[2Jfox\\n12:00:00" in line
+
+
 def test_text_says_why_nobody_looked_and_that_nothing_was_seen(capsys: pytest.CaptureFixture[str]) -> None:
     sink = Text(lossless=True)
     for one in (result(0), result(1, cause="unplugged"), result(2, cause="unplugged"), result(3, label="")):
