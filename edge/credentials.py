@@ -129,6 +129,15 @@ def sends_in_clear(address: str) -> bool:
     return bool(userinfo) or "${" in place or any(secret for _, secret in path) or bool(_pairs(query))
 
 
+def clear_text_warnings(addresses: Mapping[str, str | None]) -> list[str]:
+    """One for each of --mqtt and --webhook (without the dashes) whose password goes over the network unencrypted."""
+    return [
+        f"others on the network can read the password of --{name}: {instead} encrypts it"
+        for name, instead in (("mqtt", "mqtts://"), ("webhook", "https://"))
+        if (address := addresses.get(name)) and sends_in_clear(address)
+    ]
+
+
 def expand(address: str, environment: Mapping[str, str], option: str = "--source") -> str:
     """The address with each `${NAME}` replaced from the environment; what is no address (`://`) stays as it is.
 

@@ -20,7 +20,7 @@ import cv2
 from edge import agent
 from edge.capture import LIVE, STILL, Capture, utc_now
 from edge.config import AgentConfig, CameraConfig
-from edge.credentials import expand, read_env_file, seen_by_all
+from edge.credentials import clear_text_warnings, expand, read_env_file, seen_by_all
 from edge.log import Events, Log
 from edge.mailbox import Inbox
 from edge.model import Model, open_model, stamp_of
@@ -70,6 +70,8 @@ def run_agent(
     cv2.setNumThreads(1)  # the cores are the interpreter's
     agent_config = _cameras(source, o)
     environment = _environment(o["env_file"])
+    for warning in clear_text_warnings(o):
+        click.echo(f"warning: {warning}", err=True)
     sources = [_source(name, c, config, environment, o) for name, c in agent_config.cameras.items()]
     tell_apart(sources)
     names = [s.name for s in sources]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edge.config import read_agent_config
-from edge.credentials import SECRET, hidden, sends_in_clear
+from edge.credentials import SECRET, clear_text_warnings, hidden
 from sightline.bundle import Bundle
 from sightline.errors import ConfigError
 
@@ -82,10 +82,7 @@ def clear_text(options: Sequence[str]) -> list[str]:
             "others on the network can read the live page and its token: --page-cert and --page-key make it https, "
             "--page-address 127.0.0.1 keeps it on the device"
         )
-    for name, instead in (("mqtt", "mqtts://"), ("webhook", "https://")):
-        if name in said and sends_in_clear(said[name]):
-            warnings.append(f"others on the network can read the password of --{name}: {instead} encrypts it")
-    return warnings
+    return warnings + clear_text_warnings(said)
 
 
 def has_source(options: Sequence[str]) -> bool:

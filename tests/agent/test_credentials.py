@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from edge.credentials import (
+    clear_text_warnings,
     expand,
     hidden,
     read_env_file,
@@ -303,3 +304,12 @@ def test_without_a_password_nothing_starts_again(tmp_path: Path) -> None:
         process.kill()
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+def test_a_password_that_goes_out_unencrypted_is_warned_of() -> None:
+    warnings = clear_text_warnings(
+        {"mqtt": "mqtt://me:hunter2@broker", "webhook": "http://host/?key=hunter2", "on": ()}
+    )  # type: ignore[dict-item]
+    assert [w.rpartition("--")[2] for w in warnings] == ["mqtt: mqtts:// encrypts it", "webhook: https:// encrypts it"]
+    assert clear_text_warnings({"mqtt": "mqtts://me:hunter2@broker", "webhook": None}) == []
+    assert clear_text_warnings({"mqtt": "mqtt://me:hunter2@127.0.0.1", "webhook": "http://host/hook"}) == []
