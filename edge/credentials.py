@@ -12,10 +12,13 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from urllib.parse import quote
 
-from sightline.errors import InputError
+from sightline.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    import ssl
 
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE = re.compile(r"\$\{(" + _NAME + r")\}")
@@ -127,6 +130,28 @@ def sends_in_clear(address: str) -> bool:
     if scheme not in ("mqtt", "http") or re.match(r"(localhost|127\.|\[::1])", host):
         return False
     return bool(userinfo) or "${" in place or any(secret for _, secret in path) or bool(_pairs(query))
+
+
+def load_key_pair(context: ssl.SSLContext, certificate: Path, key: Path | None, options: str) -> None:
+    """Into a context of TLS. key: None = it stands in the same file. options: how the two are called in an error.
+    Raises ConfigError, also for an encrypted key: OpenSSL would ask for its password on the terminal."""
+    import ssl  # 6 ms, which an agent without certificates need not pay
+
+    def refuse() -> NoReturn:
+        raise ConfigError(
+            f"{options}: the key is encrypted, and nobody is there to type its password; "
+            f"`openssl pkey -in {key or certificate} -out plain.key` writes one without"
+        )
+
+    try:
+        context.load_cert_chain(certificate, key, password=refuse)
+    except ssl.SSLError as e:
+        what = "no certificate and key in PEM"
+        if e.reason == "KEY_VALUES_MISMATCH":
+            what = "the key is not the certificate's"
+        raise ConfigError(f"{options}: {what} ({e.reason or e})") from None
+    except OSError as e:
+        raise ConfigError(f"{options}: cannot be read: {e.strerror}") from None
 
 
 def clear_text_warnings(addresses: Mapping[str, str | None]) -> list[str]:

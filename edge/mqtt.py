@@ -23,6 +23,7 @@ import cv2
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge.credentials import load_key_pair
 from edge.delivery import FLUSH_S, Promised, payload
 from edge.homeassistant import STATUS, discovery, discovery_topic
 from edge.mailbox import Slot
@@ -82,10 +83,10 @@ class Broker:
         """Raises ConfigError for files that are none."""
         try:
             context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
-            if self.certificate:
-                context.load_cert_chain(self.certificate, self.key, password=_no_password)
         except (OSError, ssl.SSLError) as e:
-            raise ConfigError(f"--mqtt-ca, --mqtt-cert, --mqtt-key: {e.strerror or e}") from None
+            raise ConfigError(f"--mqtt-ca: {e.strerror or e}") from None
+        if self.certificate:
+            load_key_pair(context, self.certificate, self.key, "--mqtt-cert, --mqtt-key")
         return context
 
 
@@ -356,10 +357,6 @@ class Mqtt(Promised):
             return f"{self._base}/gap"
         kind, _, camera = message.topic.partition("/")
         return f"{self._base}/{self._parts.get(camera) or slug(camera)}/{kind}"
-
-
-def _no_password() -> str:
-    raise ConfigError("--mqtt-key: the key is encrypted, and nobody is there to type its password: decrypt it first")
 
 
 def state_of(result: Result) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Outbox:
         self._inode = (0, 0)
         _check_path(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_file = _lock_path(path).open("a")
         except OSError as e:
             raise fault_type(e, ConfigError)(f"--outbox {path}: cannot be made: {e.strerror}") from None

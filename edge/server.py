@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from sightline.errors import ConfigError
+from edge.credentials import load_key_pair
 
 CONNECTIONS = 64
 HEAD_BYTES = 16 << 10
@@ -174,27 +174,5 @@ def read_now(connection: socket.socket) -> bytes | None:
 def server_tls(certificate: Path, key: Path | None, options: str) -> ssl.SSLContext:
     """key: None = it stands in the same file. options: how the two are called in an error. Raises ConfigError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(certificate, key, password=_no_password)
-    except ssl.SSLError as e:
-        what = (
-            "the key is not the certificate's" if e.reason == "KEY_VALUES_MISMATCH" else "no certificate and key in PEM"
-        )
-        raise ConfigError(f"{options}: {what} ({e.reason or e})") from None
-    except OSError as e:
-        raise ConfigError(f"{options}: cannot be read: {e.strerror}") from None
-    except _EncryptedError:
-        raise ConfigError(
-            f"{options}: the key is encrypted, and nobody is there to type its password; "
-            f"`openssl pkey -in {key or certificate} -out plain.key` writes one without"
-        ) from None
+    load_key_pair(context, certificate, key, options)
     return context
-
-
-class _EncryptedError(Exception):
-    pass
-
-
-def _no_password() -> NoReturn:
-    """OpenSSL would ask on the terminal."""
-    raise _EncryptedError
