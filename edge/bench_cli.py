@@ -31,7 +31,7 @@ from sightline.options import READ, READ_FILE, Number, Whole
 @click.option("--compare", type=READ, help="Another bundle, measured in turns with this one.")
 @click.option("--seconds", type=Number(0.1, 3600), default=2, show_default=True, help="Of each of 5 rounds.")
 @click.option("--sustained", type=Number(0, 10080), default=0, show_default=True, help="Minutes of work; 0 = none.")
-@click.option("--noise", type=Number(0, 1000), default=10, show_default=True,
+@click.option("--noise", type=Number(0, 1e6), default=10, show_default=True,
               help="Percent that a round may be off; above it nothing is reported.")  # fmt: skip
 @click.option("--to", metavar="USER@HOST", help="Measure there, over ssh, and leave nothing behind.")
 @click.option("--ssh-config", type=READ_FILE, help="Of ssh, with --to.")

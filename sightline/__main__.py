@@ -1,12 +1,13 @@
 """`sightline`, and `python -m sightline`: what has to come before the imports, which take a while."""
 
-import os
-import signal
+import _signal  # type: ignore[import-not-found]  # the built-in part: `signal` imports enum, where Ctrl-C shows a traceback
+
+# Ctrl-C just ends the process: nothing is begun yet, so there is nothing to undo or say. nohup and `&` ignore it.
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def main() -> None:
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup, and a shell's `&`, have it ignored
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # nothing is begun yet: there is nothing to undo or say
     from sightline.cli import main
 
     main()

@@ -15,6 +15,10 @@ def python(module: str, *arguments: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    import _signal  # type: ignore[import-not-found]
+
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # as in __main__.py: no traceback of an import
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     del sys.path[0]  # this folder: its modules are `sightline.NAME`, and never NAME
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH120, PTH100  pathlib costs 5 ms
     if root not in sys.path:  # a clone that nobody installed

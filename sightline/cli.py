@@ -16,7 +16,7 @@ import click
 
 from sightline import __version__
 from sightline.documents import utf8
-from sightline.errors import SightlineError, known
+from sightline.errors import InputError, SightlineError, known
 from sightline.records import near
 from sightline.stderr import Stderr
 from sightline.text import printable
@@ -79,7 +79,7 @@ class Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for argument in args:
             if not utf8(argument):
-                raise click.UsageError(f"{argument[:120]!r} is not UTF-8 text; rename the file, or write it as UTF-8")
+                raise InputError(f"{argument[:120]!r} is not UTF-8 text; rename the file, or write it as UTF-8")
         return super().parse_args(ctx, args)
 
     def make_context(self, *arguments: Any, **more: Any) -> click.Context:

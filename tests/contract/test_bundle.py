@@ -181,7 +181,7 @@ def test_a_manifest_that_is_not_understood_to_the_last_key_is_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"schema": 1, "name": "\\ud800"}', "holds what cannot be written"),
+        (b'{"schema": 1, "name": "\\ud800"}', "damaged, not valid JSON"),
         (b"[" * 200_000, "it is nested too deep"),
         (b'{"schema": 1, "a": ' + b"9" * 5000 + b"}", "not valid JSON"),
     ],

@@ -82,7 +82,8 @@ def test_ctrl_c_at_any_moment_is_no_traceback(bundle: Path) -> None:
             process.send_signal(signal.SIGINT)
             _, told = process.communicate(timeout=20)
         assert "Traceback" not in told, f"after {wait} ms: {told}"
-        assert process.returncode in (0, 130), f"after {wait} ms: {told}"
+        # while it imports, the signal itself ends it, which a shell calls 130
+        assert process.returncode in (0, 130, -signal.SIGINT), f"after {wait} ms: {told}"
 
 
 @pytest.fixture
