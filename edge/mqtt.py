@@ -155,6 +155,7 @@ class Mqtt(Promised):
         self._picture_due: dict[str, int] = {}
         self._say_all = self._say_state = False
         self._last = 0  # id of the newest message that is on its way
+        self._nothing_taken = False  # though the outbox has something: its disk fails, or it was lost
         self._changed = outbox.changed  # one condition for all that the sender waits for
 
     def write(self, item: Item) -> bool:
@@ -198,7 +199,7 @@ class Mqtt(Promised):
 
     def _talk(self, client: paho.Client) -> None:
         """One connection, from its opening to its end."""
-        self._last = 0
+        self._last, self._nothing_taken = 0, False
         states: dict[str, tuple[dict[str, Any], float]] = {}
         agent_due = 0.0
         until: float | None = None
@@ -256,10 +257,11 @@ class Mqtt(Promised):
 
     def _publish_waiting(self, client: paho.Client, now: float) -> None:
         """As many messages as the window has room for."""
-        room = WINDOW_BYTES - sum(len(sent.message.body) for sent in self._on_their_way)
-        if self.outbox.newest(self.name) <= self._last or room <= 0 or len(self._on_their_way) >= WINDOW:
+        if not self._more:
             return
-        for message in self.outbox.take(self.name, self._last, WINDOW - len(self._on_their_way), room):
+        messages = self.outbox.take(self.name, self._last, WINDOW - len(self._on_their_way), self._room)
+        self._nothing_taken = not messages
+        for message in messages:
             info = client.publish(self._topic(message), payload(message), qos=1)
             if info.rc != paho.MQTT_ERR_SUCCESS:  # it is gone, or a number of 65,535 messages ago still waits
                 self._end(f"a message cannot be sent: {paho.error_string(info.rc).rstrip('.').lower()}")
@@ -273,14 +275,19 @@ class Mqtt(Promised):
     def _wait(self, seconds: float) -> None:
         """For something to do: the connection changes, much has arrived, or something is stored that could go."""
         with self._changed:
-            more = (
-                self._connected
-                and len(self._on_their_way) < WINDOW
-                and self.outbox.newest(self.name) > self._last
-                and sum(len(sent.message.body) for sent in self._on_their_way) < WINDOW_BYTES
-            )
+            more = self._connected and self._more and not self._nothing_taken
             if not (self._broke_off or self._say_all or self._say_state or more or self._much_arrived):
                 self._changed.wait(seconds)
+
+    @property
+    def _more(self) -> bool:
+        """Whether there is a message to be sent, and room for it on the way."""
+        waiting = self.outbox.newest(self.name) > self._last and self.outbox.waiting(self.name) > 0
+        return waiting and len(self._on_their_way) < WINDOW and self._room > 0
+
+    @property
+    def _room(self) -> int:
+        return WINDOW_BYTES - sum(len(sent.message.body) for sent in self._on_their_way)
 
     @property
     def _much_arrived(self) -> bool:

@@ -283,7 +283,8 @@ class Outbox:
             _checked(db, self.path)
             with _transaction(db):
                 if old is not None:
-                    db.executemany(_INSERT, _readable(old))
+                    # a page that stands in two places gives its rows twice
+                    db.executemany(_INSERT.replace("INSERT", "INSERT OR IGNORE"), _readable(old))
                 # an id that was on its way may not come again for another message
                 db.execute("UPDATE sqlite_sequence SET seq = max(seq, ?)", (max(self._newest.values(), default=0),))
             self._count_rows(db)
@@ -330,8 +331,6 @@ def _check_path(path: Path) -> None:
     """Raises ConfigError for what is there already and is no outbox: it must not be written over or moved away."""
     try:
         if not path.exists():
-            if path.parent.is_dir() and not os.access(path.parent, os.W_OK | os.X_OK):
-                raise ConfigError(f"--outbox {path}: this user may not write in {path.parent}")
             return
         if not path.is_file():
             raise ConfigError(f"--outbox {path}: is not a file; give the name of a file that Sightline may make")

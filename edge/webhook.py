@@ -97,12 +97,13 @@ class Webhook(Promised):
                 until = until or time.monotonic() + FLUSH_S
                 if failures or time.monotonic() >= until:
                     break
+            newest = self.outbox.newest(self.name)
             messages = self.outbox.take(self.name, last, 1)
             if not messages:
                 if self._closing.is_set():
                     break
                 with self.outbox.changed:
-                    if self.outbox.newest(self.name) <= last and not self._closing.is_set():
+                    if self.outbox.newest(self.name) == newest and not self._closing.is_set():
                         self.outbox.changed.wait(1.0)
                 continue
             pause = self._deliver(messages[0])

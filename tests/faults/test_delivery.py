@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from edge.mailbox import Slot
 from edge.mqtt import Mqtt, parse_broker
 from edge.outbox import Outbox
+from edge.webhook import Webhook, parse_receiver
 from sightline.errors import ConfigError
 from sightline.predictions import Classification, ModelId, Result
 from tests.broker import wait_until
@@ -95,6 +96,43 @@ def test_a_sender_with_nothing_to_send_waits(tmp_path: Path, _impatient: None) -
         before = cpu_s("mqtt sender")
         time.sleep(1)
         assert cpu_s("mqtt sender") - before < 0.2
+
+
+def test_a_sender_whose_broker_comes_back_to_an_empty_outbox_waits(tmp_path: Path, _impatient: None) -> None:
+    with fake_broker() as broker, sending(broker.port, tmp_path) as mqtt:
+        for i in range(10):
+            mqtt.put(result(i))
+        wait_until(lambda: mqtt.sent == 10, 10)
+        broker.manner = "hangs up"
+        wait_until(lambda: broker.connections == 2 and mqtt.problem is None, 10)
+        before = cpu_s("mqtt sender")
+        time.sleep(1)
+        assert cpu_s("mqtt sender") - before < 0.2
+        mqtt.put(result(10))
+        wait_until(lambda: mqtt.sent == 11, 10)
+
+
+@pytest.mark.parametrize("output", ["mqtt", "webhook"])
+def test_a_sender_whose_outbox_is_gone_with_its_disk_waits(output: str, tmp_path: Path, _impatient: None) -> None:
+    """As when a stick is pulled out, while ten messages wait for a receiver that says nothing."""
+    folder = tmp_path / "stick"
+    folder.mkdir()
+    with ExitStack() as stack:
+        if output == "mqtt":
+            broker = stack.enter_context(fake_broker())
+            sender: Any = stack.enter_context(sending(broker.port, folder))
+        else:
+            outbox = Outbox(folder / "outbox.sqlite", 10_000_000)
+            sender = Webhook(parse_receiver("http://127.0.0.1:9/", {}), outbox, "results", lossless=True)
+            sender.start()
+            stack.callback(outbox.close)
+            stack.callback(sender.close)
+        with mock.patch.object(Outbox, "_run", side_effect=OSError(2, "No such file or directory")):
+            sender.outbox._newest[output], sender.outbox._count[output] = 10, 10
+            time.sleep(0.5)
+            before = cpu_s(f"{output} sender")
+            time.sleep(1)
+            assert cpu_s(f"{output} sender") - before < 0.2
 
 
 def test_a_number_that_comes_round_again_acknowledges_nothing(tmp_path: Path, _impatient: None) -> None:
