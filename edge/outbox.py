@@ -174,8 +174,12 @@ class Outbox:
         return self._bytes[output]
 
     def close(self) -> None:
-        """What was lost since the last message becomes a gap for the next start."""
+        """What was lost since the last message becomes a gap for the next start. A file that somebody has removed is
+        written again."""
         with self.changed:
+            if self._db is not None:
+                with self._faults():
+                    self._opened()
             for output in [output for output, count in self._lost.items() if count]:
                 with self._faults():
                     self._run(lambda db, output=output: self._store(db, output, (), self.limit))  # type: ignore[misc]

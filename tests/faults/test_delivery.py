@@ -227,7 +227,7 @@ STEPS = st.lists(
 @given(STEPS)
 def test_every_accepted_message_is_acknowledged_or_in_a_gap(steps: list[tuple[str, Any]]) -> None:
     note(str(steps))
-    number = 0
+    number = unaccepted = 0
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder, fake_broker() as broker:
         for name, value in {"BACKOFF_S": 0.02, "BACKOFF_MAX_S": 0.1, "DELETE_S": 0.02, "ACKNOWLEDGED_S": 0.3}.items():
             stack.enter_context(mock.patch(f"edge.mqtt.{name}", value))
@@ -251,6 +251,7 @@ def test_every_accepted_message_is_acknowledged_or_in_a_gap(steps: list[tuple[st
                     time.sleep(0.05)
             if kind == "restart":
                 running.close()
+                unaccepted += mqtt.dropped  # a disk that took longer than a sink's patience at its end
                 running = ExitStack()
                 mqtt = running.enter_context(sending(broker.port, Path(folder)))
             time.sleep(0.02)
@@ -262,7 +263,8 @@ def test_every_accepted_message_is_acknowledged_or_in_a_gap(steps: list[tuple[st
         wait_until(lambda: number - 1 in acknowledged(broker)[0] and not mqtt.outbox.waiting("mqtt"), 20)
         running.close()
         frames, gaps = acknowledged(broker)
-    assert len(frames) + gaps >= number
+        note(f"gaps {gaps}, not accepted {unaccepted}, dropped {mqtt.outbox.dropped}, frames {sorted(frames)}")
+    assert len(frames) + gaps + unaccepted >= number
     assert gaps <= sum(kind == "full" for kind, _ in steps) * 100
-    if not any(kind == "full" for kind, _ in steps):
+    if not unaccepted and not any(kind == "full" for kind, _ in steps):
         assert frames == set(range(number))
