@@ -233,6 +233,8 @@ def test_every_accepted_message_is_acknowledged_or_in_a_gap(steps: list[tuple[st
             stack.enter_context(mock.patch(f"edge.mqtt.{name}", value))
         stack.enter_context(mock.patch("edge.mqtt.STATE_S", 0.0))
         stack.enter_context(mock.patch("edge.mqtt.FLUSH_S", 0.1))
+        stack.enter_context(mock.patch("edge.mqtt.CONNECT_S", 0.5))
+        stack.enter_context(mock.patch("edge.delivery.FLUSH_S", 0.1))
         running = ExitStack()
         mqtt = running.enter_context(sending(broker.port, Path(folder)))
         for kind, value in steps:
