@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from sightline.errors import DeviceError, IntegrityError, ModelError, fault_type
 LARGEST = 2**31  # bytes of a file: a .tflite cannot have more
 LARGEST_DOCUMENT = 2**26
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, of Linux
+_TRIES = 100  # of a writer whom other writers of the same path disturb
 
 FileTable = dict[str, dict[str, Any]]
 
@@ -119,22 +121,18 @@ def checked_table(document: Mapping[str, Any], where: str) -> FileTable:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write beside, fsync, rename: a reader, or a power cut, sees the old file or the new one, never a part."""
-    temporary = _beside(path, "part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        with temporary.open("wb") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        with _begun(path, folder=False) as (temporary, handle):
+            with os.fdopen(handle, "wb", closefd=False) as f:
+                f.write(data)
+                f.flush()
+                os.fsync(handle)
             temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as e:
         raise DeviceError(f"{path}: cannot be written: {e.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):  # FileNotFoundError when all went well
-            temporary.unlink()
 
 
 def write_secret(path: Path, data: bytes) -> None:
@@ -149,30 +147,21 @@ def write_secret(path: Path, data: bytes) -> None:
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """The same for a folder of files; whatever stood at `path` is replaced as a whole. Where the file system cannot
     exchange two folders, `heal` finds the old one if the writer is killed between two renames."""
-    temporary, replaced = _beside(path, "part"), _beside(path, "old")
     try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         heal(path)
         _sweep(path)
-        temporary.mkdir()
-        with _locked(temporary):
+        with _begun(path, folder=True) as (temporary, _):
             for name, data in files.items():
                 with (temporary / name).open("wb") as f:
                     f.write(data)
                     f.flush()
                     os.fsync(f.fileno())
             _sync_folder(temporary)
-            if os.path.lexists(path) and not _exchanged(temporary, path):
-                path.rename(replaced)
-            if not os.path.lexists(path):
-                temporary.rename(path)
+            _put_in_place(temporary, path)
         _sync_folder(path.parent)
     except OSError as e:
         raise DeviceError(f"{path}: cannot be written: {e.strerror}") from None
-    finally:
-        heal(path, at_once=True)
-        for leftover in (temporary, replaced):
-            _remove(leftover)
 
 
 def heal(path: Path, *, at_once: bool = False) -> None:
@@ -186,18 +175,70 @@ def heal(path: Path, *, at_once: bool = False) -> None:
             max(aside, key=lambda p: p.stat().st_mtime).rename(path)
 
 
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Another writer of the same path may come between any two steps: then again."""
+    replaced = _beside(path, "old")
+    try:
+        for _ in range(_TRIES):
+            if os.path.lexists(path):
+                if _exchanged(temporary, path):
+                    return
+                _remove(replaced)  # of the try before, when a newer one stands in its place
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(replaced)
+            try:
+                temporary.rename(path)
+                return
+            except OSError as e:
+                if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+        raise OSError(errno.EBUSY, "others write it again and again")
+    finally:
+        heal(path, at_once=True)
+        if os.path.lexists(path):
+            _remove(replaced)
+
+
+@contextlib.contextmanager
+def _begun(path: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
+    """(a new file or folder beside `path`, its open handle), locked as long as its writer lives; it is removed unless
+    it has been renamed. A sweeper may see it before it is locked, and remove it: then another one is made."""
+    for _ in range(_TRIES):
+        temporary, handle = _beside(path, "part"), -1
+        try:
+            if folder:
+                temporary.mkdir()
+            try:
+                handle = os.open(temporary, os.O_RDONLY if folder else os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                is_there = os.path.samestat(os.fstat(handle), temporary.stat())
+            except FileNotFoundError:
+                if not path.parent.is_dir():
+                    raise
+                is_there = False
+            if is_there:
+                yield temporary, handle
+                return
+        finally:
+            if handle >= 0:
+                os.close(handle)
+            with contextlib.suppress(OSError):
+                _remove(temporary)
+    raise OSError(errno.EBUSY, "others remove what is written")
+
+
 def _beside(path: Path, kind: str) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
+    """A name that nobody else has: two containers, or two threads, may have the same PID."""
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}.{kind}")
 
 
 def _leftovers(path: Path, kind: str) -> list[Path]:
-    """What `_beside` named, of any process."""
+    """What `_beside` named, of any process; a user's own file beside it has another name."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.{kind}")
     try:
-        names = [entry.name for entry in os.scandir(path.parent)]
+        return [path.with_name(entry.name) for entry in os.scandir(path.parent) if pattern.fullmatch(entry.name)]
     except OSError:
         return []
-    start, end = f".{path.name}.", f".{kind}"
-    return [path.with_name(n) for n in names if n.startswith(start) and n[len(start) :].removesuffix(end).isdigit()]
 
 
 def _sweep(path: Path) -> None:
@@ -205,8 +246,9 @@ def _sweep(path: Path) -> None:
     for leftover in _leftovers(path, "part"):
         with contextlib.suppress(OSError), _locked(leftover, fcntl.LOCK_NB):
             _remove(leftover)
-    if os.path.lexists(path):
-        for leftover in _leftovers(path, "old"):
+    replaced = _leftovers(path, "old")
+    if os.path.lexists(path):  # asked after the list was made: each of it has a successor
+        for leftover in replaced:
             _remove(leftover)
 
 

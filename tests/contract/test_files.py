@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import errno
+import fcntl
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -178,13 +180,82 @@ def test_a_writer_that_is_killed_anywhere_leaves_the_old_folder_or_the_new_one(t
 
 
 def test_a_writer_that_is_at_work_keeps_what_it_has(tmp_path: Path) -> None:
-    path, other = tmp_path / "file", tmp_path / ".file.1.part"
+    path, other = tmp_path / "file", tmp_path / ".file.0123456789abcdef.part"
     other.write_bytes(b"of another process")
     with files._locked(other):
         write_file(path, b"mine")
-    assert tree(tmp_path) == {".file.1.part": b"of another process", "file": b"mine"}
+    assert tree(tmp_path) == {".file.0123456789abcdef.part": b"of another process", "file": b"mine"}
     write_file(path, b"mine")
     assert tree(tmp_path) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize("suffix", ["", ".part", ".old", ".part.old"])
+def test_a_users_own_files_beside_it_stay(tmp_path: Path, suffix: str) -> None:
+    mine, folder = tmp_path / f".file.2024{suffix}", tmp_path / f".folder.20241128{suffix}"
+    mine.write_bytes(b"mine")
+    write_folder(folder, {"x": b"mine"})
+    files.heal(tmp_path / "folder", at_once=True)
+    assert not (tmp_path / "folder").exists(), "a folder of the user was renamed"
+    write_file(tmp_path / "file", b"")
+    write_folder(tmp_path / "folder", {"a": b""})
+    assert mine.read_bytes() == b"mine" and (folder / "x").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_writer_whose_beginning_another_one_sweeps_away_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path, real = tmp_path / "it", fcntl.flock
+
+    def flock(handle: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        files._sweep(path)  # of another writer, before this one has its lock
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    if kind == "file":
+        write_file(path, b"1")
+    else:
+        write_folder(path, {"a": b"1"})
+    assert tree(tmp_path) == ({"it": b"1"} if kind == "file" else {"it": None, "it/a": b"1"})
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "folder without exchange"])
+def test_writers_of_one_path_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Threads have one PID, as have processes of two containers."""
+    path = tmp_path / "it"
+    if kind.endswith("exchange"):
+        monkeypatch.setattr(files, "_exchanged", lambda *_: False)
+
+    def write(number: int) -> None:
+        data = b"%d" % number
+        if kind == "file":
+            write_file(path, data)
+        else:
+            write_folder(path, {"a": data, "b": data})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(100)))
+    left = tree(tmp_path)
+    assert left.keys() == ({"it"} if kind == "file" else {"it", "it/a", "it/b"})
+    assert kind == "file" or left["it/a"] == left["it/b"]
+
+
+def test_a_folder_that_another_writer_puts_in_place_first_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "it", Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", real)
+        write_folder(path, {"a": b"of another"})
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    write_folder(path, {"a": b"mine"})
+    assert tree(tmp_path) == {"it": None, "it/a": b"mine"}
 
 
 @pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device"])
