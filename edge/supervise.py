@@ -66,9 +66,17 @@ def supervise(command: Sequence[str], say: Callable[[str], None]) -> int:
             if failures > 1:
                 pause = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** (failures - 2)) * random.uniform(0.7, 1.3)
             say(f"agent: {why or _cause(code)}; starting it anew{f' in {pause:.1f} s' if pause else ''}")
-            select.select([wake_r], [], [], pause)
+            _rest(pause, wake_r, stopping)
             if stopping:
                 return 128 + stopping[0]
+
+
+def _rest(pause_s: float, wake_r: int, stopping: list[int]) -> None:
+    """Until the time is over or a signal asks to stop. The byte of a child's death, or of SIGHUP, is none."""
+    until = time.monotonic() + pause_s
+    while not stopping and (left := until - time.monotonic()) > 0:
+        if select.select([wake_r], [], [], left)[0]:
+            os.read(wake_r, 64)
 
 
 def _watch(

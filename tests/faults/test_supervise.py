@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from edge import supervise
 
 # speaks the protocol with edge.watchdog; each start does the next thing that its arguments name
 CHILD = """
@@ -36,6 +39,10 @@ while time.monotonic() < until:
     time.sleep(0.01)
 if todo == "crash":
     os.kill(os.getpid(), 11)
+if todo == "stopping-exit3":
+    for _ in range(3):
+        watchdog.stopping()
+    os._exit(3)
 if todo in ("slow-end", "no-end"):
     watchdog.stopping()
     time.sleep(2 if todo == "slow-end" else 60)
@@ -121,6 +128,37 @@ def test_one_that_dies_again_and_again_is_given_growing_pauses(tmp_path: Path) -
         s.wait(lambda: len(s.said) >= 5)
     assert gaps[0] < gaps[1] < gaps[2], gaps
     assert "exit code 3" in s.said[0] and "in 0." in s.said[2]
+
+
+def test_a_pause_lasts_whatever_woke_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+
+    def wait(waiting: list[int], _w: object, _x: object, limit_s: float) -> tuple[list[int], list[int], list[int]]:
+        readable = real(waiting, [], [], 0)[0]
+        clock[0] += 0 if readable else limit_s
+        return readable, [], []
+
+    real = select.select
+    monkeypatch.setattr(supervise.select, "select", wait)
+    monkeypatch.setattr(supervise.time, "monotonic", lambda: clock[0])
+    wake_r, wake_w = os.pipe()
+    os.write(wake_w, bytes([signal.SIGCHLD, signal.SIGHUP]) * 50)
+    supervise._rest(5.0, wake_r, [])
+    assert clock[0] == pytest.approx(105.0)
+    supervise._rest(5.0, wake_r, [signal.SIGTERM])
+    assert clock[0] == pytest.approx(105.0), "a signal that asks to stop is not waited out"
+    os.close(wake_r)
+    os.close(wake_w)
+
+
+def test_one_that_says_it_ends_and_dies_waits_out_its_pauses(tmp_path: Path) -> None:
+    with supervised(tmp_path, "stopping-exit3") as s:
+        s.wait(lambda: len(s.starts) >= 4 and sum(" in " in line for line in s.said) >= 2, 20)
+        times = [t for t, _ in s.starts]
+        announced = [float(line.rpartition(" in ")[2].split()[0]) for line in s.said if " in " in line]
+    assert [b - a > pause * 0.9 for pause, (a, b) in zip(announced, itertools.pairwise(times[1:4]), strict=False)] == [
+        True, True,
+    ]  # fmt: skip
 
 
 def test_one_that_never_gets_ready_is_killed(tmp_path: Path) -> None:
