@@ -15,8 +15,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}")
 _HOMES = ("/home", "/root", "/run/user")
 # systemd knows a growing pause from version 254 on, and Debian 12 has 252. Deaths within a minute of the start count:
 # the first restart comes at once, further ones after 1, 2, 4, 8, 16 and then always 30 seconds.
+# What its file says counts only where it is two numbers: the file may be damaged, and a shell ends with the code of
+# bad input upon others.
 _PAUSE = (
-    "f=$RUNTIME_DIRECTORY/{key}; n=0 t=-60; [ ! -s $f ] || read n t <$f; read now _ </proc/uptime; "
+    "f=$RUNTIME_DIRECTORY/{key}; n=0 t=-60; [ ! -s $f ] || read n t <$f; "
+    "case $n in ''|*[!0-9]*|0?*|?????????*) n=0 ;; esac; case $t in ''|*[!0-9]*|0?*|?????????????*) n=0 t=-60 ;; esac; "
+    "read now _ </proc/uptime; "
     "[ $((${now%.*} - t)) -lt 60 ] && n=$((n + 1)) || n=0; [ $n -lt 2 ] || sleep $((n < 7 ? 1 << (n - 2) : 30)); "
     "read now _ </proc/uptime; echo $n ${now%.*} >$f"
 )
@@ -62,8 +66,8 @@ class Unit:
             "",
             "[Service]",
             "Type=notify",
-            "# a pause where it has died again and again right after its start",
-            f"ExecStartPre=/bin/sh -c {escape(pause)}",
+            "# a pause where it has died again and again right after its start; -: without it where that fails",
+            f"ExecStartPre=-/bin/sh -c {escape(pause)}",
             f"ExecStart={' '.join(map(escape, self.command))}",
             *([f"EnvironmentFile={str(self.env_file).replace('%', '%%')}"] if self.env_file else []),
             "Environment=PYTHONUNBUFFERED=1",

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click.testing
@@ -112,10 +113,12 @@ def test_what_it_reads_is_made_absolute_and_nothing_else(bundle: Path, tmp_path:
     ]  # fmt: skip
 
 
-def test_one_that_dies_again_and_again_waits_longer_and_longer(tmp_path: Path) -> None:
+@pytest.fixture
+def pause(tmp_path: Path) -> Callable[[], str]:
+    """What the unit's pause asks `sleep` for at the next start; its file lies in tmp_path/memory."""
     text = Unit("a", ("/x",), ()).text
     line = next(line for line in text.splitlines() if line.startswith("ExecStartPre=")).partition("=")[2]
-    program = [word.replace("$$", "$").replace("%%", "%") for word in shlex.split(line)]
+    program = [word.replace("$$", "$").replace("%%", "%") for word in shlex.split(line.removeprefix("-"))]
     sleep = tmp_path / "sleep"
     sleep.write_text("#!/bin/sh\necho $1\n")
     sleep.chmod(0o755)
@@ -123,21 +126,40 @@ def test_one_that_dies_again_and_again_waits_longer_and_longer(tmp_path: Path) -
     memory.mkdir()
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RUNTIME_DIRECTORY": str(memory)}
 
-    def pause() -> str:
-        done = subprocess.run(program, env=env, capture_output=True, text=True)
+    def start() -> str:
+        done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=30)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.strip()
 
+    return start
+
+
+def test_one_that_dies_again_and_again_waits_longer_and_longer(tmp_path: Path, pause: Callable[[], str]) -> None:
     assert [pause() for _ in range(10)] == ["", "", "1", "2", "4", "8", "16", "30", "30", "30"]
-    (file,) = memory.iterdir()
+    (file,) = (tmp_path / "memory").iterdir()
     count, moment = file.read_text().split()
     file.write_text(f"{count} {int(moment) - 61}\n")
     assert pause() == "", "it ran for a minute"
     file.write_text("")
     assert pause() == ""
-    assert text != Unit("a", ("/y",), ()).text.replace("/y", "/x"), (
+    assert Unit("a", ("/x",), ()).text != Unit("a", ("/y",), ()).text.replace("/y", "/x"), (
         "another command does not wait for this one's deaths"
     )
+
+
+@pytest.mark.parametrize(
+    "content", ["x y", "3", "08 5", "5 08", "-1 -1", "1 2 3", "9" * 30 + " 5", "5 " + "9" * 30, "\0"]
+)
+def test_a_damaged_memory_of_deaths_is_as_none(tmp_path: Path, pause: Callable[[], str], content: str) -> None:
+    assert pause() == ""
+    (file,) = (tmp_path / "memory").iterdir()
+    file.write_text(content + "\n")
+    assert [pause(), pause(), pause()] == ["", "", "1"]
+
+
+def test_a_pause_that_cannot_be_had_does_not_hinder_the_start() -> None:
+    """A shell that fails ends with 2, upon which systemd would not restart the unit."""
+    assert "\nExecStartPre=-/bin/sh " in Unit("a", ("/x",), ()).text
 
 
 @pytest.mark.parametrize(
