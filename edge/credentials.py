@@ -23,15 +23,26 @@ if TYPE_CHECKING:
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE = re.compile(r"\$\{(" + _NAME + r")\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# of an address's query, what says which picture is meant; cameras put passwords there too, under many names
-_HARMLESS = ("camera", "cam", "channel", "ch", "stream", "subtype", "profile", "resolution", "res", "size", "fps")
+# of an address's query, what says which image is meant and how it comes; cameras put passwords there too, under many
+# names
+_HARMLESS = re.compile(
+    "action|audio|bitrate|cam|camera|ch|channel|codec|compression|fps|framerate|height|profile|proto|protocol|quality|"
+    "res|resolution|rotation|sessiontimeout|size|source|stream|streamtype|subtype|transport|transportmode|"
+    "transportprotocol|unicast|videocodec|width",
+    re.IGNORECASE,
+)
+# values that say nothing, unless their name says that they are a secret
+_PLAIN = re.compile(
+    r"\d{1,3}|true|false|yes|no|on|off|tcp|udp|http|rtsp|unicast|multicast|onvif|main|sub|live|stream|snapshot|"
+    r"h26[45]|mjpe?g|jpe?g",
+    re.IGNORECASE,
+)
 # not shown, but no secret either
 _USERS = ("user", "username", "usr", "login", "account")
-# a part of a path, or a value, that nobody chose as a name: a long run of letters and digits, or a UUID
-_KEY = re.compile(r"[A-Za-z0-9]{16,}|[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-")
-# a path behind one of these is the receiver's password: Slack, Home Assistant, Discord, Zapier
-_HOOKS = ("webhook", "webhooks", "hook", "hooks", "services")
-_SECRET_HEADER = re.compile("auth|token|key|secret|pass|pwd|cookie|sign|credential|session", re.IGNORECASE)
+_UUID = re.compile(r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-")
+# what a part of a path behind one of these may be: Slack, Home Assistant, Discord, Zapier, IFTTT
+_HOOKS = ("webhook", "webhooks", "hook", "hooks", "services", "key", "token", "secret", "bot")
+_SECRET_NAME = re.compile("auth|token|key|secret|pass|pwd|psw|pin|cookie|sign|credential|session|api$", re.IGNORECASE)
 _HIDDEN = "..."
 _FD = "SIGHTLINE_ADDRESSES_FD"
 
@@ -64,26 +75,52 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     return [(key, value) for key, _, value in pieces]
 
 
+def _is_random(text: str) -> bool:
+    """Whether nobody chose it as a name: 16 letters and digits in a row, which change more than once from one kind to
+    the other, or a UUID. `livestreammainchannel2` is a name."""
+    runs = re.findall("[A-Za-z0-9]{16,}", text)
+    return any(len(re.findall(r"\d+|[A-Za-z]+", run)) > 2 for run in runs) or _UUID.search(text) is not None
+
+
+def _is_secret(key: str, value: str) -> bool:
+    """Of a query. A word without a value is a switch."""
+    if not value:
+        return _is_random(key)
+    if key.lower() in _USERS:
+        return re.search("(:|%3a).", value, re.IGNORECASE) is not None  # USER:PASSWORD
+    if _HARMLESS.fullmatch(key):
+        return _is_random(value)
+    return bool(_SECRET_NAME.search(key)) or not _PLAIN.fullmatch(value)
+
+
 def _harmless(text: str) -> str:
     """What of a query may be shown."""
-    return "&".join(f"{key}={value}" for key, value in _pairs(text) if key.lower() in _HARMLESS and value)
+    return "&".join(
+        f"{key}={value}" for key, value in _pairs(text) if value and _HARMLESS.fullmatch(key) and not _is_random(value)
+    )
 
 
 def _has_secret(text: str) -> bool:
-    """Whether a query has a value in it that may be a password. A word without a value is a switch."""
-    return any(
-        key.lower() not in (*_HARMLESS, *_USERS) if value else _KEY.search(key) is not None
-        for key, value in _pairs(text)
-    )
+    """Whether a query has a value in it that may be a password."""
+    return any(_is_secret(key, value) for key, value in _pairs(text))
+
+
+def _is_path_secret(part: str, *, hook: bool) -> bool:
+    """hook: it stands behind one of _HOOKS, where a shorter one counts too; `v1` and `ingest` never do."""
+    _, colon, password = part.partition(":")
+    if colon and password and not _PLAIN.fullmatch(password):
+        return True  # user:password, or Telegram's bot123:key
+    return _is_random(part) or (hook and (len(part) >= 16 or (len(part) >= 6 and re.search(r"\d", part) is not None)))
 
 
 def _split(place: str) -> tuple[str, list[tuple[str, bool]]]:
     """The host, and each part of the path with whether it may be a password as it stands."""
     host, *parts = place.split("/")
-    path, behind = [], False  # behind: what tells that all that follows is one
+    path, hook, broken = [], False, False  # broken: a password with a / in it, of which nobody knows where it ends
     for part in parts:
-        secret = bool(part) and (behind or (_has_secret(part) if "=" in part else _KEY.search(part) is not None))
-        behind = behind or part.lower() in _HOOKS or ("=" in part and secret)
+        secret = bool(part) and (broken or (_has_secret(part) if "=" in part else _is_path_secret(part, hook=hook)))
+        hook = hook or part.lower() in _HOOKS
+        broken = broken or ("=" in part and secret)
         path.append((part, secret))
     return host, path
 
@@ -96,6 +133,13 @@ def without_credentials(url: str) -> str:
     shown = [(_harmless(part) or _HIDDEN) if "=" in part else _HIDDEN if secret else part for part, secret in path]
     kept = _harmless(query)
     return f"{scheme}://{'/'.join([host, *shown])}" + (f"?{kept}" if kept else "")
+
+
+def without_path(url: str) -> str:
+    """Of a receiver's address what may be shown: with most of them the path is the password."""
+    scheme, _, place, query = _parts(url)
+    host, _, path = place.partition("/")
+    return f"{scheme}://{host}/" + (_HIDDEN if path or query else "")
 
 
 def shows_credentials(address: str) -> bool:
@@ -117,10 +161,12 @@ def hidden(option: str, value: str) -> str:
         name, _, content = value.partition(":")
         words = _REFERENCE.sub("", content).split()
         secret = [word for word in words if word.lower() not in ("bearer", "basic", "token")]
-        shows = bool(secret and _SECRET_HEADER.search(name)) or any(map(_KEY.search, words))
+        shows = bool(secret) and (len(secret) < len(words) or _SECRET_NAME.search(name) or any(map(_is_random, words)))
         return f"{name}: {_HIDDEN}" if shows else value
     address = f"mqtt://{value}" if option == "mqtt" and value and "://" not in value else value
-    return without_credentials(address) if shows_credentials(address) else value
+    if not shows_credentials(address):
+        return value
+    return without_path(address) if option == "webhook" else without_credentials(address)
 
 
 def sends_in_clear(address: str) -> bool:

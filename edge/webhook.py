@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from edge.credentials import without_credentials
+from edge.credentials import without_path
 from edge.delivery import FLUSH_S, Promised, payload
 from edge.outbox import Message, Outbox
 from edge.wanted import What
@@ -47,8 +47,8 @@ class Receiver:
 
     @property
     def where(self) -> str:
-        """For people: without what may be a password."""
-        return without_credentials(f"http{'s' if self.tls else ''}://{self.host}:{self.port}{self.path}")
+        """For people: the path may be a password."""
+        return without_path(f"http{'s' if self.tls else ''}://{self.host}:{self.port}{self.path}")
 
 
 def parse_receiver(address: str, headers: Mapping[str, str]) -> Receiver:

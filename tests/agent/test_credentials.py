@@ -109,6 +109,18 @@ HOOK = "https://hooks.slack.com/services/T02ABCDEF/B03ABCDEF/9fQzXk3hunter2LmVbN
         # receivers whose path is their password
         (HOOK, "https://hooks.slack.com/services/.../.../..."),
         ("http://homeassistant.local:8123/api/webhook/hunter2", "http://homeassistant.local:8123/api/webhook/..."),
+        (
+            "https://maker.ifttt.com/trigger/ev/with/key/dQw4w9WgXcQ-_hunter2",
+            "https://maker.ifttt.com/trigger/ev/with/key/...",
+        ),
+        ("https://h/bot123456:AAFF-hunter2_DEF/sendMessage", "https://h/.../sendMessage"),
+        ("https://h/api/token/hunter2", "https://h/api/token/..."),
+        ("rtsp://h/user:hunter2/ch1", "rtsp://h/.../ch1"),
+        # users with their password, and keys under a harmless name
+        ("http://h/x?user=admin:hunter2&channel=1", "http://h/x?channel=1"),
+        ("http://h/x?user=admin%3Ahunter2", "http://h/x"),
+        ("http://h/live?stream=aB3dEf6hunter2kLm&channel=1", "http://h/live?channel=1"),
+        ("http://h/x?password=live&unknown=hunter2", "http://h/x"),
         ("https://h/v1/aaaahunter2-not/0f8fad5b-d9cb-469f-a165-70867728950e", "https://h/v1/aaaahunter2-not/..."),
     ],
 )
@@ -118,7 +130,10 @@ def test_a_password_in_a_path_is_known_and_hidden(address: str, shown: str) -> N
 
 
 def test_what_is_said_of_a_receiver_has_no_password() -> None:
-    assert parse_receiver(HOOK, {}).where == "https://hooks.slack.com:443/services/.../.../..."
+    assert parse_receiver(HOOK, {}).where == "https://hooks.slack.com:443/..."
+    assert parse_receiver("https://ntfy.sh/kitchen", {}).where == "https://ntfy.sh:443/..."
+    assert parse_receiver("https://h?topic=kitchen", {}).where == "https://h:443/..."
+    assert parse_receiver("https://h", {}).where == "https://h:443/"
 
 
 @pytest.mark.parametrize(
@@ -131,6 +146,16 @@ def test_what_is_said_of_a_receiver_has_no_password() -> None:
         "rtsp://cam/user=admin_password=${P}_channel=1.sdp",
         "http://cam/x?user=admin&pwd=${P}",
         "http://receiver:8000/hook",
+        "rtsp://cam/livestreammainchannel",
+        "rtsp://cam/livestreammainchannel2",
+        "http://cam:8080/?action=stream",
+        "rtsp://${U}:${P}@cam:554/cam/realmonitor?channel=1&subtype=0&unicast=true&proto=Onvif",
+        "rtsp://cam/Streaming/Channels/101?transportmode=unicast&profile=Profile_1",
+        "rtsp://cam/onvif-media/media.amp?profile=profile_1_h264&sessiontimeout=60&streamtype=unicast",
+        "http://cam/axis-cgi/mjpg/video.cgi?resolution=640x480&compression=30&deinterlacing=on",
+        "https://api.example.org/services/ingest/v1",
+        "https://ha/x?user=${U}:${P}",
+        "https://h/bot${TOKEN}/sendMessage",
         "https://ha/api/webhook/${HOOK}",
         "https://hooks.slack.com/services/${SLACK}",
     ],
@@ -145,7 +170,12 @@ def test_an_ordinary_path_and_a_reference_are_no_password(address: str) -> None:
         ("webhook_header", "Authorization: Bearer hunter2", "Authorization: ..."),
         ("webhook_header", "X-Api-Key:hunter2", "X-Api-Key: ..."),
         ("webhook_header", "X-Site: 9fQzXk3hunter2LmVbN8wRtY", "X-Site: ..."),
+        ("webhook_header", "X-Api: hunter2", "X-Api: ..."),
+        ("webhook_header", "X-Site: Bearer hunter2", "X-Site: ..."),
+        ("webhook_header", "X-Request-Source: sightlinesouthentrance", None),
         ("webhook_header", "Authorization: Bearer ${TOKEN}", None),
+        ("webhook", "https://h/kitchen/api/token/hunter2", "https://h/..."),
+        ("webhook", "https://h/kitchen", None),
         ("webhook_header", "X-Site: kitchen", None),
         ("mqtt", "me:hunter2@broker", "mqtt://broker"),
         ("mqtt", "me:${P}@broker", None),

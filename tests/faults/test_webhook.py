@@ -218,7 +218,7 @@ def test_a_receiver_that_is_away_gets_everything_when_it_is_back(tmp_path: Path)
         for i in range(10):
             hook.put(result(i))
         wait_until(lambda: hook.failed, 5)
-        assert hook.failed == f"http://127.0.0.1:{port}/hook: Connection refused"
+        assert hook.failed == f"http://127.0.0.1:{port}/...: Connection refused"
     with receiver(lambda _: status(200), port) as (_, requests), sending(address, tmp_path) as again:
         again.put(result(10))
         wait_until(lambda: again.sent == 11, 10)
