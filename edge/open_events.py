@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.rules import Event
 from edge.sinks import Sink
-from sightline.files import write_file
+from sightline.documents import parse_json, read_bytes, utf8
+from sightline.errors import InputError, SightlineError
+from sightline.files import LARGEST_DOCUMENT, write_file
 from sightline.predictions import ModelId
 
 if TYPE_CHECKING:
     from edge.wanted import Item
+
+NUMBERS = ("score", "best", "seconds")  # of an event; all else of it is text
 
 
 class OpenEvents(Sink):
@@ -31,9 +36,15 @@ class OpenEvents(Sink):
         have them tells them again, with the same keys.
         """
         try:
-            documents = json.loads(self._path.read_bytes())
-            events = [Event(**{**document, "model": ModelId(**document["model"])}) for document in documents]
-        except (OSError, ValueError, TypeError, KeyError):  # none, or of another version
+            documents = parse_json(read_bytes(self._path, InputError, LARGEST_DOCUMENT))
+            events = [_event(document) for document in documents]
+        except (
+            SightlineError,
+            ValueError,
+            TypeError,
+            KeyError,
+            OverflowError,
+        ):  # none, or damaged, or of another version
             return []
         return [replace(event, state="end", score=None, at=at, ended_by="stopped") for event in events]
 
@@ -53,3 +64,19 @@ class OpenEvents(Sink):
     def finish(self) -> None:
         if not self._open:
             self._path.unlink(missing_ok=True)
+
+
+def _event(document: dict[str, Any]) -> Event:
+    """Raises ValueError, TypeError, KeyError or OverflowError for what `write` has not written: the outputs would pass
+    it on."""
+    event = Event(**{**document, "model": ModelId(**document["model"])})
+    values = {**vars(event), **vars(event.model)}
+    del values["model"]
+    for name, value in values.items():
+        if name in NUMBERS:
+            right = (value is None and name == "score") or math.isfinite(value)
+        else:
+            right = isinstance(value, str) and utf8(value)
+        if not right:
+            raise ValueError(f"{name} is none of an event")
+    return event

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,31 @@ def test_an_agent_that_was_killed_left_its_events_open(tmp_path: Path) -> None:
     assert agent(path).left("11:00") == []
 
 
-@pytest.mark.parametrize("content", [b"", b"[{]", b"[{}]", b"[1]", b"3", b'[{"model": 1}]'])
+def written(**changes: object) -> bytes:
+    return json.dumps([{**asdict(EVENT), **changes}]).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[{]", b"[{}]", b"[1]", b"3", b'[{"model": 1}]', b"[" * 200_000, b"\xff\xfe\x00", written(id=[1]),
+        written(seconds=float("nan")), written(best="much"), written(label="\ud800"), written(at=None),
+        written(best=10**400), written(label=["fox"]),
+        written(model={"name": 1, "version": "1", "sha256": ""}),
+    ],
+)  # fmt: skip
 def test_a_file_that_says_nothing_ends_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "e"
     path.write_bytes(content)
     assert OpenEvents(path, lossless=False).left("11:00") == []
+    path.write_bytes(written())
+    assert len(OpenEvents(path, lossless=False).left("11:00")) == 1, "and the unchanged one is an event"
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder"])
+def test_what_is_no_file_ends_nothing(tmp_path: Path, kind: str) -> None:
+    (os.mkfifo if kind == "a pipe" else os.mkdir)(tmp_path / "e")
+    assert OpenEvents(tmp_path / "e", lossless=False).left("11:00") == []
 
 
 def messages(outbox: Path, state: str) -> dict[str, dict[str, Any]]:
