@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import json
 import os
@@ -313,7 +314,10 @@ def _check_place(path: Path, option: str) -> None:
         raise fault_type(e, ConfigError)(f"{option} {path}: its folder cannot be made: {e.strerror}") from None
     if path.is_dir():
         raise ConfigError(f"{option} {path}: is a folder; a file is needed")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    place = path if path.exists() else path.parent
+    if not os.access(place, os.W_OK):
+        if os.statvfs(place).f_flag & os.ST_RDONLY:  # so Linux leaves a file system with errors
+            raise DeviceError(f"{option} {path}: cannot be written: {os.strerror(errno.EROFS)}")
         raise ConfigError(f"{option} {path}: this user may not write there")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -11,16 +12,18 @@ import sys
 import threading
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from edge.model import open_model
+from edge.run import _check_place
 from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle, write_bundle
 from sightline.device import load_device
-from sightline.errors import ModelError
+from sightline.errors import ModelError, SightlineError
 from sightline.files import seal
 from tests.conftest import Sightline
 
@@ -311,3 +314,14 @@ def test_a_place_that_cannot_take_the_results_is_refused_at_once(
     place = tmp_path / "file" / "out.json"
     refused(sightline("run", bundle, "--source", clip, option, place), 2, option, place, "cannot be made")
     refused(sightline("run", bundle, "--source", clip, option, tmp_path), 2, option, tmp_path, "is a folder")
+
+
+@pytest.mark.parametrize(("flag", "code"), [(os.ST_RDONLY, 3), (0, 2)])
+def test_a_disk_that_went_read_only_is_the_machines_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: int, code: int
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=flag))
+    with pytest.raises(SightlineError, match=r"--output .*out\.json") as raised:
+        _check_place(tmp_path / "out.json", "--output")
+    assert raised.value.exit_code == code
