@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from torch.export import ExportedProgram
 from torch.fx import Node
@@ -22,7 +23,7 @@ _INSTEAD = {
     r"median|kthvalue|mode$|cummax|cummin": "use topk, amax or mean",
     r"rand|bernoulli|normal|multinomial": "leave chance out of forward",
 }
-_OWN = {"aten", "prims", "torchvision", "quantized"}
+_TORCHS = {"aten", "prims", "torchvision", "quantized", "quantized_decomposed", "higher_order", "inductor"}
 _LIBRARY = re.compile(r"[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python3")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]+\n\s+([^\n]+)')
 
@@ -58,10 +59,17 @@ def blame(error: BaseException, program: ExportedProgram) -> str:
 def instead(target: str) -> str:
     """What converts in the place of an op, or nothing where nothing is known."""
     namespace, _, name = target.partition(".")
-    if namespace not in _OWN:
+    if namespace not in _TORCHS:
         return "an op of your own has no kernel on a device: write it in PyTorch's ops"
     name = name.split(".")[0].lstrip("_")
     return next((advice for pattern, advice in _INSTEAD.items() if re.match(pattern, name)), "")
+
+
+def saved_op(target: str, metadata: dict[str, Any]) -> Op:
+    """Of a program that is not opened. metadata: of one call, as torch.export.save writes it, from whoever wrote it."""
+    # KEY,PATH,CLASS for each module from the outermost in
+    _, path, kind = (*str(metadata.get("nn_module_stack") or "").rpartition(";")[2].split(",", 2), "", "", "")[:3]
+    return Op(target, _module(path, kind), author_line(str(metadata.get("stack_trace") or "")))
 
 
 def author_line(trace: str) -> str:
@@ -101,9 +109,13 @@ def _calls(program: ExportedProgram) -> list[Node]:
 
 def _op(node: Node) -> Op:
     path, kind = next(reversed((node.meta.get("nn_module_stack") or {"": ("", "")}).values()))
-    kind = kind if isinstance(kind, str) else kind.__name__
-    module = f"{path!r} ({kind.rpartition('.')[2]})" if path else kind.rpartition(".")[2]
+    module = _module(path, kind if isinstance(kind, str) else kind.__name__)
     return Op(_target(node), module, author_line(node.meta.get("stack_trace") or ""))
+
+
+def _module(path: str, kind: str) -> str:
+    kind = kind.rpartition(".")[2]
+    return f"{path!r} ({kind})" if path else kind
 
 
 def _target(node: Node) -> str:

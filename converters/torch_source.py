@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import tempfile
 import traceback
 import warnings
@@ -14,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from converters.blame import author_line, blame, instead, training_op
+from converters.blame import author_line, blame, instead, saved_op, training_op
 from converters.noise import to_log
 from converters.rewrite import rewritten
 from converters.source import Say, silent
 from sightline.errors import ModelError, reason
-from sightline.program_file import checked_program
+from sightline.program_file import UnlistedOpError, checked_program, unlisted
 
 TITLE = "PyTorch"
 
@@ -50,7 +49,7 @@ def outputs(path: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     found = []
     with torch.no_grad():
         for picture in inputs:
-            output = module(torch.from_numpy(picture[None]))
+            output = module(torch.tensor(picture[None]))  # a copy: the program may write into its input
             if not isinstance(output, Tensor) or output.dtype != torch.float32 or output.dim() != 2:
                 shape = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else type(output)
                 raise ModelError(f"{path}: gives {shape}; needed is one tensor, float32 [1, classes]")
@@ -81,18 +80,15 @@ def save_module(module: nn.Module, path: Path, height: int, width: int) -> None:
 
 def open_program(content: bytes, name: str) -> torch.export.ExportedProgram:
     """A .pt2 file's program, opened as data. Raises ModelError."""
-    content = checked_program(content, name)
-    log = Path()
     try:
-        with to_log() as log:
+        content = checked_program(content, name)
+    except UnlistedOpError as e:
+        op = saved_op(e.target, e.metadata)
+        raise ModelError("; ".join(filter(None, (unlisted(name, str(op)), instead(e.target))))) from None
+    try:
+        with to_log():
             return torch.export.load(io.BytesIO(content))
     except Exception as e:  # zipfile's, json's, torch's own
-        said = log.read_text(encoding="utf-8", errors="replace")
-        unknown = re.search(r"failed to resolve torch\.ops\.([\w.]+?)(\.default)? to an operator", said)
-        if unknown:
-            trace = re.search(r"'stack_trace': '(.+?)', 'nn_module", said)
-            line = author_line(trace[1].replace("\\n", "\n")) if trace else ""
-            raise ModelError(f"{name}: cannot be loaded for {unknown[1]} {line}; {instead(unknown[1])}") from None
         raise ModelError(f"{name}: not a program that torch.export saved: {reason(e)}") from None
 
 

@@ -17,13 +17,15 @@ from typing import Any, NoReturn
 
 from sightline.documents import parse_json, shortened
 from sightline.errors import ModelError
+from sightline.program_ops import ATEN, HIGHER_ORDER
 
 _TENSORS = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
 _CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 _GRAPH, _SAMPLES = "models/model.json", "data/sample_inputs/model.pt"
 _PLAIN = re.compile(r"archive_format|archive_version|byteorder|\.data/\w+|extra/[^/]+")
-# torch.ops.NAMESPACE.NAME.OVERLOAD; what torch.ops has beside namespaces loads libraries
-_OP = re.compile(r"torch\.ops\.(?!load_library|import_module|loaded_libraries|_)\w+\.(?!__)\w+(\.(?!__)\w+)?")
+_OP = re.compile(
+    r"torch\.ops\.aten\.(?P<aten>\w+)(\.(?!__|\w*[Oo]ut|grad_input)\w+)?|torch\.ops\.higher_order\.(?P<higher>\w+)"
+)
 _PYTHON_OP = re.compile(
     r"_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|lshift|rshift)"
     r"|math\.(ceil|floor|trunc|sqrt)|torch\.sym_(int|float|not|max|min|ite|sum|sqrt)|torch\._sym_sqrt"
@@ -43,8 +45,27 @@ _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collec
 _SPECS, _METADATA = ("in_spec", "out_spec"), ("stack_trace", "nn_module_stack", "torch_fn")
 
 
+class UnlistedOpError(ModelError):
+    """target: such as aten.from_file.default. metadata: what torch.export wrote about the call, unchecked."""
+
+    def __init__(self, name: str, target: str, metadata: dict[str, Any]) -> None:
+        super().__init__(unlisted(name, target))
+        self.target, self.metadata = target, metadata
+
+
+def unlisted(name: str, call: str) -> str:
+    """The message for a call of an op that is not on the list."""
+    return (
+        f"{name}: calls {call}, which is not on the list of ops that a .pt2 may call; write it in other ops, call "
+        "run_decompositions() on the exported program before you save it, or export the model to ONNX"
+    )
+
+
 def checked_program(content: bytes, name: str) -> bytes:
-    """The same program as an archive that holds tensors and a checked graph alone. Raises ModelError."""
+    """The same program as an archive that holds tensors and a checked graph alone.
+
+    Raises ModelError, and for an op that no program may call its subclass UnlistedOpError.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return _rewritten(archive, name)
@@ -100,10 +121,12 @@ def _checked_graph(document: Any, name: str) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get("graph_module"), dict):
         raise ValueError("its graph is none")
     document["guards_code"] = []
-    for key, value in _walk(document):
+    for node, key, value in _walk(document):
         if key in ("target", "as_operator"):
-            if not (_OP.fullmatch(str(value)) or _PYTHON_OP.fullmatch(str(value))):
-                _refuse(name, f"calls {shortened(str(value))!r}, which is no op of torch.ops")
+            if not _listed(str(value)):
+                metadata = node.get("metadata")
+                target = shortened(str(value).removeprefix("torch.ops."))
+                raise UnlistedOpError(name, target, metadata if isinstance(metadata, dict) else {})
         elif key == "expr_str":
             if len(str(value)) > 500 or not _EXPRESSION.fullmatch(str(value)):
                 _refuse(name, f"has the expression {shortened(str(value))!r}")
@@ -111,7 +134,7 @@ def _checked_graph(document: Any, name: str) -> dict[str, Any]:
             if not all(isinstance(word, str) and _NAME.fullmatch(word) for word in value or ()):
                 _refuse(name, f"has arguments called {shortened(str(value))!r}")
         elif key in _SPECS:
-            for inner, kind in _walk(parse_json(value)) if value else ():
+            for _, inner, kind in _walk(parse_json(value)) if value else ():
                 if inner == "type" and kind not in _CONTAINERS:
                     _refuse(name, f"takes or gives a {shortened(str(kind))!r}")
         elif isinstance(value, str) and (key == "name" or str(key).endswith(("_name", "fqn"))):
@@ -123,13 +146,20 @@ def _checked_graph(document: Any, name: str) -> dict[str, Any]:
     return document
 
 
-def _walk(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Each (key, value) of every mapping in it, those of a mapping before those of its values."""
+def _listed(target: str) -> bool:
+    op = _OP.fullmatch(target)
+    if op is None:
+        return bool(_PYTHON_OP.fullmatch(target))
+    return op["aten"] in ATEN or op["higher"] in HIGHER_ORDER
+
+
+def _walk(document: Any) -> Iterator[tuple[dict[Any, Any], Any, Any]]:
+    """Each (mapping, key, value) of every mapping in it, those of a mapping before those of its values."""
     todo = [document]
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
-            yield from list(node.items())
+            yield from [(node, key, value) for key, value in node.items()]
             todo += node.values()
         elif isinstance(node, list):
             todo += node
