@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import asdict, replace
@@ -63,7 +64,8 @@ class OpenEvents(Sink):
 
     def finish(self) -> None:
         if not self._open:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # left there, it tells ends again, with the same keys
+                self._path.unlink()
 
 
 def _event(document: dict[str, Any]) -> Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -84,6 +85,15 @@ def test_a_file_that_says_nothing_ends_nothing(tmp_path: Path, content: bytes) -
 def test_what_is_no_file_ends_nothing(tmp_path: Path, kind: str) -> None:
     (os.mkfifo if kind == "a pipe" else os.mkdir)(tmp_path / "e")
     assert OpenEvents(tmp_path / "e", lossless=False).left("11:00") == []
+
+
+def test_a_file_that_cannot_be_removed_does_not_hinder_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    kept = agent(tmp_path / "e")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    kept.close()
 
 
 def messages(outbox: Path, state: str) -> dict[str, dict[str, Any]]:
