@@ -13,9 +13,14 @@ from sightline.errors import DataError
 from sightline.preprocess import Frame
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-LARGEST_PIXELS = 64_000_000  # 192 MB once it is decoded
+# 192 MB once it is decoded; while it is, OpenCV takes up to 400 MB, and 800 MB for a GIF or a TIFF of 16 bits a sample
+LARGEST_PIXELS = 64_000_000
 # a JPEG spends at least one bit on each block of 8x8 pixels, however flat the image is
 _JPEG_PIXELS_A_BYTE = 8 * 64
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+# each of these is small; texts and profiles are compressed, and may be a thousand times their size
+_PNG_SMALL = (b"eXIf", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"hIST", b"pHYs", b"tIME")
+_LARGEST_SMALL = 65_536  # bytes, as many as JPEG allows for its EXIF
 
 
 def decode_image(data: bytes | bytearray, name: str, largest: int = LARGEST_PIXELS) -> Frame:
@@ -37,6 +42,8 @@ def decode_image(data: bytes | bytearray, name: str, largest: int = LARGEST_PIXE
         raise DataError(f"{name}: {size[0]}x{size[1]} pixels are too many; the limit is {largest / 1e6:.0f} million")
     if data[:2] == b"\xff\xd8" and size[0] * size[1] > _JPEG_PIXELS_A_BYTE * len(data):
         raise DataError(f"{name}: damaged: {len(data)} bytes cannot hold the {size[0]}x{size[1]} pixels of its header")
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        data = _png_pixels(data, name)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as e:  # sizes beyond OpenCV's limits
@@ -68,6 +75,26 @@ def image_size(data: bytes | bytearray) -> tuple[int, int] | None:
     except (struct.error, IndexError):
         pass
     return None
+
+
+def _png_pixels(data: bytes | bytearray, name: str) -> bytes | bytearray:
+    """Without what the decoder would unpack or keep for nothing: texts, colour profiles, animations, and chunks that it
+    does not know. The same object where there is none of these. Other formats need no such thing: their decoders skip
+    what they do not know, and unpack none of it."""
+    kept = bytearray()
+    start, at = 0, 8  # of what is kept next, and of the chunk
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if end > len(data) or (kind == b"IHDR") != (at == 8):
+            break
+        if kind not in _PNG_PIXELS and (kind not in _PNG_SMALL or length > _LARGEST_SMALL):
+            kept += data[start:at]
+            start = end
+        if kind == b"IEND":
+            return kept + data[start:end] if start else data
+        at = end
+    raise DataError(f"{name}: the PNG is damaged or cut off: its chunks do not lead from a header to an end")
 
 
 def _jpeg_size(data: bytes | bytearray) -> tuple[int, int] | None:
@@ -104,7 +131,8 @@ def _webp_size(data: bytes | bytearray) -> tuple[int, int] | None:
 
 
 def _tiff_size(data: bytes | bytearray) -> tuple[int, int] | None:
-    """Of the first image; of its tiles where they are larger."""
+    """Of the first image; of its tiles where they are larger. None where a size is there twice, is no single number, or
+    is of a type that TIFF has not for it: libtiff reads some of these, each in its own way."""
     order = "<" if data[:2] == b"II" else ">"
     large = b"+" in data[2:4]  # BigTIFF: 8 bytes where TIFF has 4
     if large:
@@ -114,13 +142,16 @@ def _tiff_size(data: bytes | bytearray) -> tuple[int, int] | None:
         (at,) = struct.unpack_from(order + "I", data, 4)
         (count,) = struct.unpack_from(order + "H", data, at)
     entries, step, value = (at + 8, 20, 12) if large else (at + 2, 12, 8)
-    sizes = {256: 0, 257: 0, 322: 0, 323: 0}  # width and height, of the image and of a tile
+    sizes: dict[int, int] = {}  # width and height: 256 and 257 of the image, 322 and 323 of a tile
     for entry in range(entries, entries + step * min(count, 4096), step):
         tag, kind = struct.unpack_from(order + "HH", data, entry)
-        if tag in sizes and kind in (3, 4, 16):
-            form = {3: "H", 4: "I", 16: "Q"}[kind]
-            sizes[tag] = max(sizes[tag], struct.unpack_from(order + form, data, entry + value)[0])
-    width, height = max(sizes[256], sizes[322]), max(sizes[257], sizes[323])
+        if tag in (256, 257, 322, 323):
+            form = {3: "H", 4: "I", 16: "Q" if large else ""}.get(kind)
+            (numbers,) = struct.unpack_from(order + ("Q" if large else "I"), data, entry + 4)
+            if not form or numbers != 1 or tag in sizes:
+                return None
+            (sizes[tag],) = struct.unpack_from(order + form, data, entry + value)
+    width, height = (max(sizes.get(image, 0), sizes.get(tile, 0)) for image, tile in ((256, 322), (257, 323)))
     return (width, height) if width and height else None
 
 

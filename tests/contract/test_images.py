@@ -78,12 +78,12 @@ def test_other_pixels_become_three_bytes(kind: str) -> None:
     assert np.abs(decoded.astype(int) - expected).max() <= (1 if kind == "16 bit" else 0)
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def huge_png() -> bytes:
     """What a few bytes may claim: 60000 x 60000 pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     size = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
@@ -190,3 +190,79 @@ def test_the_size_of_a_large_tiff_is_read(tmp_path: Path) -> None:
     tiles = struct.pack(">HHIHH", 256, 3, 1, 90, 0) + struct.pack(">HHIHH", 257, 3, 1, 60, 0)
     tiles += struct.pack(">HHII", 322, 4, 1, 1 << 20) + struct.pack(">HHII", 323, 4, 1, 1 << 20)
     assert image_size(b"MM\0*" + struct.pack(">IH", 8, 4) + tiles) == (1 << 20, 1 << 20)
+
+
+def reaches_the_decoder(data: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """What of an image is decoded."""
+    reached: list[bytes] = []
+    decode = cv2.imdecode
+
+    def spy(array: Frame, flags: int) -> Frame | None:
+        reached.append(array.tobytes())
+        return decode(array, flags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cv2, "imdecode", spy)
+        assert np.array_equal(decode_image(data, "x"), SCENE)
+    return reached[0]
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"tEXt", b"iCCP", b"sPLT", b"acTL", b"fcTL", b"fdAT", b"prVt"])
+@pytest.mark.parametrize("place", [33, -12], ids=["before the pixels", "after them"])
+def test_what_a_png_has_beside_its_pixels_is_not_decoded(
+    kind: bytes, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text of some kilobytes may unpack to megabytes, and there may be hundreds of them."""
+    plain = encoded(".png")
+    text = chunk(kind, b"k\0\0" + zlib.compress(bytes(100_000)))
+    assert reaches_the_decoder(plain[:place] + text * 3 + plain[place:], monkeypatch) == plain
+
+
+def test_an_ordinary_png_is_decoded_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = encoded(".png")
+    data = plain[:33] + chunk(b"gAMA", bytes(3) + b"\1") + chunk(b"pHYs", bytes(9)) + plain[33:] + b"trailer"
+    assert reaches_the_decoder(data, monkeypatch) == data
+
+
+def test_a_png_is_turned_upright_by_its_exif_unless_that_is_large() -> None:
+    tiff = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    plain = encoded(".png")
+    turned = plain[:33] + chunk(b"eXIf", tiff) + chunk(b"zTXt", b"k\0\0") + plain[33:]
+    assert np.array_equal(decode_image(turned, "x"), cv2.rotate(SCENE, cv2.ROTATE_90_CLOCKWISE))
+    assert np.array_equal(decode_image(plain[:33] + chunk(b"eXIf", tiff + bytes(70_000)) + plain[33:], "x"), SCENE)
+
+
+def png_with(*chunks: bytes) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+HEADER = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+LARGE = chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_with(HEADER, LARGE, chunk(b"IDAT", b""), chunk(b"IEND", b"")),
+        png_with(chunk(b"tEXt", struct.pack(">II", 8, 8)), LARGE, chunk(b"IDAT", b""), chunk(b"IEND", b"")),
+        png_with(HEADER, struct.pack(">I", 0x7FFFFFFF) + b"tEXt", chunk(b"IEND", b"")),
+        png_with(HEADER, chunk(b"tEXt", chunk(b"IEND", b""))),
+    ],
+    ids=["two headers", "a header that is not the first", "a chunk beyond the end", "an end within a chunk"],
+)
+def test_a_png_whose_chunks_are_not_in_order_is_refused(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(DataError, match=r"^pic: the PNG is damaged or cut off"):
+        decode_image(data, "pic")
+
+
+@pytest.mark.parametrize(
+    "first", [(9, 1, 20000), (3, 1, 20000), (4, 1, 20000), (8, 1, 20000), (6, 1, 200), (3, 2, 8), (12, 1, 8), (3, 1, 0)]
+)
+@pytest.mark.parametrize("again", [True, False])
+def test_a_tiff_gives_its_size_once_and_as_tiff_does(first: tuple[int, int, int], again: bool) -> None:
+    """libtiff takes the first of two, and knows more types than a size may have."""
+    entries = [(256, *first), (256, 3, 1, 8), (257, 3, 1, 8)] if again else [(256, *first), (257, 3, 1, 8)]
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(struct.pack("<HHII", *e) for e in entries)
+    ordinary = first in ((3, 1, 20000), (4, 1, 20000)) and not again
+    assert image_size(data) == ((20000, 8) if ordinary else None)
