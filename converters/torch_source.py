@@ -49,7 +49,10 @@ def outputs(path: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     found = []
     with torch.no_grad():
         for picture in inputs:
-            output = module(torch.tensor(picture[None]))  # a copy: the program may write into its input
+            try:
+                output = module(torch.tensor(picture[None]))  # a copy: the program may write into its input
+            except Exception as e:  # its errors have no common class
+                raise ModelError(f"{path}: does not run on an image: {reason(e)}") from None
             if not isinstance(output, Tensor) or output.dtype != torch.float32 or output.dim() != 2:
                 shape = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else type(output)
                 raise ModelError(f"{path}: gives {shape}; needed is one tensor, float32 [1, classes]")

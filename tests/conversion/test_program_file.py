@@ -267,6 +267,15 @@ def test_running_a_program_leaves_its_inputs_alone(tmp_path: Path) -> None:
     assert not given.any()
 
 
+def test_a_program_that_fails_on_an_image_is_named(tmp_path: Path) -> None:
+    def picks(x: Tensor) -> Tensor:
+        return x.mean((2, 3)).index_select(1, x.sum().long().reshape(1))
+
+    path = save_program(tmp_path / "m.pt2", Calls(picks), torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ModelError, match=r"m\.pt2: does not run on an image: .*out of"):
+        outputs(path, np.full((1, 8, 8, 3), 100, np.float32))
+
+
 def test_a_name_that_is_in_the_archive_twice_is_refused(run_folder: Path) -> None:
     """Two readers may take different ones of them."""
     buffer = io.BytesIO((run_folder / "model.pt2").read_bytes())
