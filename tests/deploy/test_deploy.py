@@ -442,7 +442,7 @@ def test_a_service_is_installed_only_where_it_starts(
     machine.ssh("chmod 755 ~")
     assert done.returncode == 2 and "may not read" in done.stderr and "/home/pi is closed to others" in done.stderr
     done = door("--page-address", "0.0.0.0", "--page-port", port, "--output", "/home/pi/results.jsonl")
-    assert done.returncode == 2 and "nothing is installed: --output /home/pi/results.jsonl" in done.stderr, done.stderr
+    assert done.returncode == 3 and "nothing is installed: --output /home/pi/results.jsonl" in done.stderr, done.stderr
     assert written(machine) ^ before == set()
 
     machine.ssh("touch ~/results.jsonl ~/sightline")  # of a try by hand
@@ -455,7 +455,7 @@ def test_a_service_is_installed_only_where_it_starts(
     assert int(machine.ssh("sudo stat -c %s /var/lib/sightline/door/results.jsonl"))
 
     done = door("--no-page", "--output", "/home/pi/results.jsonl")
-    assert done.returncode == 2 and "the one before is back" in done.stderr
+    assert done.returncode == 3 and "the one before is back" in done.stderr
     machine.ssh("for _ in $(seq 60); do systemctl --quiet is-active sightline-door && exit; sleep 0.3; done; exit 1")
     assert page(port, "/api/info", token)
     with pytest.raises(StepError, match="deploy has not made it"):

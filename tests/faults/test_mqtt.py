@@ -270,7 +270,7 @@ def test_a_password_on_the_command_line_leaves_it(bundle: Path, tmp_path: Path) 
     with agent(bundle, port, tmp_path, f"--mqtt=mqtt://me:{PASSWORD}@127.0.0.1:{port}", hook) as process:
         wait_until(lambda: len(said(tmp_path)) > 5, 15)
         shown = Path(f"/proc/{process.pid}/cmdline").read_text()
-        assert f"--mqtt=mqtt://127.0.0.1:{port}" in shown and f"--webhook=http://127.0.0.1:{port}/x" in shown
+        assert f"--mqtt=mqtt://127.0.0.1:{port}" in shown and f"--webhook=http://127.0.0.1:{port}/..." in shown
         time.sleep(1)
         process.terminate()
         assert process.wait(10) == 0
