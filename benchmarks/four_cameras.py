@@ -4,8 +4,8 @@ An agent with four MJPEG cameras of 320x240 at 5 frames a second, on loopback. F
 behave well (`control`); then the fourth misbehaves in each manner of tests/mjpeg_camera.py in turn, and behaves well
 until it is seen again, round after round (`bad`). JSON lines: of each good camera in both parts, the images that it
 sent, the frames that were inferred and lost, by cause, and the longest time between two that were inferred; of each
-manner, what was said of the bad camera, how long it took until it was seen again, and the agent's largest resident
-memory; in the end this memory over that of the control.
+manner, what the agent reports about the bad camera, how long it took until it was seen again, and the agent's largest
+resident memory; in the end this memory over that of the control.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SEEN_AGAIN_S = 60.0  # after 30 s, the longest pause before it is opened again, 
 
 @dataclass
 class Seen:
-    """Of one camera. at: when each result with a look came, monotonic. lost, causes: frames that nobody looked at."""
+    """Of one camera. at: monotonic time of each inferred result. dropped, causes: frames without inference."""
 
     at: list[float] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)

@@ -47,7 +47,7 @@ LIMIT_S = 25.0
 HEAVY_S = 150.0  # of a conversion, on a machine that does other things as well
 STOP_S = 10.0  # after Ctrl-C, for what was right to go on
 MEMORY = 8 << 30
-NOBODY = 47113  # of whom no list of users knows a home
+NOBODY = 47113  # a user id without an entry in passwd, so without a home
 HEAVY = ("train", "convert", "evaluate")  # these bring PyTorch
 LASTING = ("run", "serve-web", "train", "bench", "service", "deploy")  # good input may keep them busy
 
@@ -158,7 +158,7 @@ def dress(root: Path) -> Place:
 
 
 def base(place: Place) -> dict[str, list[str]]:
-    """Of each command, arguments that are right and end soon."""
+    """Valid arguments of each command, with which it ends soon."""
     bundle, run, pictures = str(place.bundle), str(place.run), str(place.pictures)
     train = [
         "--epochs",
@@ -546,7 +546,7 @@ def _boxes(place: Place, rng: random.Random) -> Made:
 
 
 class Outcome(NamedTuple):
-    """code: exit code, or minus the signal. fault: '' where it was told well."""
+    """code: exit code, or minus the signal. fault: '' for a clear error."""
 
     code: int
     fault: str

@@ -66,7 +66,7 @@ def instead(target: str) -> str:
 
 
 def saved_op(target: str, metadata: dict[str, Any]) -> Op:
-    """Of a program that is not opened. metadata: of one call, as torch.export.save writes it, from whoever wrote it."""
+    """The author's line of a call in a program that is not opened. metadata: of the call, unchecked."""
     # KEY,PATH,CLASS for each module from the outermost in
     _, path, kind = (*str(metadata.get("nn_module_stack") or "").rpartition(";")[2].split(",", 2), "", "", "")[:3]
     return Op(target, _module(path, kind), author_line(str(metadata.get("stack_trace") or "")))

@@ -39,14 +39,8 @@ class OpenEvents(Sink):
         try:
             documents = parse_json(read_bytes(self._path, InputError, LARGEST_DOCUMENT))
             events = [_event(document) for document in documents]
-        except (
-            SightlineError,
-            ValueError,
-            TypeError,
-            KeyError,
-            OverflowError,
-        ):  # none, or damaged, or of another version
-            return []
+        except (SightlineError, ValueError, TypeError, KeyError, OverflowError):
+            return []  # there is no file, or it is damaged, or another version wrote it
         return [replace(event, state="end", score=None, at=at, ended_by="stopped") for event in events]
 
     def put(self, item: Item) -> None:

@@ -56,7 +56,7 @@ def parse_receiver(address: str, headers: Mapping[str, str]) -> Receiver:
     shape = "--webhook: not an address; it is as https://host/path"
     try:
         parts = urlsplit(address)
-        port = parts.port  # raises as well
+        port = parts.port
     except ValueError:
         raise ConfigError(shape) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not address.isprintable() or " " in address:

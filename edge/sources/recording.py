@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge.mailbox import Slot
 from edge.sources.source import Kind
+from sightline.documents import parse_json
 from sightline.errors import ModelError
 from sightline.files import checked_table, read_verified, unseal
 from sightline.images import decode_image
@@ -119,10 +119,10 @@ def _moments(document: dict[str, Any], place: str) -> list[int]:
 def _result(line: bytes, place: str) -> dict[str, Any]:
     """A result as it was recorded. Raises ModelError for what cannot be compared with one."""
     try:
-        result = json.loads(line)
+        result: dict[str, Any] = parse_json(line)
         for prediction in result["predictions"]:
             _ = prediction["label"].strip(), prediction["score"] + 0.0
         result["model"]["sha256"].strip()
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{place}: not a result with predictions and a model") from None
-    return result  # type: ignore[no-any-return]
+    return result
