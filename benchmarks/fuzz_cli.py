@@ -732,7 +732,8 @@ def main() -> None:
 
 def _preload(light: bool) -> None:
     """What every forked process would import again."""
-    names = ["sqlite3", "ssl", "edge.run", "edge.outputs", "edge.outbox", "edge.service", "edge.deploy.cli"]
+    names = ["sqlite3", "ssl", "edge.run", "edge.outputs", "edge.outbox"]
+    names += ["edge.service", "edge.deploy.cli"]
     names += [] if light else ["converters.convert", "converters.evaluate", "converters.torch_source", "trainer.train"]
     for name in names:
         importlib.import_module(name)

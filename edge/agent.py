@@ -10,7 +10,7 @@ from edge.capture import Capture, make_entry, make_image
 from edge.mailbox import Inbox
 from edge.model import Model
 from edge.results import TICK_S, Answer, Results
-from edge.watchdog import stuck_after_s
+from edge.time_limit import stuck_after_s
 from sightline.predictions import Cause
 from sightline.preprocess import Preprocessor
 

@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from edge.bench import check_noise, cold_start_ms, compared, measure, subjects, sustain
-from edge.capture import utc_now
 from edge.hardware import look
 from edge.selftest import try_in_child
 from sightline import __version__
@@ -21,6 +20,7 @@ from sightline.bundle import add_evidence
 from sightline.device import load_device
 from sightline.errors import ConfigError, DeviceError
 from sightline.options import READ, READ_FILE, Number, Whole
+from sightline.timestamps import utc_now
 
 
 @click.command()

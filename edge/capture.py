@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import datetime
 import math
 import threading
 import time
@@ -12,11 +11,13 @@ from dataclasses import dataclass, field
 
 from edge.mailbox import Mailbox, Slot
 from edge.scene import Frozen, Motion
-from edge.sources import Source, moment_ns
+from edge.sources.factory import moment_ns
+from edge.sources.source import Source
 from sightline.errors import ConfigError, DataError, InputError, SightlineError, SourceError, reason
 from sightline.interpreter import Encoder
 from sightline.predictions import Cause
 from sightline.preprocess import Preprocessor
+from sightline.timestamps import utc_now
 
 BACKOFF_S, BACKOFF_MAX_S = 0.5, 30.0
 HANG_S = 10.0  # in one call of a source: longer than its own time-outs
@@ -297,8 +298,3 @@ class _FrozenError(SourceError):
 def _may_come_back(source: Source, fault: SightlineError) -> bool:
     """A camera may, whatever it raised; a replay, and a clip that is played as a camera and is no clip, do not."""
     return source.live and not (source.kind == "file" and isinstance(fault, InputError))
-
-
-def utc_now() -> str:
-    now = datetime.datetime.now(datetime.timezone.utc)
-    return f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03}Z"

@@ -26,7 +26,7 @@ from edge.credentials import expand
 from edge.mailbox import Inbox, Slot
 from edge.model import open_model
 from edge.results import Results
-from edge.sources import find_source
+from edge.sources.factory import find_source
 from edge.tally import Tally
 from sightline.bare import read_for
 from sightline.predictions import Result

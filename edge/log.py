@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edge.capture import utc_now
 from edge.mailbox import Slot
 from sightline.predictions import Result
 from sightline.text import one_line
+from sightline.timestamps import utc_now
 
 AGAIN_S = 30.0  # the same event of the same camera, at most so often
 GOOD = ("ok", "no_motion")  # a camera of which nothing moves is a camera that is seen

@@ -28,15 +28,15 @@ from edge.delivery import FLUSH_S, Promised, payload
 from edge.homeassistant import STATUS, discovery, discovery_topic
 from edge.mailbox import Slot
 from edge.outbox import Message, Outbox
-from edge.snapshots import slug, slugs
 from edge.wanted import What
 from edge.zones import COUNTS, Passage, Place
 from sightline.errors import ConfigError
 from sightline.predictions import Detection, ModelId, Pose, Result
 from sightline.preprocess import Frame
+from sightline.text import slug, slugs
 
 if TYPE_CHECKING:
-    from edge.wanted import Item
+    from edge.sink import Item
 
 KEEPALIVE_S = 15
 CONNECT_S = 5.0

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.rules import Event
-from edge.sinks import Sink
+from edge.sink import Sink
 from sightline.documents import parse_json, read_bytes, utf8
 from sightline.errors import InputError, SightlineError
 from sightline.files import LARGEST_DOCUMENT, write_file
 from sightline.predictions import ModelId
 
 if TYPE_CHECKING:
-    from edge.wanted import Item
+    from edge.sink import Item
 
 NUMBERS = ("score", "best", "seconds")  # of an event; all else of it is text
 

@@ -11,20 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.capture import utc_now
 from edge.credentials import expand
 from edge.log import Log
 from edge.mailbox import Slot
 from edge.open_events import OpenEvents
 from edge.results import Observer
 from edge.rules import Event, Rule, Watcher, parse_rule
-from edge.sinks import JsonLines, Rotation, Sink
-from edge.snapshots import Snapshots, slug
+from edge.sink import Sink
+from edge.sinks import JsonLines, Rotation
+from edge.snapshots import Snapshots
 from edge.wanted import What
 from edge.zones import Counter, Place, parse_place
 from sightline.documents import home
 from sightline.errors import ConfigError
 from sightline.predictions import ModelId, Result
+from sightline.text import slug
+from sightline.timestamps import utc_now
 
 if TYPE_CHECKING:
     from edge.outbox import Outbox

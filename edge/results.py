@@ -12,16 +12,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge.capture import HANGS, LIVE, STILL, Capture, utc_now
+from edge.capture import HANGS, LIVE, STILL, Capture
 from edge.mailbox import Slot
 from edge.model import Model
-from edge.sinks import Sink
+from edge.sink import Sink
 from edge.tally import Tally
+from edge.time_limit import stuck_after_s
 from edge.track import LOW, Tracker
-from edge.watchdog import stuck_after_s
 from sightline.answer import answer as read
 from sightline.errors import DeviceError
 from sightline.predictions import Cause, Detection, Prediction, Result
+from sightline.timestamps import utc_now
 
 TICK_S = 0.1
 SILENCE_S = 1.0  # without a frame for so long, or for two frames' time of a slower camera: say so instead of nothing

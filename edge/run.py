@@ -19,7 +19,7 @@ import click
 import cv2
 
 from edge import agent
-from edge.capture import LIVE, STILL, Capture, utc_now
+from edge.capture import LIVE, STILL, Capture
 from edge.config import AgentConfig, CameraConfig
 from edge.credentials import clear_text_warnings, expand, read_env_file, seen_by_all
 from edge.log import Events, Log
@@ -27,9 +27,11 @@ from edge.mailbox import Inbox
 from edge.model import Model, open_model, stamp_of
 from edge.record import Recorder
 from edge.results import Observer, Results
-from edge.sinks import JsonLines, Sink, Text
-from edge.sources import Recording, Source, find_source, tell_apart
-from edge.sources.recording import ReplayOptions
+from edge.sink import Sink
+from edge.sinks import JsonLines, Text
+from edge.sources.factory import find_source, tell_apart
+from edge.sources.recording import Recording, ReplayOptions
+from edge.sources.source import Source
 from edge.swap import Swap
 from edge.tally import Tally
 from edge.watchdog import Watchdog
@@ -39,6 +41,7 @@ from sightline.errors import ConfigError, DeviceError, SightlineError, fault_typ
 from sightline.files import write_file
 from sightline.stderr import Stderr
 from sightline.text import one_line
+from sightline.timestamps import utc_now
 
 if TYPE_CHECKING:
     from edge.outputs import Outputs

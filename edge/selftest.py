@@ -1,4 +1,6 @@
-"""A bundle on trial, in a process of its own: hashes, golden samples, latency. `python -m edge.selftest BUNDLE ..`.
+"""A bundle on trial, in a process of its own: hashes, golden samples, latency.
+
+Run as `python -m edge.selftest BUNDLE ..`.
 
 A crafted model can crash the interpreter natively, or keep it for ever; only a child process survives that.
 """

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
 import sightline
 from edge.access import make_token
-from edge.credentials import read_env_file, seen_by_all
+from edge.cli import run
+from edge.credentials import SECRET, hidden, read_env_file, seen_by_all
+from edge.systemd_service import check_readable, remove, start, systemctl, write_files
 from edge.unit import Unit, check_unit_name
 from edge.unit_options import (
     absolute_files,
-    check_options,
     clear_text,
     device_of,
     files_of,
     has_ribbon_camera,
     has_source,
     needs_token,
+    values_of,
 )
 from sightline.bare import read_model
 from sightline.device import load_device
-from sightline.errors import ConfigError, DeviceError
-from sightline.files import write_file
+from sightline.errors import ConfigError
 from sightline.options import NEW_FOLDER, READ, READ_FILE
 
 UNITS = Path("/etc/systemd/system")
 TOKENS = Path("/etc/sightline")  # what a page's token is checked with
-STATE = Path("/var/lib/sightline")
-STEADY_S = 3  # an agent that lives so long after it said that it is ready does not die at once
 
 
 @click.group()
@@ -88,109 +84,21 @@ def install(model: Path, options: tuple[str, ...], root: Path | None, new_token:
         if warning:
             click.echo(f"warning: {warning}", err=True)
     if root is None:
-        _check_readable(unit)
+        check_readable(unit)
     files, token = {path: unit.text.encode()}, ""
     tokens = _tokens(unit.name, root)
     if needs_token(options) and (new_token or not tokens.exists()):
         token, document = make_token()
         files[tokens] = document.encode()  # all may read it: nobody finds 256 random bits by their hash
     if root is None:
-        _start(unit, path, files)
+        start(unit, path, files)
     else:
-        _write(files)
+        write_files(files)
     click.echo(f"wrote {path}")
     if token:
         click.echo(f"the page's token, shown this once: {token}")
     if root is None:
         click.echo(f"started; it says what it does in: journalctl -f -u {path.name}")
-
-
-def _check_readable(unit: Unit) -> None:
-    """Whether the unit's own user, who sees less than root, may read what it needs. Raises ConfigError."""
-    of_user = ("User", "DynamicUser", "SupplementaryGroups", "ProtectHome", "ProtectSystem", "PrivateTmp")
-    properties = [f"--property={line}" for line in unit.text.splitlines() if line.partition("=")[0] in of_user]
-    look = 'while IFS= read -r f; do [ -r "$f" ] || echo "$f"; done'
-    done = subprocess.run(
-        ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", *properties, "/bin/sh", "-c", look],
-        input="".join(f"{path}\n" for path in unit.reads), capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    if done.returncode:
-        raise DeviceError(f"what the service may read cannot be found out: {done.stderr.strip() or done.returncode}")
-    unreadable = done.stdout.splitlines()
-    if not unreadable:
-        return
-    path = Path(unreadable[0])
-    closed = next((p for p in reversed(path.parents) if not p.stat().st_mode & 0o001), None)
-    why = f"{closed} is closed to others" if closed else "it is closed to others"
-    if path.parts[1:2] == ("tmp",):
-        why = "a unit has a /tmp of its own"
-    who = f"the user {unit.user}" if unit.user else "its own user, which exists only while it runs,"
-    raise ConfigError(
-        f"nothing is installed: {who} may not read {path} ({why}); put Sightline, the model and the files where "
-        "everybody may read them, such as below /opt, or name a user who may: --user NAME"
-    )
-
-
-def _write(files: Mapping[Path, bytes | None]) -> None:
-    for path, content in files.items():
-        if content is None:
-            _remove(path)
-        else:
-            write_file(path, content)
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # its folder, unless others are in it
-        path.parent.rmdir()
-
-
-def _start(unit: Unit, path: Path, files: Mapping[Path, bytes]) -> None:
-    """Put the files in place, of which `path` is the unit, and see it run; otherwise what was there before is there
-    again. Raises ConfigError for what the agent says is bad input, DeviceError for everything else."""
-    before = {file: file.read_bytes() if file.exists() else None for file in files}
-    had_state, began = (STATE / unit.name).exists(), time.time()
-    _write(files)
-    _systemctl("daemon-reload")
-    _systemctl("enable", path.name)
-    _systemctl("stop", path.name)
-    try:
-        _systemctl("start", path.name)
-        for _ in range(STEADY_S):
-            time.sleep(1)
-            _systemctl("is-active", path.name)
-        if _shown(path.name, "NRestarts") != "0":
-            raise DeviceError("it has died and was started again")
-    except DeviceError as e:
-        words, code = _last_words(path.name, began) or str(e), _shown(path.name, "ExecMainStatus")
-        _systemctl("stop", path.name)
-        if before[path] is None:
-            with contextlib.suppress(DeviceError):  # systemd may have forgotten it by now
-                _systemctl("reset-failed", path.name)  # one that has failed cannot be cleaned
-            if not had_state:
-                _systemctl("clean", "--what=state", path.name)
-            _systemctl("disable", path.name)
-        _write(before)
-        _systemctl("daemon-reload")
-        went = "nothing is installed"
-        if before[path] is not None:
-            _systemctl("start", "--no-block", path.name)
-            went = "the one before is back"
-        text = f"the agent does not start as this service, and {went}: {words}"
-        raise (ConfigError(text) if code == "2" else DeviceError(text)) from None
-
-
-def _last_words(name: str, since: float) -> str:
-    """What the agent said at its end. The journal has it a moment later."""
-    line = ["journalctl", "--unit", name, "--since", f"@{since:.0f}", "--output", "cat", "--no-pager"]
-    lines: list[str] = []
-    for _ in range(10):
-        lines = subprocess.run(line, capture_output=True, text=True).stdout.strip().splitlines()
-        errors = [line.removeprefix("error: ") for line in lines if re.match("(internal )?error:", line)]
-        if errors:
-            return errors[-1]
-        time.sleep(0.3)
-    return "\n".join(lines[-5:])
 
 
 @service.command()
@@ -204,12 +112,32 @@ def uninstall(name: str, root: Path | None) -> None:
         raise ConfigError(f"{path}: no such unit; there are: {', '.join(found) or 'none'}")
     if root is None:
         _need_root("uninstall")
-        _systemctl("disable", "--now", path.name)
+        systemctl("disable", "--now", path.name)
     path.unlink()
-    _remove(_tokens(name, root))
+    remove(_tokens(name, root))
     if root is None:
-        _systemctl("daemon-reload")
+        systemctl("daemon-reload")
     click.echo(f"removed {path}")
+
+
+def check_options(model: Path, options: Sequence[str]) -> None:
+    """Of `sightline run`, in a unit. Raises ConfigError, and click's UsageError for what is no option of it."""
+    for option in SECRET:
+        name = f"--{option.replace('_', '-')}"
+        if any(hidden(option, value) != value for value in values_of(options, name)):
+            raise ConfigError(
+                f"{name}: a password in a unit's command line is seen by all; write ${{NAME}} for it, "
+                "and a line NAME=.. into a file for --env-file"
+            )
+    names = [option.partition("=")[0] for option in options]
+    for name, instead in (
+        ("--supervise", "systemd does that; leave it out"),
+        ("--env-file", "it stands before the --, and systemd reads it"),
+        ("--new-page-token", "each start would make another; --new-token before the -- makes one"),
+    ):
+        if name in names:
+            raise ConfigError(f"{name}: {instead}")
+    run.make_context("sightline run", [str(model), *options])  # that it would take them
 
 
 def _unit(model: Path, options: tuple[str, ...], **o: object) -> Unit:
@@ -258,14 +186,3 @@ def _need_root(what: str) -> None:
         raise ConfigError(f"only root may {what} a service: sudo {sys.executable} -m sightline service {what} ..")
     if not Path("/run/systemd/system").is_dir():
         raise ConfigError("systemd does not run here: use `sightline run --supervise`, or --root for an image")
-
-
-def _systemctl(*arguments: str) -> str:
-    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise DeviceError(f"systemctl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout.strip()
-
-
-def _shown(name: str, key: str) -> str:
-    return _systemctl("show", "--value", "--property", key, name)

@@ -6,7 +6,6 @@ import contextlib
 import queue
 import re
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,27 +13,10 @@ import cv2
 from sightline.errors import ConfigError
 from sightline.files import write_file
 from sightline.preprocess import Frame
+from sightline.text import slug
 
 QUALITY = 90
 _OURS = re.compile(r"\d{8}T\d{6}\.\d{3}Z-[\w-]*-[0-9a-f]{16}\.jpg")
-
-
-def slug(text: str) -> str:
-    """Letters, digits, `_` and `-` alone, at most 40: for file names and topics, whatever a name has in it."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)[:40].strip("_") or "_"
-
-
-def slugs(names: Sequence[str]) -> dict[str, str]:
-    """One for each name, and no two the same."""
-    taken: dict[str, str] = {}
-    for name in names:
-        base = text = slug(name)
-        number = 1
-        while text in taken.values():
-            number += 1
-            text = f"{base}_{number}"
-        taken[name] = text
-    return taken
 
 
 class Snapshots:

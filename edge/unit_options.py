@@ -7,35 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edge.config import read_agent_config
-from edge.credentials import SECRET, clear_text_warnings, hidden
+from edge.credentials import clear_text_warnings
 from sightline.bundle import Bundle
-from sightline.errors import ConfigError
 
 # those whose files it reads; what the others name is written, or is the device's own
 READ = ("--config", "--mqtt-ca", "--mqtt-cert", "--mqtt-key", "--page-cert", "--page-key")
 LOCAL = ("127.0.0.1", "localhost", "::1")
-
-
-def check_options(model: Path, options: Sequence[str]) -> None:
-    """Of `sightline run`, in a unit. Raises ConfigError, and click's UsageError for what is no option of it."""
-    from edge.cli import run
-
-    for option in SECRET:
-        name = f"--{option.replace('_', '-')}"
-        if any(hidden(option, value) != value for value in values_of(options, name)):
-            raise ConfigError(
-                f"{name}: a password in a unit's command line is seen by all; write ${{NAME}} for it, "
-                "and a line NAME=.. into a file for --env-file"
-            )
-    names = [option.partition("=")[0] for option in options]
-    for name, instead in (
-        ("--supervise", "systemd does that; leave it out"),
-        ("--env-file", "it stands before the --, and systemd reads it"),
-        ("--new-page-token", "each start would make another; --new-token before the -- makes one"),
-    ):
-        if name in names:
-            raise ConfigError(f"{name}: {instead}")
-    run.make_context("sightline run", [str(model), *options])  # that it would take them
 
 
 def values_of(options: Sequence[str], name: str) -> list[str]:

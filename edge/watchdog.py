@@ -12,16 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 
-# an inference may take so many times as long as it did at the start, before it counts as stuck
-SLOWER = 20
-MINIMUM_S = 2.0
-
-
-def stuck_after_s(inference_s: float) -> float:
-    """Seconds in one inference after which it is stuck, for whoever asks: results, `/healthz`, and who restarts.
-
-    inference_s: of one, when the model was proven."""
-    return max(MINIMUM_S, SLOWER * inference_s)
+from edge.time_limit import stuck_after_s
 
 
 class Watchdog:

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from edge.access import Access
 from edge.monitor import Monitor, Problems
 from edge.page import Page
+from edge.prometheus import exposition
 from edge.server import Handler, Server, read_now
 from sightline.errors import ConfigError, DeviceError, fault_type
 from sightline.predictions import SCHEMA_FILE
@@ -260,7 +261,7 @@ class _Handler(Handler):
 
     def _metrics(self) -> None:
         monitor = self.server.page.monitor
-        text = monitor.metrics() if monitor else ""
+        text = exposition(monitor) if monitor else ""
         self._send(200, "text/plain; version=0.0.4; charset=utf-8", text.encode("utf-8", "replace"))
 
     def _problems(self, ask: Callable[[Monitor], Problems]) -> None:

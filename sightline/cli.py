@@ -43,7 +43,11 @@ COMMANDS = {
     ),
     "run": Entry("edge.cli:run", "", "Run a bundle on a camera, a clip or pictures, and stream what it sees."),
     "bench": Entry("edge.bench_cli:bench", "", "Try a bundle on this machine: hashes, golden samples, latency."),
-    "service": Entry("edge.service:service", "", "Run the agent as a systemd service: watched, restarted, hardened."),
+    "service": Entry(
+        "edge.service:service",
+        "",
+        "Run the agent as a systemd service: watched, restarted, hardened.",
+    ),
     "deploy": Entry(
         "edge.deploy.cli:deploy", "", "Install a bundle with its agent on devices, over ssh, and start it there."
     ),

@@ -18,8 +18,9 @@ from edge.capture import LIVE, Capture, Watch
 from edge.mailbox import Inbox
 from edge.model import open_model
 from edge.results import Results
-from edge.sinks import Sink
-from edge.sources import find_source, mjpeg, stream
+from edge.sink import Sink
+from edge.sources import mjpeg, stream
+from edge.sources.factory import find_source
 from edge.tally import Tally
 from sightline.bundle import read_bundle
 from sightline.device import load_device

@@ -20,7 +20,7 @@ import pytest
 import edge.capture
 from edge.capture import BETWEEN_KEY_FRAMES, HANG_MAX_S, LEFT_BEHIND, Capture, Watch
 from edge.mailbox import SLOTS, Mailbox, Slot
-from edge.sources import Pictures
+from edge.sources.files import Pictures
 from sightline.errors import ConfigError, InputError, SightlineError, SourceError
 from sightline.interpreter import Encoder, Tensor
 from sightline.preprocess import Frame, InputSpec

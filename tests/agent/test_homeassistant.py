@@ -13,9 +13,9 @@ import pytest
 
 from edge.homeassistant import discovery, discovery_topic
 from edge.mqtt import state_of
-from edge.snapshots import slugs
 from edge.zones import Place
 from sightline.predictions import Cause, Classification, ModelId, Result
+from sightline.text import slugs
 
 MODEL = ModelId("caps", "1.2", "ab" * 32)
 TEXT = {"type": "string", "minLength": 1}

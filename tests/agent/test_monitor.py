@@ -21,7 +21,8 @@ import pytest
 
 from edge.capture import LIVE, STILL
 from edge.machine import look_at
-from edge.monitor import EDGES_MS, Monitor
+from edge.monitor import Monitor
+from edge.prometheus import EDGES_MS, exposition
 from edge.tally import Tally
 from sightline.predictions import Cause, ModelId
 
@@ -95,7 +96,7 @@ def test_the_text_is_what_prometheus_reads() -> None:
     tally.dropped.update({"overwritten": 4})
     for ms in (0.4, 0.6, 3, 30, 9000):
         tally.latency["inference"].add(ms)
-    samples = parse(monitor(tally).metrics())
+    samples = parse(exposition(monitor(tally)))
     assert samples["sightline_model_info"][0][0]["version"] == "1\n2"
     assert samples["sightline_frames_total"] == [({"camera": 'a "quoted" \\ name'}, 0)]
     assert samples["sightline_frames_dropped_total"] == [({"cause": "overwritten"}, 4)]
@@ -116,7 +117,7 @@ def test_a_pi_says_that_its_power_is_bad(tmp_path: Path) -> None:
     firmware = tmp_path / "sys/devices/platform/soc/soc:firmware"
     firmware.mkdir(parents=True)
     (firmware / "get_throttled").write_text("50005\n")
-    samples = parse(monitor(root=tmp_path).metrics())
+    samples = parse(exposition(monitor(root=tmp_path)))
     assert samples["sightline_temperature_celsius"] == [({}, 61.234)]
     now = {labels["problem"]: v for labels, v in samples["sightline_power_problem"]}
     assert now == {"undervoltage": 1, "frequency_capped": 0, "throttled": 1, "soft_temperature_limit": 0}

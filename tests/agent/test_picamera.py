@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from edge.sources import PiCamera, find_source, picamera
+from edge.sources import picamera
+from edge.sources.factory import find_source
+from edge.sources.picamera import PiCamera
 from sightline.device import load_device
 from sightline.errors import InputError, SourceError
 

@@ -14,8 +14,7 @@ import pytest
 import edge.record
 from edge.mailbox import Slot
 from edge.record import Recorder
-from edge.sources import Recording
-from edge.sources.recording import ReplayOptions
+from edge.sources.recording import Recording, ReplayOptions
 from sightline.errors import ConfigError, IntegrityError, ModelError
 from sightline.files import file_table, seal
 from sightline.predictions import Cause, Classification, ModelId, Result

@@ -12,9 +12,9 @@ import pytest
 from edge.capture import HANGS, LIVE, STILL
 from edge.monitor import Monitor
 from edge.results import Results
-from edge.sinks import Sink
+from edge.sink import Sink
 from edge.tally import Tally
-from edge.watchdog import MINIMUM_S, SLOWER, stuck_after_s
+from edge.time_limit import MINIMUM_S, SLOWER, stuck_after_s
 from sightline.errors import DeviceError
 from sightline.predictions import Cause, ModelId, Result
 

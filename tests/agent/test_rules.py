@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from edge.rules import MARGIN, UNSEEN_S, UPDATE_S, Event, Rule, Watcher, parse_rule
-from edge.snapshots import Snapshots, slug, slugs
+from edge.snapshots import Snapshots
 from edge.wanted import Wanted
 from sightline.errors import ConfigError
 from sightline.predictions import Cause, Classification, Code, ModelId, Result
+from sightline.text import slug, slugs
 from tests.conftest import Sightline
 
 MODEL = ModelId("m", "1", "ab" * 32)

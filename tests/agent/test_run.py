@@ -25,7 +25,7 @@ from edge import results as results_thread
 from edge.capture import Capture
 from edge.mailbox import Inbox
 from edge.model import open_model
-from edge.sinks import Sink
+from edge.sink import Sink
 from edge.tally import Tally
 from sightline.bundle import read_bundle
 from sightline.device import load_device

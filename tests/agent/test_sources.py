@@ -9,8 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from edge import sources
-from edge.sources import Camera, Pictures, Source, Stream, find_source, tell_apart, without_credentials
+from edge.credentials import without_credentials
+from edge.sources.factory import find_source, tell_apart
+from edge.sources.files import Clip, Pictures
+from edge.sources.pattern import TestPattern
+from edge.sources.source import Source
+from edge.sources.stream import Stream
+from edge.sources.v4l2 import Camera
 from sightline.device import load_device
 from sightline.errors import DataError, InputError, SourceError
 from sightline.preprocess import Frame
@@ -154,7 +159,7 @@ def test_a_clip_says_what_it_is_and_takes_one_decoder_thread(clip: Path) -> None
     """MPEG-4, unlike MJPEG, is decoded in as many threads as there are cores, each of them a frame of delay."""
     source = find(clip, realtime=True)
     source.open()
-    assert isinstance(source, sources.Clip)
+    assert isinstance(source, Clip)
     assert (source.kind, source.live, source.format) == ("file", True, "FMP4 160x120@30")
     assert source._opened.get(cv2.CAP_PROP_N_THREADS) == 1
     source.close()
@@ -241,7 +246,7 @@ def test_a_test_pattern_has_the_size_and_the_rate_that_it_is_given(
     what: str, width: int, height: int, fps: int
 ) -> None:
     source = find(what)
-    assert isinstance(source, sources.TestPattern) and source.live
+    assert isinstance(source, TestPattern) and source.live
     assert (source.name, source.fps) == (f"test:{width}x{height}@{fps}", fps)
     first, second = frames(source, limit=2)
     assert first.shape == (height, width, 3)

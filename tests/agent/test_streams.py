@@ -21,8 +21,10 @@ import numpy as np
 import pytest
 
 from edge.credentials import expand
-from edge.sources import Source, Stream, find_source, mjpeg, stream
-from edge.sources.source import JpegDecoder
+from edge.sources import mjpeg, stream
+from edge.sources.factory import find_source
+from edge.sources.source import JpegDecoder, Source
+from edge.sources.stream import Stream
 from sightline.device import load_device
 from sightline.errors import DataError, InputError, SourceError
 

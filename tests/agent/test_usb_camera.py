@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.sources import find_source, v4l2
+from edge.sources import v4l2
+from edge.sources.factory import find_source
 from edge.sources.source import ENOUGH_DAMAGED
 from sightline.device import load_device
 from sightline.errors import DataError, SourceError

@@ -61,8 +61,8 @@ RUNNER = """
 import sys, edge.supervise as s
 s.WATCHDOG_S, s.STARTING_S = 0.5, 1.5
 s.BACKOFF_S, s.ENDING_S = 0.3, 3.0
-import edge.watchdog
-edge.watchdog.MINIMUM_S = 0.5
+from edge import time_limit
+time_limit.MINIMUM_S = 0.5
 sys.exit(s.supervise(sys.argv[1:], s.say))
 """
 
@@ -92,7 +92,7 @@ class Supervised:
 
 @contextmanager
 def supervised(tmp_path: Path, *todo: str) -> Iterator[Supervised]:
-    (tmp_path / "child.py").write_text("import edge.watchdog\nedge.watchdog.MINIMUM_S = 0.5\n" + CHILD)
+    (tmp_path / "child.py").write_text("from edge import time_limit\ntime_limit.MINIMUM_S = 0.5\n" + CHILD)
     child = [sys.executable, str(tmp_path / "child.py"), str(tmp_path / "count"), *todo]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
     with subprocess.Popen(
