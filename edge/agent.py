@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from edge.capture import Capture, make_entry, make_image
-from edge.mailbox import Inbox
+from edge.capture.capture import Capture, make_entry, make_image
+from edge.capture.mailbox import Inbox
 from edge.model import Model
 from edge.results import TICK_S, Answer, Results
 from edge.time_limit import stuck_after_s

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge.capture import Watch
+from edge.capture.capture import Watch
 from sightline.errors import ConfigError
 from sightline.records import near, read_record
 from sightline.yaml_reader import read_yaml
@@ -15,7 +15,7 @@ from sightline.yaml_reader import read_yaml
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """One camera. source: as `--source` takes it. The rest: see `edge.capture.Watch`."""
+    """One camera. source: as `--source` takes it. The rest: see `edge.capture.capture.Watch`."""
 
     source: str
     max_fps: float = 0.0

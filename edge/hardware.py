@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.capture.sources.v4l2 import RASPBERRY_PI_PORT, Node, ask
 from edge.machine import look_at
-from edge.sources.v4l2 import RASPBERRY_PI_PORT, Node, ask
 
 Ioctl = Callable[[int, int, bytes], bytes]
 

@@ -21,12 +21,12 @@ from types import TracebackType
 import cv2
 
 from edge import agent
-from edge.capture import Capture
+from edge.capture.capture import Capture
+from edge.capture.mailbox import Inbox, Slot
+from edge.capture.sources.factory import find_source
 from edge.credentials import expand
-from edge.mailbox import Inbox, Slot
 from edge.model import open_model
 from edge.results import Results
-from edge.sources.factory import find_source
 from edge.tally import Tally
 from sightline.bare import read_for
 from sightline.predictions import Result

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edge.mailbox import Slot
+from edge.capture.mailbox import Slot
 from sightline.predictions import Result
 from sightline.text import one_line
 from sightline.timestamps import utc_now

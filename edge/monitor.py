@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.capture import LIVE, STILL, Capture
+from edge.capture.capture import LIVE, STILL, Capture
 from edge.results import Results
 from edge.sink import Sink
 from edge.swap import Swap

@@ -23,10 +23,10 @@ import cv2
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge.capture.mailbox import Slot
 from edge.credentials import load_key_pair
 from edge.delivery import FLUSH_S, Promised, payload
 from edge.homeassistant import STATUS, discovery, discovery_topic
-from edge.mailbox import Slot
 from edge.outbox import Message, Outbox
 from edge.wanted import What
 from edge.zones import COUNTS, Passage, Place

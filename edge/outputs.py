@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.capture.mailbox import Slot
 from edge.credentials import expand
 from edge.log import Log
-from edge.mailbox import Slot
 from edge.open_events import OpenEvents
 from edge.results import Observer
 from edge.rules import Event, Rule, Watcher, parse_rule

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edge.mailbox import Slot
+from edge.capture.mailbox import Slot
 from edge.monitor import Monitor, Problems
 from edge.sink import memory_bytes
 from sightline.errors import DeviceError, reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from edge.capture import LIVE, STILL
+from edge.capture.capture import LIVE, STILL
 from edge.delivery import Promised
 from edge.machine import look_at, this_process
 from edge.monitor import Monitor

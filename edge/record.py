@@ -21,8 +21,8 @@ from typing import Any
 
 import cv2
 
-from edge.mailbox import Slot
-from edge.sources.recording import DOCUMENT, RESULTS, SCHEMA, ReplayOptions
+from edge.capture.mailbox import Slot
+from edge.capture.sources.recording import DOCUMENT, RESULTS, SCHEMA, ReplayOptions
 from sightline import __version__
 from sightline.errors import ConfigError, SightlineError, fault_type
 from sightline.files import FileTable, file_table, seal, write_file

@@ -12,8 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge.capture import HANGS, LIVE, STILL, Capture
-from edge.mailbox import Slot
+from edge.capture.capture import HANGS, LIVE, STILL, Capture
+from edge.capture.mailbox import Slot
 from edge.model import Model
 from edge.sink import Sink
 from edge.tally import Tally

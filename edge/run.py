@@ -19,19 +19,19 @@ import click
 import cv2
 
 from edge import agent
-from edge.capture import LIVE, STILL, Capture
+from edge.capture.capture import LIVE, STILL, Capture
+from edge.capture.mailbox import Inbox
+from edge.capture.sources.base import Source
+from edge.capture.sources.factory import find_source, tell_apart
+from edge.capture.sources.recording import Recording, ReplayOptions
 from edge.config import AgentConfig, CameraConfig
 from edge.credentials import clear_text_warnings, expand, read_env_file, seen_by_all
 from edge.log import Events, Log
-from edge.mailbox import Inbox
 from edge.model import Model, open_model, stamp_of
 from edge.record import Recorder
 from edge.results import Observer, Results
 from edge.sink import Sink
 from edge.sinks import JsonLines, Text
-from edge.sources.factory import find_source, tell_apart
-from edge.sources.recording import Recording, ReplayOptions
-from edge.sources.source import Source
 from edge.swap import Swap
 from edge.tally import Tally
 from edge.watchdog import Watchdog

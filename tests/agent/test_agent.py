@@ -16,8 +16,8 @@ import pytest
 import edge.results
 import edge.time_limit
 from edge import agent
-from edge.capture import Capture
-from edge.mailbox import Inbox
+from edge.capture.capture import Capture
+from edge.capture.mailbox import Inbox
 from edge.model import Model, open_model
 from edge.results import Results
 from edge.sink import Sink

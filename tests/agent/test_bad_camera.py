@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-import edge.capture
+import edge.capture.capture
 from edge import agent
-from edge.capture import LIVE, Capture, Watch
-from edge.mailbox import Inbox
+from edge.capture.capture import LIVE, Capture, Watch
+from edge.capture.mailbox import Inbox
+from edge.capture.sources import mjpeg, stream
+from edge.capture.sources.factory import find_source
 from edge.model import open_model
 from edge.results import Results
 from edge.sink import Sink
-from edge.sources import mjpeg, stream
-from edge.sources.factory import find_source
 from edge.tally import Tally
 from sightline.bundle import read_bundle
 from sightline.device import load_device
@@ -58,8 +58,8 @@ def peak_mb(reset: bool = False) -> float:
 
 
 def test_the_other_cameras_lose_nothing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.capture, "BACKOFF_S", 0.03)
-    monkeypatch.setattr(edge.capture, "BACKOFF_MAX_S", 0.1)
+    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 0.03)
+    monkeypatch.setattr(edge.capture.capture, "BACKOFF_MAX_S", 0.1)
     monkeypatch.setattr(random, "uniform", lambda low, high: 1.0)
     monkeypatch.setattr(stream, "OPEN_TIMEOUT_MS", 400)
     monkeypatch.setattr(stream, "READ_TIMEOUT_MS", 400)

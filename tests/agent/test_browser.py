@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.mailbox import Slot
+from edge.capture.mailbox import Slot
 from edge.page import Page
 from edge.web import Web, _Handler
 from sightline.bundle import read_bundle

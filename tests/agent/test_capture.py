@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 import pytest
 
-import edge.capture
-from edge.capture import BETWEEN_KEY_FRAMES, HANG_MAX_S, LEFT_BEHIND, Capture, Watch
-from edge.mailbox import SLOTS, Mailbox, Slot
-from edge.sources.files import Pictures
+import edge.capture.capture
+from edge.capture.capture import BETWEEN_KEY_FRAMES, HANG_MAX_S, LEFT_BEHIND, Capture, Watch
+from edge.capture.mailbox import SLOTS, Mailbox, Slot
+from edge.capture.sources.files import Pictures
 from sightline.errors import ConfigError, InputError, SightlineError, SourceError
 from sightline.interpreter import Encoder, Tensor
 from sightline.preprocess import Frame, InputSpec
@@ -128,7 +128,7 @@ def put(mailbox: Mailbox, frame_id: int) -> None:
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reconnects in hundredths of a second, without the random part."""
-    monkeypatch.setattr(edge.capture, "BACKOFF_S", 0.03)
+    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 0.03)
     monkeypatch.setattr(random, "uniform", lambda low, high: 1.0)
 
 
@@ -296,7 +296,7 @@ def test_a_camera_that_fails_is_opened_again_at_growing_intervals() -> None:
 
 @pytest.mark.usefixtures("steady")
 def test_the_interval_begins_small_again_once_a_frame_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.capture, "BACKOFF_S", 0.1)
+    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 0.1)
     source = Scripted(reads=[step for _ in range(2) for step in (frame(), SourceError("a loose plug"))])
     with capturing(source) as capture:
         take_all(capture)
@@ -307,7 +307,7 @@ def test_the_interval_begins_small_again_once_a_frame_came(monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("steady")
 def test_the_interval_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.capture, "BACKOFF_MAX_S", 0.05)
+    monkeypatch.setattr(edge.capture.capture, "BACKOFF_MAX_S", 0.05)
     source = Scripted(opens=[None, *[SourceError("off")] * 8], reads=[SourceError("unplugged")])
     with capturing(source) as capture:
         take_all(capture)
@@ -319,7 +319,7 @@ def test_the_interval_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("steady")
 def test_a_camera_may_fail_any_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each failed read holds a slot, and there are few of them."""
-    monkeypatch.setattr(edge.capture, "BACKOFF_S", 0.002)
+    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 0.002)
     source = Scripted(reads=[step for _ in range(10) for step in (frame(), SourceError("a loose plug"))])
     with capturing(source) as capture:
         slots = take_all(capture)
@@ -329,7 +329,7 @@ def test_a_camera_may_fail_any_number_of_times(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_why_a_camera_is_away_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.capture, "BACKOFF_S", 30.0)
+    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 30.0)
     with capturing(Scripted(reads=[frame(), SourceError("fake: unplugged?")])) as capture:
         assert capture.mailbox.take(2) is not None
         wait_until(lambda: capture.state.code == "camera")
@@ -339,7 +339,7 @@ def test_why_a_camera_is_away_can_be_read(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_camera_is_given_back_before_the_wait_not_after(monkeypatch: pytest.MonkeyPatch) -> None:
     """A USB camera that is plugged in again gets another number while somebody still holds the dead one."""
-    monkeypatch.setattr(edge.capture, "BACKOFF_S", 30.0)
+    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 30.0)
     source = Scripted(reads=[frame(), SourceError("unplugged")])
     with capturing(source) as capture:
         wait_until(lambda: capture.reconnects["camera"] == 1)
@@ -419,7 +419,7 @@ FAULTS = (
 def test_whatever_a_camera_raises_stays_with_it_and_is_shown(
     where: str, fault: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge.capture, "BACKOFF_S", 0.3)
+    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 0.3)
     source = Scripted(reads=[frame(1), frame(2)])
     if where == "close":
         source.closes, source.reads = [fault], [frame(1), SourceError("unplugged"), frame(2)]
@@ -478,7 +478,7 @@ def test_stopping_ends_a_writer_that_waits_for_a_reader() -> None:
 
 
 def test_stopping_does_not_wait_for_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.capture, "BACKOFF_S", 30.0)
+    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 30.0)
     source = Scripted(reads=[SourceError("off")] * 3)
     capture = made(source)
     wait_until(lambda: capture.reconnects["camera"] == 1)
@@ -533,7 +533,7 @@ def test_a_frozen_picture_is_noticed_named_and_never_shown_as_new(kind: str, giv
         assert len(source.times("open")) >= 3
         source.still = False
         slot = capture.mailbox.take(2)
-        assert slot is not None and capture.state == edge.capture.LIVE
+        assert slot is not None and capture.state == edge.capture.capture.LIVE
         assert slot.dropped["frozen"] >= 2
     finally:
         capture.stop()
@@ -626,7 +626,7 @@ def test_a_call_that_does_not_come_back_is_left_behind(where: str) -> None:
         blocks(capture, source, 1)
         assert capture.reconnects["hung"] == 1
         assert taken(capture).frame is not None, "a new thread reads"
-        assert capture.state == edge.capture.LIVE and capture.hangs == 0
+        assert capture.state == edge.capture.capture.LIVE and capture.hangs == 0
         left = capture._left[0].thread
         source.release.set()
         left.join(3)
@@ -721,7 +721,7 @@ def test_where_nothing_moves_nobody_looks_and_it_is_said() -> None:
         assert capture.mailbox.take(1) is not None, "the first picture"
         wait_until(lambda: source.given > 20)
         assert capture.mailbox.take(0) is None
-        assert capture.state == edge.capture.STILL
+        assert capture.state == edge.capture.capture.STILL
         assert capture.mailbox.take_dropped()["no_motion"] > 10
         source.still = False
         assert capture.mailbox.take(1) is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.capture import Watch
+from edge.capture.capture import Watch
 from edge.config import read_agent_config
 from sightline.errors import ConfigError
 from tests.conftest import Sightline

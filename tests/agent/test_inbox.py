@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from edge.mailbox import Inbox, Mailbox
+from edge.capture.mailbox import Inbox, Mailbox
 from sightline.errors import InputError
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from edge.capture import LIVE, STILL
+from edge.capture.capture import LIVE, STILL
 from edge.machine import look_at
 from edge.monitor import Monitor
 from edge.prometheus import EDGES_MS, exposition

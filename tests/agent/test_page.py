@@ -20,7 +20,7 @@ import pytest
 
 import edge.web
 import sightline.predictions
-from edge.mailbox import Slot
+from edge.capture.mailbox import Slot
 from edge.page import BACKLOG, Channel, Listener, Page
 from edge.web import VIEWERS, Web
 from sightline.errors import DeviceError

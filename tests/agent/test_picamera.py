@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from edge.sources import picamera
-from edge.sources.factory import find_source
-from edge.sources.picamera import PiCamera
+from edge.capture.sources import picamera
+from edge.capture.sources.factory import find_source
+from edge.capture.sources.picamera import PiCamera
 from sightline.device import load_device
 from sightline.errors import InputError, SourceError
 

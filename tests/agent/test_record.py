@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import edge.record
-from edge.mailbox import Slot
+from edge.capture.mailbox import Slot
+from edge.capture.sources.recording import Recording, ReplayOptions
 from edge.record import Recorder
-from edge.sources.recording import Recording, ReplayOptions
 from sightline.errors import ConfigError, IntegrityError, ModelError
 from sightline.files import file_table, seal
 from sightline.predictions import Cause, Classification, ModelId, Result

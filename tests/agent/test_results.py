@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edge.capture import HANGS, LIVE, STILL
+from edge.capture.capture import HANGS, LIVE, STILL
 from edge.monitor import Monitor
 from edge.results import Results
 from edge.sink import Sink

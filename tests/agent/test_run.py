@@ -22,8 +22,8 @@ import pytest
 import sightline.predictions
 from edge import agent
 from edge import results as results_thread
-from edge.capture import Capture
-from edge.mailbox import Inbox
+from edge.capture.capture import Capture
+from edge.capture.mailbox import Inbox
 from edge.model import open_model
 from edge.sink import Sink
 from edge.tally import Tally

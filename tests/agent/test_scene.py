@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge.scene import REFRESH_S, Frozen, Motion
+from edge.capture.motion import REFRESH_S, Frozen, Motion
 from sightline.preprocess import Frame
 
 S = 1_000_000_000

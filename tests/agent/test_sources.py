@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.capture.sources.base import Source
+from edge.capture.sources.factory import find_source, tell_apart
+from edge.capture.sources.files import Clip, Pictures
+from edge.capture.sources.stream import Stream
+from edge.capture.sources.test_pattern import TestPattern
+from edge.capture.sources.v4l2 import Camera
 from edge.credentials import without_credentials
-from edge.sources.factory import find_source, tell_apart
-from edge.sources.files import Clip, Pictures
-from edge.sources.pattern import TestPattern
-from edge.sources.source import Source
-from edge.sources.stream import Stream
-from edge.sources.v4l2 import Camera
 from sightline.device import load_device
 from sightline.errors import DataError, InputError, SourceError
 from sightline.preprocess import Frame

@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.capture.sources import mjpeg, stream
+from edge.capture.sources.base import JpegDecoder, Source
+from edge.capture.sources.factory import find_source
+from edge.capture.sources.stream import Stream
 from edge.credentials import expand
-from edge.sources import mjpeg, stream
-from edge.sources.factory import find_source
-from edge.sources.source import JpegDecoder, Source
-from edge.sources.stream import Stream
 from sightline.device import load_device
 from sightline.errors import DataError, InputError, SourceError
 

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.sources import v4l2
-from edge.sources.factory import find_source
-from edge.sources.source import ENOUGH_DAMAGED
+from edge.capture.sources import v4l2
+from edge.capture.sources.base import ENOUGH_DAMAGED
+from edge.capture.sources.factory import find_source
 from sightline.device import load_device
 from sightline.errors import DataError, SourceError
 

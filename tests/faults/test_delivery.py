@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from edge.mailbox import Slot
+from edge.capture.mailbox import Slot
 from edge.mqtt import Mqtt, parse_broker
 from edge.outbox import Outbox
 from edge.webhook import Webhook, parse_receiver

@@ -22,8 +22,8 @@ import pytest
 
 from benchmarks.agent import view
 from benchmarks.soak import watch
+from edge.capture.sources.factory import find_source
 from edge.credentials import expand
-from edge.sources.factory import find_source
 from sightline.device import load_device
 from sightline.errors import SourceError
 from tests.conftest import Sightline, need

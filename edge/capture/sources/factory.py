@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.sources.files import Clip, Pictures
-from edge.sources.pattern import TestPattern
-from edge.sources.picamera import PiCamera
-from edge.sources.recording import DOCUMENT, Recording
-from edge.sources.source import Source
-from edge.sources.stream import Stream
-from edge.sources.v4l2 import Camera
+from edge.capture.sources.base import Source
+from edge.capture.sources.files import Clip, Pictures
+from edge.capture.sources.picamera import PiCamera
+from edge.capture.sources.recording import DOCUMENT, Recording
+from edge.capture.sources.stream import Stream
+from edge.capture.sources.test_pattern import TestPattern
+from edge.capture.sources.v4l2 import Camera
 from sightline.device import DeviceConfig
 from sightline.errors import InputError
 from sightline.images import SUFFIXES

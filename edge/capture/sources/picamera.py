@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.sources.source import Kind, checked
+from edge.capture.sources.base import Kind, checked
 from sightline.device import DeviceConfig
 from sightline.errors import InputError, SourceError, reason
 from sightline.preprocess import Frame

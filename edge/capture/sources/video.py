@@ -7,7 +7,7 @@ import os
 import cv2
 import numpy as np
 
-from edge.sources.source import checked
+from edge.capture.sources.base import checked
 from sightline.preprocess import Frame
 
 # FFmpeg prints to stderr what it thinks of each packet; the faults that matter are ours to tell

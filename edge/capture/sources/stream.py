@@ -10,16 +10,16 @@ from urllib.parse import quote, unquote, urlsplit
 
 import cv2
 
+from edge.capture.sources.base import JpegDecoder, Kind
+from edge.capture.sources.video import Video
 from edge.credentials import without_credentials
-from edge.sources.source import JpegDecoder, Kind
-from edge.sources.video import Video
 from sightline.errors import DataError, InputError, SourceError
 from sightline.preprocess import Frame
 
 if TYPE_CHECKING:
     import socket
 
-    from edge.sources.mjpeg import Pictures
+    from edge.capture.sources.mjpeg import Pictures
 
 OPEN_TIMEOUT_MS = 5000
 READ_TIMEOUT_MS = 3000
@@ -78,7 +78,7 @@ class Stream(Video):
 
     def _open_mjpeg(self, began: float) -> bool:
         """Whether it is MJPEG; then its first picture is there."""
-        from edge.sources import mjpeg  # http.client costs 15 ms, which other sources need not pay
+        from edge.capture.sources import mjpeg  # http.client costs 15 ms, which other sources need not pay
 
         address = mjpeg.Address(self._scheme in _TLS, self._host, self._port, self._target, self._login)
         try:
@@ -145,7 +145,7 @@ class Stream(Video):
         """What the camera says to somebody without a password: status code and reason, such as `401 Unauthorized`;
         empty for anything else. None when there is no TLS where there should be."""
         if self._scheme in _TLS:
-            from edge.sources import mjpeg
+            from edge.capture.sources import mjpeg
 
             try:
                 connection = mjpeg.unverified().wrap_socket(connection, server_hostname=self._host)

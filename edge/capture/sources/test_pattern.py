@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from edge.sources.source import Kind
+from edge.capture.sources.base import Kind
 from sightline.errors import InputError
 from sightline.preprocess import Frame
 

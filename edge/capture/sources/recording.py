@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.mailbox import Slot
-from edge.sources.source import Kind
+from edge.capture.mailbox import Slot
+from edge.capture.sources.base import Kind
 from sightline.documents import parse_json
 from sightline.errors import ModelError
 from sightline.files import checked_table, read_verified, unseal

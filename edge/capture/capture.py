@@ -9,10 +9,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from edge.mailbox import Mailbox, Slot
-from edge.scene import Frozen, Motion
-from edge.sources.factory import moment_ns
-from edge.sources.source import Source
+from edge.capture.mailbox import Mailbox, Slot
+from edge.capture.motion import Frozen, Motion
+from edge.capture.sources.base import Source
+from edge.capture.sources.factory import moment_ns
 from sightline.errors import ConfigError, DataError, InputError, SightlineError, SourceError, reason
 from sightline.interpreter import Encoder
 from sightline.predictions import Cause

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import cv2
 
-from edge.sources.source import Kind
-from edge.sources.video import Video
+from edge.capture.sources.base import Kind
+from edge.capture.sources.video import Video
 from sightline.errors import InputError
 from sightline.images import SUFFIXES, read_image
 from sightline.preprocess import Frame

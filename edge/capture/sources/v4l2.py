@@ -11,8 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from edge.sources.source import JpegDecoder, Kind, checked
-from edge.sources.video import Video
+from edge.capture.sources.base import JpegDecoder, Kind, checked
+from edge.capture.sources.video import Video
 from sightline.device import DeviceConfig
 from sightline.errors import SourceError
 from sightline.preprocess import Frame
