@@ -102,7 +102,7 @@ def child(path: Path, first: int, end: int) -> None:
     import resource
     from dataclasses import replace
 
-    from edge.model import open_model
+    from edge.inference.model import open_model
     from sightline.bundle import read_bundle
     from sightline.device import load_device
     from sightline.errors import InterpreterError, SightlineError

@@ -131,7 +131,7 @@ def convert(
         compiled, edge = compile_variants(models, say)
         everything |= compiled
         # nothing here runs a compiled variant: what it must give is what the plain one gave, for it computes the same
-        # integers, to within the steps that edge/model.py allows
+        # integers, to within the steps that edge/inference/model.py allows
         golden |= {
             f"{s}/output_{i}": golden[f"{s.removesuffix('_edgetpu')}/output_{i}"]
             for s in compiled

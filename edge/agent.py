@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from edge.capture.capture import Capture, make_entry, make_image
 from edge.capture.mailbox import Inbox
-from edge.model import Model
+from edge.inference.model import Model
+from edge.inference.time_limit import stuck_after_s
 from edge.results import TICK_S, Answer, Results
-from edge.time_limit import stuck_after_s
 from sightline.predictions import Cause
 from sightline.preprocess import Preprocessor
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edge.inference.model import Model, open_model
 from edge.machine import look_at
-from edge.model import Model, open_model
 from sightline.answer import answer
 from sightline.bare import read_model
 from sightline.child import python

@@ -25,7 +25,7 @@ from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox, Slot
 from edge.capture.sources.factory import find_source
 from edge.credentials import expand
-from edge.model import open_model
+from edge.inference.model import open_model
 from edge.results import Results
 from edge.tally import Tally
 from sightline.bare import read_for

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.capture.capture import LIVE, STILL, Capture
+from edge.inference.hot_reload import Swap
 from edge.results import Results
 from edge.sink import Sink
-from edge.swap import Swap
 from edge.tally import Tally
 
 SEEN_S = 5.0  # without a frame, or without a look beyond the time that a look at each camera takes

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from edge.capture.capture import HANGS, LIVE, STILL, Capture
 from edge.capture.mailbox import Slot
-from edge.model import Model
+from edge.inference.model import Model
+from edge.inference.time_limit import stuck_after_s
 from edge.sink import Sink
 from edge.tally import Tally
-from edge.time_limit import stuck_after_s
 from edge.track import LOW, Tracker
 from sightline.answer import answer as read
 from sightline.errors import DeviceError

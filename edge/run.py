@@ -26,13 +26,13 @@ from edge.capture.sources.factory import find_source, tell_apart
 from edge.capture.sources.recording import Recording, ReplayOptions
 from edge.config import AgentConfig, CameraConfig
 from edge.credentials import clear_text_warnings, expand, read_env_file, seen_by_all
+from edge.inference.hot_reload import Swap
+from edge.inference.model import Model, open_model, stamp_of
 from edge.log import Events, Log
-from edge.model import Model, open_model, stamp_of
 from edge.record import Recorder
 from edge.results import Observer, Results
 from edge.sink import Sink
 from edge.sinks import JsonLines, Text
-from edge.swap import Swap
 from edge.tally import Tally
 from edge.watchdog import Watchdog
 from sightline.bare import read_for

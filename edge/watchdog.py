@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from edge.time_limit import stuck_after_s
+from edge.inference.time_limit import stuck_after_s
 
 
 class Watchdog:

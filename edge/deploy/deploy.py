@@ -173,7 +173,7 @@ def try_there(
         command = ["sightline", "bench", place, "--device", config, "--seconds", f"{wanted.trial_s:g}"]
         command += ["--noise", "1000", "--json", *(("--scheme", scheme) if scheme else ())]
     else:
-        command = ["edge.selftest", place, config, scheme or "", "0"]
+        command = ["edge.inference.self_test", place, config, scheme or "", "0"]
     bench: dict[str, Any] = json.loads(device.step("call", environment, *command).splitlines()[-1])
     if bench.get("error"):
         raise DeviceError(f"{device.to}: {bench['error']}")

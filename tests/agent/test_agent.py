@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import edge.inference.time_limit
 import edge.results
-import edge.time_limit
 from edge import agent
 from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox
-from edge.model import Model, open_model
+from edge.inference.model import Model, open_model
 from edge.results import Results
 from edge.sink import Sink
 from edge.tally import Tally
@@ -156,7 +156,7 @@ def test_a_stuck_interpreter_is_told_while_it_is_stuck_and_stops_the_progress(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge.results, "SILENCE_S", 0.3)
-    monkeypatch.setattr(edge.time_limit, "MINIMUM_S", 0.6)
+    monkeypatch.setattr(edge.inference.time_limit, "MINIMUM_S", 0.6)
     with running(bundle, Frames("a", 0.02)) as r:
         wait_until(lambda: r.tally.frames >= 5)
         assert len(r.progress) >= 5
@@ -193,7 +193,7 @@ def test_a_sink_that_blocks_the_results_stops_the_progress(bundle: Path) -> None
         wait_until(lambda: r.tally.frames >= 3)
         gate = threading.Event()
         r.kept.put = lambda result: gate.wait(20)  # type: ignore[method-assign,assignment,return-value]
-        time.sleep(edge.time_limit.MINIMUM_S / 2 + 0.3)
+        time.sleep(edge.inference.time_limit.MINIMUM_S / 2 + 0.3)
         before = len(r.progress)
         time.sleep(0.3)
         assert len(r.progress) == before

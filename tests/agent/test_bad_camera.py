@@ -18,7 +18,7 @@ from edge.capture.capture import LIVE, Capture, Watch
 from edge.capture.mailbox import Inbox
 from edge.capture.sources import mjpeg, stream
 from edge.capture.sources.factory import find_source
-from edge.model import open_model
+from edge.inference.model import open_model
 from edge.results import Results
 from edge.sink import Sink
 from edge.tally import Tally

@@ -24,7 +24,7 @@ from edge import agent
 from edge import results as results_thread
 from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox
-from edge.model import open_model
+from edge.inference.model import open_model
 from edge.sink import Sink
 from edge.tally import Tally
 from sightline.bundle import read_bundle

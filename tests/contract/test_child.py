@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import sightline
-from edge import bench, selftest
+from edge import bench
+from edge.inference import self_test as selftest
 from sightline.child import python
 from tests.conftest import Sightline
 

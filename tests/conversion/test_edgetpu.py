@@ -20,7 +20,7 @@ from converters.edgetpu import lower, mapping, needed_version, problems
 from converters.edgetpu_compiler import compile_model
 from converters.graph import pack, unpack
 from converters.nodes import Node, Operand, read_graph
-from edge.model import open_model
+from edge.inference.model import open_model
 from sightline.bundle import Bundle, read_bundle, write_bundle
 from sightline.device import load_device
 from sightline.errors import InterpreterError, ModelError

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.model import open_model
+from edge.inference.model import open_model
 from edge.run import _check_place
 from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle, write_bundle

@@ -61,7 +61,7 @@ RUNNER = """
 import sys, edge.supervise as s
 s.WATCHDOG_S, s.STARTING_S = 0.5, 1.5
 s.BACKOFF_S, s.ENDING_S = 0.3, 3.0
-from edge import time_limit
+from edge.inference import time_limit
 time_limit.MINIMUM_S = 0.5
 sys.exit(s.supervise(sys.argv[1:], s.say))
 """

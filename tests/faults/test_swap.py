@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge import selftest
-from edge.model import open_model, stamp_of
-from edge.selftest import Trial, try_in_child
-from edge.swap import Swap
+from edge.inference import self_test as selftest
+from edge.inference.hot_reload import Swap
+from edge.inference.model import open_model, stamp_of
+from edge.inference.self_test import Trial, try_in_child
 from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle, write_bundle
 from sightline.device import load_device

@@ -75,7 +75,7 @@ def test_it_sees_on_a_clip_and_in_a_folder_what_a_pc_sees(
 def test_its_self_test_passes_and_a_changed_byte_does_not(pi: Pi, bundle: Path, tmp_path: Path) -> None:
     import shutil
 
-    done = pi.run("-m", "edge.selftest", bundle, "raspberry_pi_4", "", "0")
+    done = pi.run("-m", "edge.inference.self_test", bundle, "raspberry_pi_4", "", "0")
     assert done.returncode == 0 and "p50_ms" in json.loads(done.stdout.splitlines()[-1]), (done.stdout, done.stderr)
     changed = tmp_path / "changed.bundle"
     shutil.copytree(bundle, changed)
@@ -83,7 +83,7 @@ def test_its_self_test_passes_and_a_changed_byte_does_not(pi: Pi, bundle: Path, 
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1
     model.write_bytes(content)
-    done = pi.run("-m", "edge.selftest", changed, "raspberry_pi_4", "", "0")
+    done = pi.run("-m", "edge.inference.self_test", changed, "raspberry_pi_4", "", "0")
     assert "sha256" in done.stdout or "is not the file" in done.stdout, done.stdout
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from edge.model import Model, Stamp, open_model, stamp_of
+from edge.inference.model import Model, Stamp, open_model, stamp_of
 from sightline.bare import read_model
 from sightline.bundle import Manifest
 from sightline.device import load_device
@@ -86,7 +86,7 @@ class Swap:
 
     def _try(self) -> str | None:
         """Why the bundle cannot take over; None when it waits to, or is the one that runs."""
-        from edge.selftest import try_in_child  # the agent's start need not pay for it
+        from edge.inference.self_test import try_in_child  # the agent's start need not pay for it
 
         try:
             tried = try_in_child(self._bundle, self._device, self._scheme, nice=NICE)

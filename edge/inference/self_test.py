@@ -1,6 +1,6 @@
 """A bundle on trial, in a process of its own: hashes, golden samples, latency.
 
-Run as `python -m edge.selftest BUNDLE ..`.
+Run as `python -m edge.inference.self_test BUNDLE ..`.
 
 A crafted model can crash the interpreter natively, or keep it for ever; only a child process survives that.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.model import open_model
+from edge.inference.model import open_model
 from sightline.bare import read_model
 from sightline.child import python
 from sightline.device import load_device
@@ -81,7 +81,7 @@ def try_in_child(bundle: Path, device: str, scheme: str | None, *, nice: int = 0
 
     nice: added to its niceness, where somebody else is at work.
     """
-    command = python("edge.selftest", str(bundle), device, scheme or "", str(nice))
+    command = python("edge.inference.self_test", str(bundle), device, scheme or "", str(nice))
     environment = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
