@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from benchmarks.agent import show
-from edge.track import Tracker, overlaps
+from edge.results.tracker import Tracker, overlaps
 from sightline.predictions import Box, Detection
 
 WIDTH, HEIGHT, SECONDS, SURE = 1280, 720, 30, 0.5

@@ -10,7 +10,7 @@ from edge.capture.capture import Capture, make_entry, make_image
 from edge.capture.mailbox import Inbox
 from edge.inference.model import Model
 from edge.inference.time_limit import stuck_after_s
-from edge.results import TICK_S, Answer, Results
+from edge.results.publisher import TICK_S, Answer, Results
 from sightline.predictions import Cause
 from sightline.preprocess import Preprocessor
 

@@ -12,12 +12,12 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from edge.outbox import Message, Outbox
-from edge.sink import Sink
+from edge.results.sink import Sink
 from edge.wanted import Wanted, What
 from sightline.predictions import Result
 
 if TYPE_CHECKING:
-    from edge.sink import Item
+    from edge.results.sink import Item
 
 RUN = secrets.token_hex(4)  # frame ids and monotonic clocks begin anew with each start
 FLUSH_S = 2.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge.zones import COUNTS, Place
+from edge.results.zones import COUNTS, Place
 from sightline import __version__
 from sightline.predictions import ModelId
 

@@ -26,8 +26,8 @@ from edge.capture.mailbox import Inbox, Slot
 from edge.capture.sources.factory import find_source
 from edge.credentials import expand
 from edge.inference.model import open_model
-from edge.results import Results
-from edge.tally import Tally
+from edge.results.counters import Tally
+from edge.results.publisher import Results
 from sightline.bare import read_for
 from sightline.predictions import Result
 from sightline.preprocess import Frame

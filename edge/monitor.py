@@ -9,9 +9,9 @@ from pathlib import Path
 
 from edge.capture.capture import LIVE, STILL, Capture
 from edge.inference.hot_reload import Swap
-from edge.results import Results
-from edge.sink import Sink
-from edge.tally import Tally
+from edge.results.counters import Tally
+from edge.results.publisher import Results
+from edge.results.sink import Sink
 
 SEEN_S = 5.0  # without a frame, or without a look beyond the time that a look at each camera takes
 Problems = dict[str, dict[str, str]]

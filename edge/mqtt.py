@@ -28,15 +28,15 @@ from edge.credentials import load_key_pair
 from edge.delivery import FLUSH_S, Promised, payload
 from edge.homeassistant import STATUS, discovery, discovery_topic
 from edge.outbox import Message, Outbox
+from edge.results.zones import COUNTS, Passage, Place
 from edge.wanted import What
-from edge.zones import COUNTS, Passage, Place
 from sightline.errors import ConfigError
 from sightline.predictions import Detection, ModelId, Pose, Result
 from sightline.preprocess import Frame
 from sightline.text import slug, slugs
 
 if TYPE_CHECKING:
-    from edge.sink import Item
+    from edge.results.sink import Item
 
 KEEPALIVE_S = 15
 CONNECT_S = 5.0

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from edge.capture.mailbox import Slot
 from edge.credentials import expand
 from edge.log import Log
-from edge.open_events import OpenEvents
-from edge.results import Observer
-from edge.rules import Event, Rule, Watcher, parse_rule
-from edge.sink import Sink
+from edge.results.event_rules import Event, Rule, Watcher, parse_rule
+from edge.results.open_events import OpenEvents
+from edge.results.publisher import Observer
+from edge.results.sink import Sink
+from edge.results.zones import Counter, Place, parse_place
 from edge.sinks import JsonLines, Rotation
 from edge.snapshots import Snapshots
 from edge.wanted import What
-from edge.zones import Counter, Place, parse_place
 from sightline.documents import home
 from sightline.errors import ConfigError
 from sightline.predictions import ModelId, Result

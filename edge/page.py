@@ -18,7 +18,7 @@ import numpy as np
 
 from edge.capture.mailbox import Slot
 from edge.monitor import Monitor, Problems
-from edge.sink import memory_bytes
+from edge.results.sink import memory_bytes
 from sightline.errors import DeviceError, reason
 from sightline.predictions import Result
 from sightline.preprocess import Frame, InputSpec, Preprocessor

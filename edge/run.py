@@ -30,10 +30,10 @@ from edge.inference.hot_reload import Swap
 from edge.inference.model import Model, open_model, stamp_of
 from edge.log import Events, Log
 from edge.record import Recorder
-from edge.results import Observer, Results
-from edge.sink import Sink
+from edge.results.counters import Tally
+from edge.results.publisher import Observer, Results
+from edge.results.sink import Sink
 from edge.sinks import JsonLines, Text
-from edge.tally import Tally
 from edge.watchdog import Watchdog
 from sightline.bare import read_for
 from sightline.device import DeviceConfig

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.sink import Sink
+from edge.results.sink import Sink
 from edge.wanted import Wanted, What
 from sightline.predictions import Detection, Pose, Result
 from sightline.text import one_line
 
 if TYPE_CHECKING:
-    from edge.sink import Item
+    from edge.results.sink import Item
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from sightline.predictions import Detection, Pose, Result
 
 if TYPE_CHECKING:
-    from edge.sink import Item
+    from edge.results.sink import Item
 
 What = Literal["results", "changes", "events"]
 CHANGES_S = 1.0  # between two changes of one camera, at least

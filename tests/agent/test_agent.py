@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 import edge.inference.time_limit
-import edge.results
+import edge.results.publisher
 from edge import agent
 from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox
 from edge.inference.model import Model, open_model
-from edge.results import Results
-from edge.sink import Sink
-from edge.tally import Tally
+from edge.results.counters import Tally
+from edge.results.publisher import Results
+from edge.results.sink import Sink
 from sightline.bundle import read_bundle
 from sightline.device import load_device
 from sightline.predictions import Result
@@ -155,7 +155,7 @@ def test_a_frame_that_is_too_old_is_not_looked_at_and_it_is_said(bundle: Path) -
 def test_a_stuck_interpreter_is_told_while_it_is_stuck_and_stops_the_progress(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge.results, "SILENCE_S", 0.3)
+    monkeypatch.setattr(edge.results.publisher, "SILENCE_S", 0.3)
     monkeypatch.setattr(edge.inference.time_limit, "MINIMUM_S", 0.6)
     with running(bundle, Frames("a", 0.02)) as r:
         wait_until(lambda: r.tally.frames >= 5)
@@ -173,7 +173,7 @@ def test_a_stuck_interpreter_is_told_while_it_is_stuck_and_stops_the_progress(
 
 def test_cameras_behind_a_slow_model_are_seen_all_the_time(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each gets its turn after 0.8 s, which is longer than a silence."""
-    monkeypatch.setattr(edge.results, "SILENCE_S", 0.5)
+    monkeypatch.setattr(edge.results.publisher, "SILENCE_S", 0.5)
     with running(bundle, Frames("a", 0.02), Frames("b", 0.02)) as r:
         r.interpreter.seconds = 0.4
         wait_until(lambda: r.tally.frames >= 6, within_s=10)

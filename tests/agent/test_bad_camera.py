@@ -19,9 +19,9 @@ from edge.capture.mailbox import Inbox
 from edge.capture.sources import mjpeg, stream
 from edge.capture.sources.factory import find_source
 from edge.inference.model import open_model
-from edge.results import Results
-from edge.sink import Sink
-from edge.tally import Tally
+from edge.results.counters import Tally
+from edge.results.publisher import Results
+from edge.results.sink import Sink
 from sightline.bundle import read_bundle
 from sightline.device import load_device
 from sightline.predictions import Result

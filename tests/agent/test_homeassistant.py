@@ -13,7 +13,7 @@ import pytest
 
 from edge.homeassistant import discovery, discovery_topic
 from edge.mqtt import state_of
-from edge.zones import Place
+from edge.results.zones import Place
 from sightline.predictions import Cause, Classification, ModelId, Result
 from sightline.text import slugs
 

@@ -23,7 +23,7 @@ from edge.capture.capture import LIVE, STILL
 from edge.machine import look_at
 from edge.monitor import Monitor
 from edge.prometheus import EDGES_MS, exposition
-from edge.tally import Tally
+from edge.results.counters import Tally
 from sightline.predictions import Cause, ModelId
 
 _SAMPLE = re.compile(r'([a-zA-Z_:][\w:]*)(?:\{((?:[a-z0-9_]+="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)')

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from edge.open_events import OpenEvents
-from edge.rules import Event
+from edge.results.event_rules import Event
+from edge.results.open_events import OpenEvents
 from sightline.predictions import ModelId
 
 EVENT = Event(

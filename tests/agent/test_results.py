@@ -12,9 +12,9 @@ import pytest
 from edge.capture.capture import HANGS, LIVE, STILL
 from edge.inference.time_limit import MINIMUM_S, SLOWER, stuck_after_s
 from edge.monitor import Monitor
-from edge.results import Results
-from edge.sink import Sink
-from edge.tally import Tally
+from edge.results.counters import Tally
+from edge.results.publisher import Results
+from edge.results.sink import Sink
 from sightline.errors import DeviceError
 from sightline.predictions import Cause, ModelId, Result
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.rules import MARGIN, UNSEEN_S, UPDATE_S, Event, Rule, Watcher, parse_rule
+from edge.results.event_rules import MARGIN, UNSEEN_S, UPDATE_S, Event, Rule, Watcher, parse_rule
 from edge.snapshots import Snapshots
 from edge.wanted import Wanted
 from sightline.errors import ConfigError

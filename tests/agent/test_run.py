@@ -21,12 +21,12 @@ import pytest
 
 import sightline.predictions
 from edge import agent
-from edge import results as results_thread
 from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox
 from edge.inference.model import open_model
-from edge.sink import Sink
-from edge.tally import Tally
+from edge.results import publisher as results_thread
+from edge.results.counters import Tally
+from edge.results.sink import Sink
 from sightline.bundle import read_bundle
 from sightline.device import load_device
 from sightline.predictions import Result

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import edge.sink
-from edge.sink import Sink
+import edge.results.sink
+from edge.results.sink import Sink
 from edge.sinks import JsonLines, Rotation, Text
 from sightline.predictions import Box, Cause, Classification, ModelId, Region, Result
 
@@ -72,7 +72,7 @@ def wait_until(condition: Callable[[], bool], within_s: float = 3.0) -> None:
 
 
 def test_a_slow_sink_costs_a_camera_results_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.sink, "QUEUE_LENGTH", 4)
+    monkeypatch.setattr(edge.results.sink, "QUEUE_LENGTH", 4)
     sink = Slow(lossless=False)
     sink.start()
     sink.put(result(0))
@@ -89,7 +89,7 @@ def test_a_slow_sink_costs_a_camera_results_and_no_time(monkeypatch: pytest.Monk
 
 
 def test_a_slow_sink_costs_a_replay_time_and_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.sink, "QUEUE_LENGTH", 4)
+    monkeypatch.setattr(edge.results.sink, "QUEUE_LENGTH", 4)
     sink = Slow(lossless=True, seconds=0.005)
     sink.start()
     began = time.monotonic()
@@ -154,7 +154,7 @@ def test_a_fault_of_our_own_in_a_sink_is_told_and_counted(lossless: bool) -> Non
 
 @pytest.mark.parametrize("lossless", [False, True])
 def test_a_full_disk_is_told_and_stops_nobody(lossless: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.sink, "QUEUE_LENGTH", 4)
+    monkeypatch.setattr(edge.results.sink, "QUEUE_LENGTH", 4)
     sink = JsonLines(Path("/dev/full"), lossless=lossless)
     sink.start()
     began = time.monotonic()

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from edge.stats import Histogram
+from edge.results.histogram import Histogram
 
 
 def filled(values: np.ndarray) -> Histogram:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.tracking import SURE, compare
-from edge.track import LOW, Tracker, TrackerConfig, overlaps
+from edge.results.tracker import LOW, Tracker, TrackerConfig, overlaps
 from sightline.predictions import Box, Detection
 
 

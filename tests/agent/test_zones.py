@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.zones import GONE_S, Counter, Passage, Place, parse_place
+from edge.results.zones import GONE_S, Counter, Passage, Place, parse_place
 from sightline.errors import ConfigError
 from sightline.predictions import Box, Cause, Detection, ModelId, Result
 from tests.agent.conftest import write_crossing

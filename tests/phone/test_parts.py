@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.track import LOW, Tracker
+from edge.results.tracker import LOW, Tracker
 from sightline.decode import OutputSpec, decode
 from sightline.detect import detect
 from sightline.interpreter import Tensor

@@ -1,4 +1,4 @@
-// Which box is the one of the frame before, as edge/track.py has it: sure boxes first, then the unsure, in seconds.
+// Which box is the one of the frame before, as edge/results/tracker.py has it: sure boxes first, then the unsure, in seconds.
 
 const LOW = 0.1, SAME = 0.6, CONFIRM = 2, KEEP_S = 2, GROW = 0.3, MEET = 0.15, MEET_UNSURE = 0.4, MOST = 200;
 const MEASURED = 0.05, ACCELERATION = 3;

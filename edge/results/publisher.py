@@ -16,9 +16,9 @@ from edge.capture.capture import HANGS, LIVE, STILL, Capture
 from edge.capture.mailbox import Slot
 from edge.inference.model import Model
 from edge.inference.time_limit import stuck_after_s
-from edge.sink import Sink
-from edge.tally import Tally
-from edge.track import LOW, Tracker
+from edge.results.counters import Tally
+from edge.results.sink import Sink
+from edge.results.tracker import LOW, Tracker
 from sightline.answer import answer as read
 from sightline.errors import DeviceError
 from sightline.predictions import Cause, Detection, Prediction, Result

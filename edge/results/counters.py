@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge.stats import Histogram
+from edge.results.histogram import Histogram
 from sightline.predictions import Result
 
 WINDOW_S = 3.0

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from sightline.predictions import Pose, Region, Result
 
 if TYPE_CHECKING:
-    from edge.rules import Event
-    from edge.zones import Passage
+    from edge.results.event_rules import Event
+    from edge.results.zones import Passage
 
     Item = Result | Event | Passage
 

@@ -9,15 +9,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.rules import Event
-from edge.sink import Sink
+from edge.results.event_rules import Event
+from edge.results.sink import Sink
 from sightline.documents import parse_json, read_bytes, utf8
 from sightline.errors import InputError, SightlineError
 from sightline.files import LARGEST_DOCUMENT, write_file
 from sightline.predictions import ModelId
 
 if TYPE_CHECKING:
-    from edge.sink import Item
+    from edge.results.sink import Item
 
 NUMBERS = ("score", "best", "seconds")  # of an event; all else of it is text
 
