@@ -19,9 +19,9 @@ from pathlib import Path
 from unittest import mock
 
 from benchmarks.agent import show
-from edge import mqtt as module
-from edge.mqtt import Mqtt, parse_broker
-from edge.outbox import Outbox
+from edge.outputs import mqtt as module
+from edge.outputs.mqtt import Mqtt, parse_broker
+from edge.outputs.outbox import Outbox
 from sightline.predictions import Classification, ModelId, Result
 
 MODEL = ModelId("m", "1", "ab" * 32)

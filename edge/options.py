@@ -1,4 +1,4 @@
-"""The options of `sightline run` that say where results go; `edge.outputs` makes of them what they say."""
+"""The options of `sightline run` that say where results go; `edge.outputs.factory` makes of them what they say."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from edge.capture.capture import LIVE, STILL
-from edge.delivery import Promised
 from edge.machine import look_at, this_process
 from edge.monitor import Monitor
+from edge.outputs.durable_sink import Promised
 
 # upper edges of the histogram's buckets
 EDGES_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)

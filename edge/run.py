@@ -28,12 +28,12 @@ from edge.config import AgentConfig, CameraConfig
 from edge.credentials import clear_text_warnings, expand, read_env_file, seen_by_all
 from edge.inference.hot_reload import Swap
 from edge.inference.model import Model, open_model, stamp_of
-from edge.log import Events, Log
-from edge.record import Recorder
+from edge.outputs.event_log import Events, Log
+from edge.outputs.file_sinks import JsonLines, Text
+from edge.outputs.recorder import Recorder
 from edge.results.counters import Tally
 from edge.results.publisher import Observer, Results
 from edge.results.sink import Sink
-from edge.sinks import JsonLines, Text
 from edge.watchdog import Watchdog
 from sightline.bare import read_for
 from sightline.device import DeviceConfig
@@ -44,7 +44,7 @@ from sightline.text import one_line
 from sightline.timestamps import utc_now
 
 if TYPE_CHECKING:
-    from edge.outputs import Outputs
+    from edge.outputs.factory import Outputs
     from edge.page import Page
     from edge.web import Web
 
@@ -121,7 +121,7 @@ def run_agent(
         else:
             sinks.append(Text(lossless=lossless, stopping=stopping))
         if o["output"] or o["mqtt"] or o["webhook"] or o["rules"] or o["zones"] or o["lines"]:
-            from edge.outputs import Agent, Outputs, default_name  # SQLite and paho-mqtt cost 80 ms
+            from edge.outputs.factory import Agent, Outputs, default_name  # SQLite and paho-mqtt cost 80 ms
 
             def facts() -> dict[str, Any]:
                 from edge.machine import look_at

@@ -22,7 +22,7 @@ from edge.credentials import (
     shows_credentials,
     without_credentials,
 )
-from edge.webhook import parse_receiver
+from edge.outputs.webhook import parse_receiver
 from sightline.errors import InputError
 
 SECRET = "hun/t@er:2?#%é ter"

@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edge.homeassistant import discovery, discovery_topic
-from edge.mqtt import state_of
+from edge.outputs.homeassistant import discovery, discovery_topic
+from edge.outputs.mqtt import state_of
 from edge.results.zones import Place
 from sightline.predictions import Cause, Classification, ModelId, Result
 from sightline.text import slugs

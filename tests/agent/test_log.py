@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-import edge.log
-from edge.log import Events, Log
+import edge.outputs.event_log
+from edge.outputs.event_log import Events, Log
 from sightline.predictions import Cause, Code, ModelId, Result
 
 MODEL = ModelId("colours", "1", "0" * 64)
@@ -56,7 +56,7 @@ def test_each_camera_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_left_out_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(edge.log.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(edge.outputs.event_log.time, "monotonic", lambda: clock[0])
     lines: list[str] = []
     log = Log(lines.append, on_terminal=True)
     for _ in range(100):

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from edge.outbox import OVERHEAD, Message, Outbox
+from edge.outputs.outbox import OVERHEAD, Message, Outbox
 from sightline.errors import ConfigError
 
 LIMIT = 1_000_000
@@ -75,7 +75,7 @@ def test_they_outlive_the_process(path: Path, outbox: Outbox) -> None:
 
 WRITER = """
 import sys, pathlib
-from edge.outbox import Outbox
+from edge.outputs.outbox import Outbox
 box = Outbox(pathlib.Path(sys.argv[1]), 10**8)
 for i in range(10**6):
     box.put("mqtt", [(f"k{i}", "t", b"x" * 200)])
@@ -181,7 +181,7 @@ def test_a_damaged_file_is_put_aside_and_the_agent_goes_on(path: Path, outbox: O
 
 FULL = """
 import pathlib, resource, sys
-from edge.outbox import Outbox
+from edge.outputs.outbox import Outbox
 path, room, number = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 box = Outbox(path, 10**8)
 unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -328,7 +328,7 @@ def test_a_full_disk_takes_one_message_in_the_place_of_another(
     path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outbox.put("mqtt", messages(0, 500, size=100))
-    monkeypatch.setattr("edge.outbox.RESERVE", 1 << 60)  # as if the disk were full
+    monkeypatch.setattr("edge.outputs.outbox.RESERVE", 1 << 60)  # as if the disk were full
     for i in range(500, 520):
         outbox.put("mqtt", messages(i, i + 1, size=100))
     gap, *rest = everything(outbox)
@@ -373,7 +373,7 @@ def test_every_accepted_message_is_there_or_a_gap_says_that_it_is_not(steps: lis
             if kind == "again":
                 box.again("mqtt")
             if kind == "full":
-                with mock.patch("edge.outbox.RESERVE", 1 << 60):
+                with mock.patch("edge.outputs.outbox.RESERVE", 1 << 60):
                     box.put("mqtt", messages(accepted, accepted + 1, size=500))
                     accepted += 1
             if kind in ("remove", "replace", "empty"):

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-import edge.record
+import edge.outputs.recorder
 from edge.capture.mailbox import Slot
 from edge.capture.sources.recording import Recording, ReplayOptions
-from edge.record import Recorder
+from edge.outputs.recorder import Recorder
 from sightline.errors import ConfigError, IntegrityError, ModelError
 from sightline.files import file_table, seal
 from sightline.predictions import Cause, Classification, ModelId, Result
@@ -283,7 +283,7 @@ def test_a_disk_that_hangs_does_not_keep_the_agent_from_ending(
     import threading
 
     gate = threading.Event()
-    monkeypatch.setattr(edge.record, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(edge.outputs.recorder, "PATIENCE_S", 0.1)
     monkeypatch.setattr(Recorder, "_write", lambda *_: gate.wait(20))
     recorder = Recorder(tmp_path / "kept", lossless=lossless, options=ReplayOptions())
     fill(recorder, 30)

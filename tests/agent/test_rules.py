@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.outputs.send_filter import Wanted
+from edge.outputs.snapshots import Snapshots
 from edge.results.event_rules import MARGIN, UNSEEN_S, UPDATE_S, Event, Rule, Watcher, parse_rule
-from edge.snapshots import Snapshots
-from edge.wanted import Wanted
 from sightline.errors import ConfigError
 from sightline.predictions import Cause, Classification, Code, ModelId, Result
 from sightline.text import slug, slugs

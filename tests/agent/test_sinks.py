@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 import edge.results.sink
+from edge.outputs.file_sinks import JsonLines, Rotation, Text
 from edge.results.sink import Sink
-from edge.sinks import JsonLines, Rotation, Text
 from sightline.predictions import Box, Cause, Classification, ModelId, Region, Result
 
 MODEL = ModelId("colours", "1", "0" * 64)
@@ -219,7 +219,7 @@ def test_a_file_is_opened_again_after_a_fault(tmp_path: Path) -> None:
 FULL_FOR_A_WHILE = """
 import resource, sys
 from pathlib import Path
-from edge.sinks import JsonLines
+from edge.outputs.file_sinks import JsonLines
 from tests.agent.test_sinks import result
 
 sink = JsonLines(Path(sys.argv[1]), lossless=True)

@@ -20,9 +20,9 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from edge.capture.mailbox import Slot
-from edge.mqtt import Mqtt, parse_broker
-from edge.outbox import Outbox
-from edge.webhook import Webhook, parse_receiver
+from edge.outputs.mqtt import Mqtt, parse_broker
+from edge.outputs.outbox import Outbox
+from edge.outputs.webhook import Webhook, parse_receiver
 from sightline.errors import ConfigError
 from sightline.predictions import Classification, ModelId, Result
 from tests.broker import wait_until
@@ -71,8 +71,8 @@ def acknowledged(broker: FakeBroker) -> tuple[set[int], int]:
 def _impatient() -> Iterator[None]:
     with ExitStack() as stack:
         for name, value in {"BACKOFF_S": 0.02, "DELETE_S": 0.02, "STATE_S": 0.0, "ACKNOWLEDGED_S": 0.4}.items():
-            stack.enter_context(mock.patch(f"edge.mqtt.{name}", value))
-        stack.enter_context(mock.patch("edge.mqtt.FLUSH_S", 0.2))
+            stack.enter_context(mock.patch(f"edge.outputs.mqtt.{name}", value))
+        stack.enter_context(mock.patch("edge.outputs.mqtt.FLUSH_S", 0.2))
         yield
 
 
@@ -144,7 +144,7 @@ def test_a_number_that_comes_round_again_acknowledges_nothing(tmp_path: Path, _i
 
     with (
         mock.patch.object(paho.Client, "_mid_generate", shorter),
-        mock.patch("edge.mqtt.ACKNOWLEDGED_S", 60),
+        mock.patch("edge.outputs.mqtt.ACKNOWLEDGED_S", 60),
         fake_broker() as broker,
         sending(broker.port, tmp_path) as mqtt,
     ):
@@ -199,7 +199,7 @@ def test_images_wait_for_a_slow_link_and_only_the_newest_is_kept(tmp_path: Path,
 
 @pytest.mark.parametrize("shape", [(20000, 3), (3, 20000), (1, 1), (70000, 1400)])
 def test_an_image_of_any_shape_becomes_a_small_one_or_none(shape: tuple[int, int]) -> None:
-    from edge.mqtt import _jpeg
+    from edge.outputs.mqtt import _jpeg
 
     assert len(_jpeg(np.zeros((*shape, 3), np.uint8))) < 100_000
 
@@ -230,11 +230,11 @@ def test_every_accepted_message_is_acknowledged_or_in_a_gap(steps: list[tuple[st
     number = unaccepted = 0
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder, fake_broker() as broker:
         for name, value in {"BACKOFF_S": 0.02, "BACKOFF_MAX_S": 0.1, "DELETE_S": 0.02, "ACKNOWLEDGED_S": 0.3}.items():
-            stack.enter_context(mock.patch(f"edge.mqtt.{name}", value))
-        stack.enter_context(mock.patch("edge.mqtt.STATE_S", 0.0))
-        stack.enter_context(mock.patch("edge.mqtt.FLUSH_S", 0.1))
-        stack.enter_context(mock.patch("edge.mqtt.CONNECT_S", 0.5))
-        stack.enter_context(mock.patch("edge.delivery.FLUSH_S", 0.1))
+            stack.enter_context(mock.patch(f"edge.outputs.mqtt.{name}", value))
+        stack.enter_context(mock.patch("edge.outputs.mqtt.STATE_S", 0.0))
+        stack.enter_context(mock.patch("edge.outputs.mqtt.FLUSH_S", 0.1))
+        stack.enter_context(mock.patch("edge.outputs.mqtt.CONNECT_S", 0.5))
+        stack.enter_context(mock.patch("edge.outputs.durable_sink.FLUSH_S", 0.1))
         running = ExitStack()
         mqtt = running.enter_context(sending(broker.port, Path(folder)))
         for kind, value in steps:
@@ -247,7 +247,7 @@ def test_every_accepted_message_is_acknowledged_or_in_a_gap(steps: list[tuple[st
             if kind == "remove":
                 (Path(folder) / "outbox.sqlite").unlink(missing_ok=True)
             if kind == "full":
-                with mock.patch("edge.outbox.RESERVE", 1 << 60):
+                with mock.patch("edge.outputs.outbox.RESERVE", 1 << 60):
                     mqtt.put(result(number))
                     number += 1
                     time.sleep(0.05)

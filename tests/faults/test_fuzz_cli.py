@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from edge import access, outputs
+from edge import access
+from edge.outputs import factory as outputs
 from sightline import cli
 from sightline.errors import ConfigError
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from edge.mqtt import parse_broker
+from edge.outputs.mqtt import parse_broker
 from sightline.bundle import read_bundle, write_bundle
 from sightline.errors import ConfigError
 from tests.broker import Received, broker, free_port, subscriber, wait_until

@@ -19,9 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge import delivery, webhook
-from edge.outbox import Outbox
-from edge.webhook import Webhook, parse_headers, parse_receiver
+from edge.outputs import durable_sink as delivery
+from edge.outputs import webhook
+from edge.outputs.outbox import Outbox
+from edge.outputs.webhook import Webhook, parse_headers, parse_receiver
 from sightline.errors import ConfigError
 from sightline.predictions import Classification, ModelId, Result
 from tests.broker import free_port, wait_until
@@ -355,7 +356,7 @@ def test_a_fault_of_our_own_in_a_sender_is_told_and_it_goes_on(tmp_path: Path, m
 
 
 def test_a_full_outbox_is_a_problem_that_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.outbox.RESERVE", 1 << 60)  # as if the disk were full
+    monkeypatch.setattr("edge.outputs.outbox.RESERVE", 1 << 60)  # as if the disk were full
     with receiver(lambda _: status(200)) as (address, _), sending(address, tmp_path) as hook:
         hook.put(result(0))
         wait_until(lambda: hook.outbox.dropped["webhook"] == 1, 3)
@@ -381,8 +382,8 @@ def test_every_message_is_taken_or_refused_by_an_answer_of_its_own(answers: list
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("edge.webhook.BACKOFF_S", 0.001),
-        mock.patch("edge.webhook.BACKOFF_MAX_S", 0.01),
+        mock.patch("edge.outputs.webhook.BACKOFF_S", 0.001),
+        mock.patch("edge.outputs.webhook.BACKOFF_MAX_S", 0.01),
         receiver(answer) as (address, requests),
         sending(address, Path(folder)) as hook,
     ):

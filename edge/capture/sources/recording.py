@@ -1,4 +1,4 @@
-"""A recording that `edge.record` kept, replayed: do the same frames give the same answers?"""
+"""A recording that `edge.outputs.recorder` kept, replayed: do the same frames give the same answers?"""
 
 from __future__ import annotations
 

@@ -25,11 +25,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.capture.mailbox import Slot
 from edge.credentials import load_key_pair
-from edge.delivery import FLUSH_S, Promised, payload
-from edge.homeassistant import STATUS, discovery, discovery_topic
-from edge.outbox import Message, Outbox
+from edge.outputs.durable_sink import FLUSH_S, Promised, payload
+from edge.outputs.homeassistant import STATUS, discovery, discovery_topic
+from edge.outputs.outbox import Message, Outbox
+from edge.outputs.send_filter import What
 from edge.results.zones import COUNTS, Passage, Place
-from edge.wanted import What
 from sightline.errors import ConfigError
 from sightline.predictions import Detection, ModelId, Pose, Result
 from sightline.preprocess import Frame

@@ -11,9 +11,9 @@ import secrets
 import threading
 from typing import TYPE_CHECKING, Any
 
-from edge.outbox import Message, Outbox
+from edge.outputs.outbox import Message, Outbox
+from edge.outputs.send_filter import Wanted, What
 from edge.results.sink import Sink
-from edge.wanted import Wanted, What
 from sightline.predictions import Result
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge.outputs.send_filter import Wanted, What
 from edge.results.sink import Sink
-from edge.wanted import Wanted, What
 from sightline.predictions import Detection, Pose, Result
 from sightline.text import one_line
 

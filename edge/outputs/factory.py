@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from edge.capture.mailbox import Slot
 from edge.credentials import expand
-from edge.log import Log
+from edge.outputs.event_log import Log
+from edge.outputs.file_sinks import JsonLines, Rotation
+from edge.outputs.send_filter import What
+from edge.outputs.snapshots import Snapshots
 from edge.results.event_rules import Event, Rule, Watcher, parse_rule
 from edge.results.open_events import OpenEvents
 from edge.results.publisher import Observer
 from edge.results.sink import Sink
 from edge.results.zones import Counter, Place, parse_place
-from edge.sinks import JsonLines, Rotation
-from edge.snapshots import Snapshots
-from edge.wanted import What
 from sightline.documents import home
 from sightline.errors import ConfigError
 from sightline.predictions import ModelId, Result
@@ -29,7 +29,7 @@ from sightline.text import slug
 from sightline.timestamps import utc_now
 
 if TYPE_CHECKING:
-    from edge.outbox import Outbox
+    from edge.outputs.outbox import Outbox
 
 FILE_MB = 100  # of a camera's file, which nobody ends, before it is rotated
 
@@ -85,11 +85,11 @@ class Outputs:
             what: What = "results" if send == "changes" and not o["send"] else send
             self.sinks.append(JsonLines(o["output"], what=what, rotation=rotation, **shared))
         if o["mqtt"] or o["webhook"]:
-            from edge.outbox import Outbox
+            from edge.outputs.outbox import Outbox
 
             self.outbox = Outbox(_outbox(o["outbox"], agent.name), o["outbox_mb"] * 1_000_000)
         if self.outbox and o["mqtt"]:
-            from edge.mqtt import Mqtt, parse_broker  # 60 ms, which others need not pay
+            from edge.outputs.mqtt import Mqtt, parse_broker  # 60 ms, which others need not pay
 
             files = {"ca": o["mqtt_ca"], "certificate": o["mqtt_cert"], "key": o["mqtt_key"]}
             mqtt = Mqtt(
@@ -109,7 +109,7 @@ class Outputs:
             self.sinks.append(mqtt)
             self.observers.append(mqtt.observe)
         if self.outbox and o["webhook"]:
-            from edge.webhook import Webhook, parse_headers, parse_receiver
+            from edge.outputs.webhook import Webhook, parse_headers, parse_receiver
 
             headers = parse_headers(tuple(_filled(line, environment) for line in o["webhook_header"]))
             receiver = parse_receiver(expand(o["webhook"], environment, "--webhook"), headers)

@@ -20,9 +20,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from edge.credentials import without_path
-from edge.delivery import FLUSH_S, Promised, payload
-from edge.outbox import Message, Outbox
-from edge.wanted import What
+from edge.outputs.durable_sink import FLUSH_S, Promised, payload
+from edge.outputs.outbox import Message, Outbox
+from edge.outputs.send_filter import What
 from sightline import __version__
 from sightline.errors import ConfigError
 

@@ -1,0 +1,1 @@
+"""Where results go: terminal, files, MQTT, webhooks, snapshots and recordings."""
