@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from edge.capture.mailbox import Slot
-from edge.monitor import Monitor, Problems
+from edge.monitoring.health import Monitor, Problems
 from edge.results.sink import memory_bytes
 from sightline.errors import DeviceError, reason
 from sightline.predictions import Result

@@ -184,7 +184,7 @@ def run_agent(
         def show_page(after_s: float) -> None:
             nonlocal page, web
             results.said.wait(after_s)
-            from edge.monitor import Monitor
+            from edge.monitoring.health import Monitor
             from edge.page import Page
 
             def status() -> dict[str, Any]:

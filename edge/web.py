@@ -17,9 +17,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from edge.access import Access
-from edge.monitor import Monitor, Problems
+from edge.monitoring.health import Monitor, Problems
+from edge.monitoring.prometheus import exposition
 from edge.page import Page
-from edge.prometheus import exposition
 from edge.server import Handler, Server, read_now
 from sightline.errors import ConfigError, DeviceError, fault_type
 from sightline.predictions import SCHEMA_FILE

@@ -21,8 +21,8 @@ import pytest
 
 from edge.capture.capture import LIVE, STILL
 from edge.machine import look_at
-from edge.monitor import Monitor
-from edge.prometheus import EDGES_MS, exposition
+from edge.monitoring.health import Monitor
+from edge.monitoring.prometheus import EDGES_MS, exposition
 from edge.results.counters import Tally
 from sightline.predictions import Cause, ModelId
 

@@ -11,7 +11,7 @@ import pytest
 
 from edge.capture.capture import HANGS, LIVE, STILL
 from edge.inference.time_limit import MINIMUM_S, SLOWER, stuck_after_s
-from edge.monitor import Monitor
+from edge.monitoring.health import Monitor
 from edge.results.counters import Tally
 from edge.results.publisher import Results
 from edge.results.sink import Sink

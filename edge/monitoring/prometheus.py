@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from edge.capture.capture import LIVE, STILL
 from edge.machine import look_at, this_process
-from edge.monitor import Monitor
+from edge.monitoring.health import Monitor
 from edge.outputs.durable_sink import Promised
 
 # upper edges of the histogram's buckets
