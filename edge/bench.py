@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from edge.inference.model import Model, open_model
-from edge.machine import look_at
+from edge.system.machine import look_at
 from sightline.answer import answer
 from sightline.bare import read_model
 from sightline.child import python

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from edge.bench import check_noise, cold_start_ms, compared, measure, subjects, sustain
-from edge.hardware import look
 from edge.inference.self_test import try_in_child
+from edge.system.hardware import look
 from sightline import __version__
 from sightline.bare import read_model
 from sightline.bundle import add_evidence

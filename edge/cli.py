@@ -73,7 +73,7 @@ def run(
         if os.environ.get("NOTIFY_SOCKET"):
             raise ConfigError("--supervise: somebody watches this process already (systemd, or another --supervise)")
         arguments = [a for a in sys.argv[1:] if a != "--supervise"]
-        os.execv(sys.executable, python("edge.supervise", *arguments))  # a small process of its own
+        os.execv(sys.executable, python("edge.system.supervisor", *arguments))  # a small process of its own
     given = hide_arguments(given)  # may start it again
     source, o["webhook_header"] = tuple(given["source"]), tuple(given["webhook_header"])
     (o["mqtt"],), (o["webhook"],) = given["mqtt"], given["webhook"]

@@ -7,7 +7,7 @@ import json
 
 import click
 
-from edge.hardware import Hardware, look
+from edge.system.hardware import Hardware, look
 from sightline.device import device_names, load_device
 
 

@@ -34,7 +34,7 @@ from edge.outputs.recorder import Recorder
 from edge.results.counters import Tally
 from edge.results.publisher import Observer, Results
 from edge.results.sink import Sink
-from edge.watchdog import Watchdog
+from edge.system.sd_notify import Watchdog
 from sightline.bare import read_for
 from sightline.device import DeviceConfig
 from sightline.errors import ConfigError, DeviceError, SightlineError, fault_type
@@ -124,7 +124,7 @@ def run_agent(
             from edge.outputs.factory import Agent, Outputs, default_name  # SQLite and paho-mqtt cost 80 ms
 
             def facts() -> dict[str, Any]:
-                from edge.machine import look_at
+                from edge.system.machine import look_at
 
                 celsius = look_at().celsius
                 return {"fps": round(tally.recent_fps, 1), "temperature": celsius, "threshold": results.threshold,

@@ -15,9 +15,7 @@ import sightline
 from edge.access import make_token
 from edge.cli import run
 from edge.credentials import SECRET, hidden, read_env_file, seen_by_all
-from edge.systemd_service import check_readable, remove, start, systemctl, write_files
-from edge.unit import Unit, check_unit_name
-from edge.unit_options import (
+from edge.system.run_arguments import (
     absolute_files,
     clear_text,
     device_of,
@@ -27,6 +25,8 @@ from edge.unit_options import (
     needs_token,
     values_of,
 )
+from edge.system.systemd_service import check_readable, remove, start, systemctl, write_files
+from edge.system.systemd_unit import Unit, check_unit_name
 from sightline.bare import read_model
 from sightline.device import load_device
 from sightline.errors import ConfigError

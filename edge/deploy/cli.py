@@ -22,8 +22,8 @@ from edge.deploy.kit import Kit
 from edge.deploy.release import Wanted, Wheels
 from edge.deploy.ssh import Device
 from edge.service import check_options
-from edge.unit import check_unit_name
-from edge.unit_options import device_of
+from edge.system.run_arguments import device_of
+from edge.system.systemd_unit import check_unit_name
 from sightline.bare import read_model
 from sightline.device import load_device
 from sightline.errors import ConfigError, SightlineError

@@ -9,8 +9,8 @@ from typing import Literal
 
 from edge.deploy.found import Found
 from edge.deploy.ssh import Device
-from edge.unit import Unit
-from edge.unit_options import LOCAL, device_of, files_of, has_page, has_ribbon_camera, settings_of, with_file
+from edge.system.run_arguments import LOCAL, device_of, files_of, has_page, has_ribbon_camera, settings_of, with_file
+from edge.system.systemd_unit import Unit
 from sightline.bundle import Bundle
 from sightline.device import load_device
 from sightline.errors import ConfigError

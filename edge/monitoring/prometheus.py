@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from edge.capture.capture import LIVE, STILL
-from edge.machine import look_at, this_process
 from edge.monitoring.health import Monitor
 from edge.outputs.durable_sink import Promised
+from edge.system.machine import look_at, this_process
 
 # upper edges of the histogram's buckets
 EDGES_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)

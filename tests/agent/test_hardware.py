@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from edge import hardware
 from edge.capture.sources.v4l2 import Node
 from edge.devices_cli import describe
-from edge.hardware import look
+from edge.system import hardware
+from edge.system.hardware import look
 from tests.conftest import Sightline
 
 # v4l2-ctl --list-formats-ext of a Logitech C920, shortened: {format: {size: rates}}

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from edge.capture.capture import LIVE, STILL
-from edge.machine import look_at
 from edge.monitoring.health import Monitor
 from edge.monitoring.prometheus import EDGES_MS, exposition
 from edge.results.counters import Tally
+from edge.system.machine import look_at
 from sightline.predictions import Cause, ModelId
 
 _SAMPLE = re.compile(r'([a-zA-Z_:][\w:]*)(?:\{((?:[a-z0-9_]+="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)')

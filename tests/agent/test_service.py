@@ -14,7 +14,7 @@ import click.testing
 import pytest
 
 from edge.service import service
-from edge.unit import Unit, escape
+from edge.system.systemd_unit import Unit, escape
 from sightline.errors import ConfigError
 from tests.conftest import Sightline, need
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.watchdog import Watchdog
+from edge.system.sd_notify import Watchdog
 
 
 @contextlib.contextmanager

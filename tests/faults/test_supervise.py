@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from edge import supervise
+from edge.system import supervisor as supervise
 
-# speaks the protocol with edge.watchdog; each start does the next thing that its arguments name
+# speaks the protocol with edge.system.sd_notify; each start does the next thing that its arguments name
 CHILD = """
 import os, signal, sys, time, pathlib
-from edge.watchdog import Watchdog
+from edge.system.sd_notify import Watchdog
 count = pathlib.Path(sys.argv[1])
 n = int(count.read_text()) if count.exists() else 0
 count.write_text(str(n + 1))
@@ -58,7 +58,7 @@ if todo.startswith("late-exit"):
 time.sleep(60)
 """
 RUNNER = """
-import sys, edge.supervise as s
+import sys, edge.system.supervisor as s
 s.WATCHDOG_S, s.STARTING_S = 0.5, 1.5
 s.BACKOFF_S, s.ENDING_S = 0.3, 3.0
 from edge.inference import time_limit
@@ -284,7 +284,7 @@ def test_a_supervisor_does_not_wait_for_the_reader_of_its_stderr(reader: str) ->
     read, write = os.pipe()
     if reader == "gone":
         os.close(read)
-    program = "import edge.supervise as s\nfor _ in range(1000): s.say('x' * 999)"
+    program = "import edge.system.supervisor as s\nfor _ in range(1000): s.say('x' * 999)"
     done = subprocess.run([sys.executable, "-c", program], stderr=write, timeout=20)
     os.close(write)
     if reader == "stopped":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.capture.sources.v4l2 import RASPBERRY_PI_PORT, Node, ask
-from edge.machine import look_at
+from edge.system.machine import look_at
 
 Ioctl = Callable[[int, int, bytes], bytes]
 

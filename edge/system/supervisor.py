@@ -139,7 +139,7 @@ def _cause(code: int) -> str:
 
 
 def main() -> int:
-    """`python("edge.supervise", ARGUMENTS)`: of `sightline`, which run under supervision."""
+    """`python("edge.system.supervisor", ARGUMENTS)`: of `sightline`, which run under supervision."""
     command = python("sightline", *sys.argv[1:])
     return supervise(command, say)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from edge.unit import Unit
+from edge.system.systemd_unit import Unit
 from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_file
 
