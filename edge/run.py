@@ -45,8 +45,8 @@ from sightline.timestamps import utc_now
 
 if TYPE_CHECKING:
     from edge.outputs.factory import Outputs
-    from edge.page import Page
-    from edge.web import Web
+    from edge.web.live_page import Page
+    from edge.web.routes import Web
 
 _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
 
@@ -185,7 +185,7 @@ def run_agent(
             nonlocal page, web
             results.said.wait(after_s)
             from edge.monitoring.health import Monitor
-            from edge.page import Page
+            from edge.web.live_page import Page
 
             def status() -> dict[str, Any]:
                 return {
@@ -344,9 +344,9 @@ def _info(device: str, model: Model, sources: list[str]) -> dict[str, Any]:
 
 
 def _served(page: Page, o: Mapping[str, Any]) -> Web:
-    from edge.access import access_for
-    from edge.server import server_tls
-    from edge.web import Web  # http.server costs 20 ms, which `--no-page` need not pay
+    from edge.web.auth import access_for
+    from edge.web.http_server import server_tls
+    from edge.web.routes import Web  # http.server costs 20 ms, which `--no-page` need not pay
 
     address = o["page_address"]
     access, token = access_for(

@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 
 import sightline
-from edge.access import make_token
 from edge.cli import run
 from edge.credentials import SECRET, hidden, read_env_file, seen_by_all
 from edge.system.run_arguments import (
@@ -27,6 +26,7 @@ from edge.system.run_arguments import (
 )
 from edge.system.systemd_service import check_readable, remove, start, systemctl, write_files
 from edge.system.systemd_unit import Unit, check_unit_name
+from edge.web.auth import make_token
 from sightline.bare import read_model
 from sightline.device import load_device
 from sightline.errors import ConfigError

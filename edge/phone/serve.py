@@ -11,7 +11,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
-from edge import server
+from edge.web import http_server as server
 from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_secret
 

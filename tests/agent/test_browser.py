@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from edge.capture.mailbox import Slot
-from edge.page import Page
-from edge.web import Web, _Handler
+from edge.web.live_page import Page
+from edge.web.routes import Web, _Handler
 from sightline.bundle import read_bundle
 from sightline.predictions import Cause, Classification, Code, ModelId, Result
 from tests.browser import start_chromium
@@ -344,10 +344,10 @@ def test_who_is_one_too_many_is_told_so_and_gets_a_place_when_there_is_one(
     fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with page_of() as (page, show):
-        monkeypatch.setattr("edge.web.VIEWERS", 0)
+        monkeypatch.setattr("edge.web.routes.VIEWERS", 0)
         fresh.get(page.url)
         wait_until(lambda: text(fresh, "banner") == "too many people are looking", 10)
-        monkeypatch.setattr("edge.web.VIEWERS", 16)
+        monkeypatch.setattr("edge.web.routes.VIEWERS", 16)
         live_again(fresh, show, 0)
 
 

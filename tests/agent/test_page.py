@@ -18,11 +18,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-import edge.web
+import edge.web.routes
 import sightline.predictions
 from edge.capture.mailbox import Slot
-from edge.page import BACKLOG, Channel, Listener, Page
-from edge.web import VIEWERS, Web
+from edge.web.live_page import BACKLOG, Channel, Listener, Page
+from edge.web.routes import VIEWERS, Web
 from sightline.errors import DeviceError
 from sightline.predictions import Box, Cause, Classification, ModelId, Region, Result
 from tests.conftest import BGR
@@ -222,7 +222,7 @@ def test_it_listens_on_this_machine_only(page: Shown) -> None:
 
 
 def test_the_page_names_no_other_host() -> None:
-    site = Path(edge.web.__file__).with_name("site")
+    site = Path(edge.web.routes.__file__).with_name("static")
     for name in ("index.html", "page.js", "page.css"):
         text = (site / name).read_text().replace("http://www.w3.org/2000/svg", "")
         assert not [a for a in ("https:", "http:", "ws:", "wss:", "url(", "innerHTML", "insertAdjacent") if a in text]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from edge.access import Access, access_for
+from edge.web.auth import Access, access_for
 from tests.agent.test_browser import text
 from tests.agent.test_page import Shown, camera, wait_until
 from tests.broker import free_port

@@ -21,9 +21,10 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, RejectConnection, Request, TextMessage
 from wsproto.utilities import LocalProtocolError
 
-from edge import server, web
-from edge.access import Access, access_for, host_of
-from edge.page import BACKLOG
+from edge.web import http_server as server
+from edge.web import routes as web
+from edge.web.auth import Access, access_for, host_of
+from edge.web.live_page import BACKLOG
 from sightline.errors import ConfigError
 from tests.agent.test_page import (
     Shown,

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from edge import access
 from edge.outputs import factory as outputs
+from edge.web import auth as access
 from sightline import cli
 from sightline.errors import ConfigError
 

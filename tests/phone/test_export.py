@@ -19,7 +19,7 @@ from cryptography import x509
 
 from edge.phone.runtime import PACKAGES, runtime_files
 from edge.phone.serve import certificate, make_server
-from edge.server import server_tls
+from edge.web.http_server import server_tls
 from sightline.errors import ConfigError, DeviceError, ModelError
 from tests.conftest import Sightline
 from tests.phone.browser import served
@@ -183,8 +183,8 @@ def test_it_answers_over_ipv6_too(tmp_path: Path, address: str, shown: str) -> N
 def test_who_says_nothing_is_hung_up_on_and_takes_nobodys_place_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.server.HEAD_S", 0.5)
-    monkeypatch.setattr("edge.server.CONNECTIONS", 4)
+    monkeypatch.setattr("edge.web.http_server.HEAD_S", 0.5)
+    monkeypatch.setattr("edge.web.http_server.CONNECTIONS", 4)
     (tmp_path / "index.html").write_text("<p>here</p>")
     file = certificate(tmp_path / "state", ["127.0.0.1"])
     server = make_server(tmp_path, "127.0.0.1", 0, "", (file, None))

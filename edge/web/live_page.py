@@ -1,7 +1,7 @@
 """What the live page shows: of each camera the newest result, and its picture while somebody looks.
 
 The picture is copied, scaled and encoded at most `fps` times a second, in a thread of its own, once for all viewers of
-a camera; without viewers the loop pays for one reference a result. `edge.web` serves it.
+a camera; without viewers the loop pays for one reference a result. `edge.web.routes` serves it.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from wsproto.events import (
 )
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from edge.page import Listener
-from edge.server import read_now
+from edge.web.http_server import read_now
+from edge.web.live_page import Listener
 
 PING_S = 10.0  # to somebody who is sent nothing, or who went away without a word
 SEND_S = 5.0

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from edge.access import Access
 from edge.monitoring.health import Monitor, Problems
 from edge.monitoring.prometheus import exposition
-from edge.page import Page
-from edge.server import Handler, Server, read_now
+from edge.web.auth import Access
+from edge.web.http_server import Handler, Server, read_now
+from edge.web.live_page import Page
 from sightline.errors import ConfigError, DeviceError, fault_type
 from sightline.predictions import SCHEMA_FILE
 
@@ -30,7 +30,7 @@ EVENTS_PER_SECOND = 12
 SNAPSHOT_S = 3.0
 HEARTBEAT_S = 15.0  # between two images of a stream: less than what proxies wait for
 _PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")  # a proxy's
-_SITE = Path(__file__).with_name("site")
+_SITE = Path(__file__).with_name("static")
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
@@ -341,7 +341,7 @@ class _Handler(Handler):
             time.sleep(1 / EVENTS_PER_SECOND)
 
     def _websocket(self, camera: str) -> None:
-        from edge.websocket import serve  # 15 ms, and few ask for it
+        from edge.web.websocket import serve  # 15 ms, and few ask for it
 
         if not self._from_ourselves():
             return

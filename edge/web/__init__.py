@@ -1,0 +1,1 @@
+"""The live page: HTTP server, WebSocket, sign-in and routes."""
