@@ -54,7 +54,7 @@ def bench(
     if evidence and not model.is_dir():
         raise ConfigError(f"--evidence: {model} is no bundle, and has no manifest")
     if to:
-        from edge.deploy.bench import bench_there  # it brings ssh, tar and zip
+        from edge.deploy.remote_benchmark import bench_there  # it brings ssh, tar and zip
 
         options = ["--device", device, "--seconds", f"{seconds:g}", "--sustained", f"{sustained:g}"]
         options += ["--noise", f"{noise:g}", *(word for s in schemes for word in ("--scheme", s))]

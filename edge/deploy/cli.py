@@ -13,14 +13,14 @@ from pathlib import Path
 
 import click
 
-from edge.deploy.deploy import NotStarted, Outcome
-from edge.deploy.deploy import deploy as deploy_one
-from edge.deploy.deploy import remove as remove_one
-from edge.deploy.found import PasswordNeeded
-from edge.deploy.hosts import Host, read_hosts
-from edge.deploy.kit import Kit
+from edge.deploy.inventory import Host, read_hosts
+from edge.deploy.payload import Kit
+from edge.deploy.preflight import PasswordNeeded
 from edge.deploy.release import Wanted, Wheels
 from edge.deploy.ssh import Device
+from edge.deploy.steps import NotStarted, Outcome
+from edge.deploy.steps import deploy as deploy_one
+from edge.deploy.steps import remove as remove_one
 from edge.service import check_options
 from edge.system.run_arguments import device_of
 from edge.system.systemd_unit import check_unit_name

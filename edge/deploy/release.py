@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge.deploy.found import Found
+from edge.deploy.preflight import Found
 from edge.deploy.ssh import Device
 from edge.system.run_arguments import LOCAL, device_of, files_of, has_page, has_ribbon_camera, settings_of, with_file
 from edge.system.systemd_unit import Unit

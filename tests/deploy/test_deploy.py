@@ -493,7 +493,7 @@ def test_a_service_that_cannot_start_is_tried_ever_more_rarely(
 
 
 def test_what_is_said_of_a_device_that_cannot() -> None:
-    from edge.deploy.found import Found, check
+    from edge.deploy.preflight import Found, check
 
     fit = Found(
         python="/usr/bin/python3", version="3.11", bits=64, venv=True, numpy="", machine="aarch64", system="", board="",
@@ -518,7 +518,7 @@ def test_what_is_said_of_a_device_that_cannot() -> None:
 
 
 def test_the_wheel_is_this_very_sightline(tmp_path: Path) -> None:
-    from edge.deploy.kit import PACKAGES, Kit
+    from edge.deploy.payload import PACKAGES, Kit
 
     root = Path(__file__).parents[2]
     text = (root / "pyproject.toml").read_text()

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.deploy.kit import Kit, Platform
+from edge.deploy.payload import Kit, Platform
 from tests.debian import call, extracted, unpacked
 
 SUITES = {"bookworm": "3.11", "trixie": "3.13"}  # of Raspberry Pi OS, and their Python

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge.deploy.found import Found, answers, check, check_rights, look
-from edge.deploy.kit import WHEEL, Kit, Platform
+from edge.deploy.payload import WHEEL, Kit, Platform
+from edge.deploy.preflight import Found, answers, check, check_rights, look
 from edge.deploy.release import SERVICES, Wanted, Wheels, make_release, page_of, place_of
 from edge.deploy.ssh import Device, StepError
 from edge.system.run_arguments import clear_text, device_of, has_ribbon_camera, has_source, value_of

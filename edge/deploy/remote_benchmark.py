@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from edge.deploy.deploy import make_environment
-from edge.deploy.found import check_python, look
-from edge.deploy.kit import Kit
+from edge.deploy.payload import Kit
+from edge.deploy.preflight import check_python, look
 from edge.deploy.release import SERVICES, model_files, place_of
 from edge.deploy.ssh import Device
+from edge.deploy.steps import make_environment
 from sightline.bare import read_model
 
 _NAME = "bench~"  # no deployment can be called so
