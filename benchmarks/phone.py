@@ -22,7 +22,7 @@ import cv2
 import websocket  # a part of selenium
 
 from benchmarks.agent import make_bundle, make_clip, show
-from edge.phone.export import export
+from edge.web_export.export import export
 from sightline.bundle import read_bundle
 from tests.phone.browser import chromium, served, shown, until, write_y4m
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.agent import SIGHTLINE, make_bundle, show
-from edge.phone.serve import certificate
+from edge.web_export.serve import certificate
 
 KINDS = ("/stream.mjpg", "/events", "/ws", "/snapshot.jpg")
 SETTLE_S = 5.0

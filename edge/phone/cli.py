@@ -32,7 +32,7 @@ def export_web(bundle: Path, out: Path, scheme: str | None, post: str, runtime_d
 
     Static files for any host with HTTPS; `sightline serve-web SITE` shows them to a phone on this network.
     """
-    from edge.phone.export import export
+    from edge.web_export.export import export
     from sightline.bundle import read_bundle
 
     done = export(read_bundle(bundle), out, scheme=scheme, post=post, runtime=runtime_dir)
@@ -57,7 +57,7 @@ def serve_web(
     site: Path, port: int, address: str, cert: Path | None, key: Path | None, http: bool, as_json: bool
 ) -> None:
     """Show a site to phones on this network: HTTPS, and the address as a QR code. Ctrl-C ends it."""
-    from edge.phone.serve import addresses, certificate, make_server
+    from edge.web_export.serve import addresses, certificate, make_server
 
     index = site / "index.html"
     if not index.is_file() or not (site / "app.webmanifest").is_file():

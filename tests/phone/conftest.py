@@ -46,7 +46,7 @@ def detector_site(tmp_path_factory: pytest.TempPathFactory, detector: Path) -> P
 
 
 def exported(bundle: Path, out: Path, scheme: str | None = None, post: str = "") -> Path:
-    from edge.phone.export import export
+    from edge.web_export.export import export
     from sightline.bundle import read_bundle
 
     export(read_bundle(bundle), out, scheme=scheme, post=post, runtime=None)

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from edge.phone.runtime import PACKAGES, runtime_files
-from edge.phone.serve import certificate, make_server
 from edge.web.http_server import server_tls
+from edge.web_export.litert_js import PACKAGES, runtime_files
+from edge.web_export.serve import certificate, make_server
 from sightline.errors import ConfigError, DeviceError, ModelError
 from tests.conftest import Sightline
 from tests.phone.browser import served
@@ -70,7 +70,7 @@ def test_what_cannot_be_exported(
 def test_a_model_of_others_is_not_for_the_page(tmp_path: Path, colours: Path) -> None:
     from dataclasses import replace
 
-    from edge.phone.export import export
+    from edge.web_export.export import export
     from sightline.bundle import read_bundle
 
     read = read_bundle(colours)

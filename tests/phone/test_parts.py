@@ -20,7 +20,7 @@ from sightline.predictions import Box, Detection, Prediction
 from sightline.preprocess import InputSpec, Preprocessor, place
 from tests.conftest import need
 
-SITE = Path(__file__).parents[2] / "edge/phone/site"
+SITE = Path(__file__).parents[2] / "edge/web_export/static"
 
 
 PRINT = "const print = value => console.log(JSON.stringify(value));"

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from edge.phone.runtime import VERSION as RUNTIME
-from edge.phone.runtime import runtime_files
+from edge.web_export.litert_js import VERSION as RUNTIME
+from edge.web_export.litert_js import runtime_files
 from sightline import __version__
 from sightline.arrays import unpack_rows
 from sightline.bundle import Bundle
@@ -27,7 +27,7 @@ from sightline.interpreter import Interpreter
 
 SCHEMES = ("static_int8_float_io", "dynamic_int8", "float16", "float32")  # that LiteRT.js takes, the best first
 GOLDEN_FRAMES = 4
-_SITE = Path(__file__).parent / "site"
+_SITE = Path(__file__).parent / "static"
 _PAGE = ("page.css", "page.js", "worker.js", "prepare.js", "picture.js", "answers.js", "track.js", "icon.svg")
 
 

@@ -1,0 +1,1 @@
+"""A bundle as static files that run in a browser."""
