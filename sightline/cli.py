@@ -41,28 +41,28 @@ COMMANDS = {
         "convert",
         "Measure models on labelled pictures, as a device runs them: accuracy, or mAP.",
     ),
-    "run": Entry("edge.cli:run", "", "Run a bundle on a camera, a clip or pictures, and stream what it sees."),
-    "bench": Entry("edge.bench_cli:bench", "", "Try a bundle on this machine: hashes, golden samples, latency."),
+    "run": Entry("edge.cli.run:run", "", "Run a bundle on a camera, a clip or pictures, and stream what it sees."),
+    "bench": Entry("edge.cli.bench:bench", "", "Try a bundle on this machine: hashes, golden samples, latency."),
     "service": Entry(
-        "edge.service:service",
+        "edge.cli.service:service",
         "",
         "Run the agent as a systemd service: watched, restarted, hardened.",
     ),
     "deploy": Entry(
-        "edge.deploy.cli:deploy", "", "Install a bundle with its agent on devices, over ssh, and start it there."
+        "edge.cli.deploy:deploy", "", "Install a bundle with its agent on devices, over ssh, and start it there."
     ),
     "export-web": Entry(
-        "edge.phone.cli:export_web",
+        "edge.cli.web_export:export_web",
         "",
         "Make a page of a bundle that runs it on a phone's own camera, also without a network.",
     ),
     "serve-web": Entry(
-        "edge.phone.cli:serve_web",
+        "edge.cli.web_export:serve_web",
         "phone",
         "Show a site to phones on this network: HTTPS, and the address as a QR code.",
     ),
     "devices": Entry(
-        "edge.devices_cli:devices", "", "Say what this machine is, and list the devices that Sightline knows."
+        "edge.cli.devices:devices", "", "Say what this machine is, and list the devices that Sightline knows."
     ),
 }
 

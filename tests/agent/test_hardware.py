@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edge.capture.sources.v4l2 import Node
-from edge.devices_cli import describe
+from edge.cli.devices import describe
 from edge.system import hardware
 from edge.system.hardware import look
 from tests.conftest import Sightline

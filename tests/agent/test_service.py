@@ -13,7 +13,7 @@ from pathlib import Path
 import click.testing
 import pytest
 
-from edge.service import service
+from edge.cli.service import service
 from edge.system.systemd_unit import Unit, escape
 from sightline.errors import ConfigError
 from tests.conftest import Sightline, need

@@ -84,4 +84,4 @@ def test_no_process_is_started_with_a_module_or_code_by_name() -> None:
                     source = ast.unparse(node)
                     if "sys.executable" in source and {"-m", "-c"} & set(words) and "-I" not in words:
                         guilty.append(str(path.relative_to(ROOT)))
-    assert guilty == ["edge/service.py"], "systemd starts a service in /, not in a folder of the user's"
+    assert guilty == ["edge/cli/service.py"], "systemd starts a service in /, not in a folder of the user's"

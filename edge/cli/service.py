@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 import sightline
-from edge.cli import run
+from edge.cli.run import run
 from edge.credentials import SECRET, hidden, read_env_file, seen_by_all
 from edge.system.run_arguments import (
     absolute_files,

@@ -11,8 +11,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from edge.cli.run_options import output_options, page_options
 from edge.credentials import hidden, hide_arguments
-from edge.options import output_options, page_options
 from sightline.child import python
 from sightline.errors import ConfigError
 from sightline.options import NEW_FILE, NEW_FOLDER, READ, READ_FILE, Number, Whole

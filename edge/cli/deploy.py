@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from edge.cli.service import check_options
 from edge.deploy.inventory import Host, read_hosts
 from edge.deploy.payload import Kit
 from edge.deploy.preflight import PasswordNeeded
@@ -21,7 +22,6 @@ from edge.deploy.ssh import Device
 from edge.deploy.steps import NotStarted, Outcome
 from edge.deploy.steps import deploy as deploy_one
 from edge.deploy.steps import remove as remove_one
-from edge.service import check_options
 from edge.system.run_arguments import device_of
 from edge.system.systemd_unit import check_unit_name
 from sightline.bare import read_model
