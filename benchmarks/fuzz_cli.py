@@ -732,7 +732,7 @@ def main() -> None:
 
 def _preload(light: bool) -> None:
     """What every forked process would import again."""
-    names = ["sqlite3", "ssl", "edge.run", "edge.outputs.factory", "edge.outputs.outbox"]
+    names = ["sqlite3", "ssl", "edge.app", "edge.outputs.factory", "edge.outputs.outbox"]
     names += ["edge.cli.service", "edge.cli.deploy"]
     names += [] if light else ["converters.convert", "converters.evaluate", "converters.torch_source", "trainer.train"]
     for name in names:

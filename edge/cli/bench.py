@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from edge.bench import check_noise, cold_start_ms, compared, measure, subjects, sustain
+from edge.benchmark import check_noise, cold_start_ms, compared, measure, subjects, sustain
 from edge.inference.self_test import try_in_child
 from edge.system.hardware import look
 from sightline import __version__

@@ -82,7 +82,7 @@ def run(
 
         path, o["config"] = o["config"], read_agent_config(o["config"])
         o |= _from_file(context, o["config"].options, path)
-    from edge.run import run_agent
+    from edge.app import run_agent
 
     run_agent(model, source, device, scheme, as_json, o)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.bench import Figures, check_noise, measure, subjects
+from edge.benchmark import Figures, check_noise, measure, subjects
 from sightline.bundle import read_bundle
 from sightline.errors import DeviceError
 from tests.conftest import Sightline

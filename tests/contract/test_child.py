@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import sightline
-from edge import bench
+from edge import benchmark as bench
 from edge.inference import self_test as selftest
 from sightline.child import python
 from tests.conftest import Sightline

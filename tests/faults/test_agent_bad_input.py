@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.app import _check_place
 from edge.inference.model import open_model
-from edge.run import _check_place
 from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle, write_bundle
 from sightline.device import load_device

@@ -89,7 +89,7 @@ def test_what_it_is_judged_by_has_one_name_everywhere() -> None:
     """Also on the live page, which said "unknown" of points while the bundle had their F1."""
     from types import SimpleNamespace
 
-    from edge.run import _info
+    from edge.app import _info
 
     manifest = SimpleNamespace(metrics={"static_int8": {"f1": 0.875}}, output=SPEC)
     model = SimpleNamespace(

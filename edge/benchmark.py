@@ -1,6 +1,6 @@
 """How fast a model is on this machine, with what the figures are worth: rounds in turns, and how far they differ.
 
-`python -m edge.bench BUNDLE DEVICE SCHEME` is one cold start: from nothing to the first answer, and out.
+`python -m edge.benchmark BUNDLE DEVICE SCHEME` is one cold start: from nothing to the first answer, and out.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def cold_start_ms(bundle: Path, device: str, scheme: str) -> float:
     times = []
     for _ in range(COLD_STARTS):
         began = time.monotonic()
-        command = python("edge.bench", str(bundle), device, scheme)
+        command = python("edge.benchmark", str(bundle), device, scheme)
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         times.append(1000 * (time.monotonic() - began))
         if done.returncode:
