@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.calibrate import reference_interpreter
+from converters.divergence import snr_db
 from converters.graph import Op, ops
-from converters.verify import snr_db
+from converters.reference import reference_interpreter
 from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec
 

@@ -11,8 +11,9 @@ import numpy as np
 from converters.divergence import split
 from converters.evaluate import Candidate, measure, read_pictures
 from converters.rules import Quality
-from converters.source import Given, calibration_frames, parse_normalization, read_labels
-from converters.verify import Progress, run_all
+from converters.run_model import Progress, run_all
+from converters.source import calibration_frames, parse_normalization, read_labels
+from converters.source_base import Given
 from sightline.arrays import pack
 from sightline.bare import AS_IS, bare_bundle
 from sightline.bundle import name_of_new, write_bundle

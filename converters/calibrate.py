@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from ai_edge_litert import interpreter as litert
 from numpy.typing import NDArray
 
 from converters.graph import activations
+from converters.reference import reference_interpreter
 from sightline.preprocess import Frame, InputSpec
 
 Ranges = dict[str, dict[str, NDArray[np.float32]]]
@@ -107,19 +106,6 @@ def _least_squares(a: Activation) -> tuple[float, float]:
     error = below[:, None] + above[None, :] + np.square(steps) / 12 * counts.sum()
     i, k = np.unravel_index(int(np.argmin(error)), error.shape)
     return low * float(CLIPS[i]), high * float(CLIPS[k])
-
-
-def reference_interpreter(content: bytes) -> Any:
-    """Of the kernels that keep every tensor, which XNNPACK does not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that preserving all tensors is for debugging: it is what calibration needs
-        interpreter = litert.Interpreter(
-            model_content=content,
-            experimental_op_resolver_type=litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            experimental_preserve_all_tensors=True,
-        )
-    interpreter.allocate_tensors()
-    return interpreter
 
 
 def _look(values: NDArray[Any], chance: np.random.Generator) -> Activation:

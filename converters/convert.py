@@ -10,25 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters import edgetpu
 from converters.analysis import OpNoise, latency_ms, op_noise
 from converters.divergence import split
 from converters.edgetpu_compiler import compile_variants
+from converters.edgetpu_lowering import lower
 from converters.metadata import with_metadata
 from converters.quantize import quantize
 from converters.report import Report, render, steps, to_json
+from converters.run_model import Progress
 from converters.search import Found, Search, requantize
-from converters.source import NOTHING_GIVEN, Given, open_source
-from converters.verify import (
-    DEFAULT_LIMITS,
-    Examination,
-    Limits,
-    Measured,
-    Progress,
-    check_integer,
-    check_parity,
-    judge,
-)
+from converters.source import open_source
+from converters.source_base import NOTHING_GIVEN, Given
+from converters.verify import DEFAULT_LIMITS, Examination, Limits, Measured, check_integer, check_parity, judge
 from sightline import __version__
 from sightline.arrays import pack
 from sightline.bundle import Manifest, name_of_new, write_bundle
@@ -87,7 +80,7 @@ def convert(
         return with_metadata(content, name=name, version=source.version, input=source.input, output=source.output)
 
     def finish(content: bytes) -> bytes:
-        return describe(edgetpu.lower(content) if config.delegate == "edgetpu" else content)
+        return describe(lower(content) if config.delegate == "edgetpu" else content)
 
     float_model = source.float_model
     parity = check_parity(source)

@@ -59,3 +59,10 @@ def box_divergence(wanted: Sequence[Outputs], given: Sequence[Outputs]) -> float
 def _area(edges: Outputs) -> Outputs:
     """Of boxes that lie around the same point, [n, 4] distances to left, top, right, bottom."""
     return np.asarray((edges[:, 0] + edges[:, 2]) * (edges[:, 1] + edges[:, 3]))
+
+
+def snr_db(wanted: Outputs, given: Outputs) -> float:
+    """Signal over noise in decibels; of the signal only what varies, for a constant says nothing."""
+    noise = float(np.square(given - wanted).mean())
+    signal = float((wanted - wanted.mean(axis=0, keepdims=True)).var())
+    return 200.0 if noise == 0 else float(10 * np.log10(max(signal, 1e-30) / noise))

@@ -1,4 +1,4 @@
-"""What the Edge TPU's compiler (frozen at 16.0, of 2021) takes, and a graph rewritten so that it takes more.
+"""What the Edge TPU's compiler (frozen at 16.0, of 2021) takes.
 
 Sources:
 - ops and their limits: Coral, "TensorFlow models on the Edge TPU", tables "Model requirements" and "Supported
@@ -14,11 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from ai_edge_litert import schema_py_generated as schema
-
-from converters.graph import pack, unpack
-from converters.nodes import Node, Operand, code_name, read_graph
+from converters.nodes import Node, Operand
 
 CUSTOM_OP = "edgetpu-custom-op"
 CONVERT = "convert with --device coral_usb"
@@ -26,7 +22,7 @@ _SOFTMAX_ELEMENTS = 16_000
 _INT8 = ("int8", "uint8")
 
 # op: where its bias stands among the inputs, and which dimension of the weights are the output channels
-_BIASED = {"CONV_2D": (2, 0), "DEPTHWISE_CONV_2D": (2, 3), "FULLY_CONNECTED": (2, 0)}
+BIASED = {"CONV_2D": (2, 0), "DEPTHWISE_CONV_2D": (2, 3), "FULLY_CONNECTED": (2, 0)}
 
 # newer versions than 8-bit tensors need, but which the compiler's TensorFlow knows as well
 _KNOWN_VERSIONS = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 9, "QUANTIZE": 2}
@@ -148,7 +144,7 @@ def _no_activation(node: Node) -> Problem | None:
 
 
 def _weighted(node: Node) -> Problem | None:
-    bias_at, _ = _BIASED[node.name]
+    bias_at, _ = BIASED[node.name]
     weights, bias = node.input(1), node.input(bias_at)
     if weights is None or not weights.constant or (bias is not None and not bias.constant):
         return Problem("weights that are computed; they must be constants")
@@ -307,69 +303,3 @@ def needed_version(node: Node) -> int | None:
         case "TRANSPOSE_CONV":
             return 3 if node.input(3) is not None else 2 if signed else 1
     return None
-
-
-def lower(content: bytes) -> bytes:
-    """The same computation as the compiler's own TensorFlow would have written it.
-
-    Biases of zero where there are none, sizes fixed, dimensions of a matrix not kept where there are two anyway, and
-    each op's version the one that its 8-bit tensors need: newer ones are rejected with the whole file, and
-    ai-edge-quantizer writes 1, which in TensorFlow 2.5 means uint8. Files that are appended, as metadata has them, are
-    left behind: pack them afterwards.
-    """
-    model = unpack(content)
-    graph = model.subgraphs[0]
-    for tensor in graph.tensors:
-        tensor.shapeSignature = None  # `shape` is what the interpreter allocates, and what was measured
-    for node in read_graph(model).nodes:
-        op = graph.operators[node.index]
-        if node.name in _BIASED and node.input(_BIASED[node.name][0]) is None and _quantized(node):
-            op.inputs = [*op.inputs[:2], _zero_bias(model, node)]
-        if node.name == "FULLY_CONNECTED" and node.flowing and len(node.flowing[0].shape) == 2:
-            op.builtinOptions.keepNumDims = False
-    codes: dict[tuple[str, int], int] = {}
-    kept = []
-    for node in read_graph(model).nodes:
-        version = needed_version(node) or node.version
-        if (node.name, version) not in codes:
-            old = model.operatorCodes[graph.operators[node.index].opcodeIndex]
-            code = schema.OperatorCodeT()
-            code.builtinCode, code.deprecatedBuiltinCode = old.builtinCode, old.deprecatedBuiltinCode
-            code.customCode, code.version = old.customCode, version
-            codes[node.name, version] = len(kept)
-            kept.append(code)
-        graph.operators[node.index].opcodeIndex = codes[node.name, version]
-    for other in model.subgraphs[1:]:
-        for op in other.operators:
-            code = model.operatorCodes[op.opcodeIndex]
-            key = (code_name(code), code.version)
-            if key not in codes:
-                codes[key] = len(kept)
-                kept.append(code)
-            op.opcodeIndex = codes[key]
-    model.operatorCodes = kept
-    return pack(model)
-
-
-def _quantized(node: Node) -> bool:
-    data, weights = node.input(0), node.input(1)
-    return data is not None and weights is not None and bool(data.scales and weights.scales)
-
-
-def _zero_bias(model: schema.ModelT, node: Node) -> int:
-    """Adds int32 zeros, one an output channel, with the scale of the products; returns the tensor's index."""
-    data, weights = node.input(0), node.input(1)
-    assert data is not None and weights is not None
-    channels = weights.shape[_BIASED[node.name][1]]
-    buffer = schema.BufferT()
-    buffer.data = np.zeros(4 * channels, np.uint8)
-    model.buffers.append(buffer)
-    quantization = schema.QuantizationParametersT()
-    quantization.scale = np.asarray([data.scales[0] * s for s in weights.scales], np.float32)
-    quantization.zeroPoint = np.zeros(len(weights.scales), np.int64)
-    bias = schema.TensorT()
-    bias.name = f"{weights.name}/zero_bias".encode()
-    bias.shape, bias.type = np.asarray([channels], np.int32), schema.TensorType.INT32
-    bias.buffer, bias.quantization = len(model.buffers) - 1, quantization
-    model.subgraphs[0].tensors.append(bias)
-    return len(model.subgraphs[0].tensors) - 1

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.rules import Quality, Rules, rules_of
-from converters.verify import Progress, each, read_all
+from converters.run_model import Progress, each, read_all
 from sightline.average_precision import Truth
 from sightline.bare import read_model
 from sightline.boxes import read_boxes

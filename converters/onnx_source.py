@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.child import run_child
-from converters.source import Say, silent
+from converters.source_base import Say, silent
 from converters.tflite_source import check_float
 from sightline.errors import ConfigError, ModelError
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from converters.graph import pack, unpack
 from converters.rewrite import rewritten
-from converters.source import Say, silent
+from converters.source_base import Say, silent
 from sightline.errors import ModelError
 
 TITLE = "TFLite"

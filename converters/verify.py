@@ -6,31 +6,24 @@ fail it.
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from converters.divergence import Outputs, split
+from converters.divergence import Outputs, snr_db, split
 from converters.graph import damaged, ops
-from converters.rules import Rules, rules_of
-from converters.source import Source
+from converters.rules import rules_of
+from converters.run_model import Progress, each, read_all, run_all
+from converters.source_base import Source
 from sightline.device import Scheme
 from sightline.errors import QualityError
-from sightline.images import read_image
 from sightline.interpreter import Interpreter
-from sightline.preprocess import Frame, InputSpec, Preprocessor
+from sightline.preprocess import InputSpec
 
 # the control needs few pictures: a model that knows nothing is wrong on most of any 200
 CONTROL_PICTURES = 200
-Progress = Callable[[int, int], None]
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -128,20 +121,6 @@ class Examination:
         return self.rules.collect(found)
 
 
-def read_all(paths: Sequence[Path], spec: InputSpec, rules: Rules, progress: Progress) -> Frame:
-    """uint8 [n, height, width, 3], as the model takes them, in a file without a name: 2,000 pictures of 224x224 are
-    300 MB, which the system may keep in memory or not. Raises DataError."""
-    with tempfile.TemporaryFile() as f:
-        frames: Frame = np.memmap(f, np.uint8, "w+", shape=(len(paths), spec.height, spec.width, 3))
-    preprocess = Preprocessor(spec)
-    for i, path in enumerate(paths):
-        frame = read_image(path)
-        rules.prepare(i, (frame.shape[1], frame.shape[0]))
-        preprocess(frame, out=frames[i])
-        progress(i + 1, len(paths))
-    return frames
-
-
 def check_parity(source: Source) -> float:
     """Largest difference between the float TFLite and its origin on the golden frames, over the outputs' largest value.
 
@@ -224,43 +203,3 @@ def _lost_too_much(m: Measured, exam: Examination, limits: Limits) -> list[str]:
     if 100 * m.agreement < limits.min_agreement - 1e-9:
         lost.append(f"gives float32's answer on {m.agreement:.2%}, --min-agreement is {limits.min_agreement:g}")
     return lost
-
-
-def run_all(content: bytes, frames: Frame, spec: InputSpec, name: str) -> Outputs:
-    """float32 [n, values]: all outputs, one after the other, for each of uint8 [n, height, width, 3], as the device
-    will run them."""
-    return np.stack(each(content, frames, spec, name, _flat))
-
-
-def _flat(interpreter: Interpreter, k: int) -> Outputs:
-    return np.concatenate([output.reshape(-1) for output in interpreter.results()])
-
-
-def each(
-    content: bytes, frames: Frame, spec: InputSpec, name: str, look: Callable[[Interpreter, int], Answer]
-) -> list[Answer]:
-    """What `look` makes of the interpreter after each frame, given the frame's index.
-
-    On all cores, each with an interpreter of its own: every picture's outputs are the same as alone.
-    """
-    parts = np.array_split(np.arange(len(frames)), min(len(frames), os.cpu_count() or 1))
-    # loaded one after the other: loading redirects the process's stderr
-    interpreters = [Interpreter(content, spec, name=name) for _ in parts]
-
-    def run(interpreter: Interpreter, part: NDArray[np.int64]) -> list[Answer]:
-        found = []
-        for k in part.tolist():
-            interpreter.fill(frames[k])
-            interpreter.invoke()
-            found.append(look(interpreter, k))
-        return found
-
-    with ThreadPoolExecutor(len(parts)) as pool:
-        return [answer for found in pool.map(run, interpreters, parts) for answer in found]
-
-
-def snr_db(wanted: Outputs, given: Outputs) -> float:
-    """Signal over noise in decibels; of the signal only what varies, for a constant says nothing."""
-    noise = float(np.square(given - wanted).mean())
-    signal = float((wanted - wanted.mean(axis=0, keepdims=True)).var())
-    return 200.0 if noise == 0 else float(10 * np.log10(max(signal, 1e-30) / noise))

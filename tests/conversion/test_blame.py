@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from converters.blame import instead
 from converters.convert import convert
-from converters.source import Given
+from converters.source_base import Given
 from converters.torch_source import save_module, to_tflite
 from sightline.errors import ModelError
 from tests.conftest import Sightline

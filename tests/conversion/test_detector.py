@@ -13,8 +13,10 @@ from converters.convert import convert, report_path
 from converters.divergence import box_divergence, split
 from converters.graph import ops
 from converters.rules import BoxRules
-from converters.source import Given, open_source
-from converters.verify import Examination, Limits, judge, run_all
+from converters.run_model import run_all
+from converters.source import open_source
+from converters.source_base import Given
+from converters.verify import Examination, Limits, judge
 from sightline.arrays import unpack
 from sightline.average_precision import Truth
 from sightline.bundle import Bundle, read_bundle

@@ -16,8 +16,9 @@ from ai_edge_litert import schema_py_generated as schema
 
 from converters import edgetpu_compiler
 from converters.convert import convert
-from converters.edgetpu import lower, mapping, needed_version, problems
+from converters.edgetpu import mapping, needed_version, problems
 from converters.edgetpu_compiler import compile_model
+from converters.edgetpu_lowering import lower
 from converters.graph import pack, unpack
 from converters.nodes import Node, Operand, read_graph
 from edge.inference.model import open_model

@@ -15,7 +15,7 @@ import pytest
 from converters import keras_source
 from converters.convert import convert
 from converters.graph import ops
-from converters.source import Given
+from converters.source_base import Given
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
 from tests.conftest import SIZE, need

@@ -9,12 +9,12 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import Tensor, nn
 
 from converters.calibrate import observe, ranges
-from converters.edgetpu import lower
+from converters.edgetpu_lowering import lower
 from converters.graph import damaged, ops, pack, unpack
 from converters.metadata import with_metadata
 from converters.quantize import quantize
+from converters.run_model import run_all
 from converters.torch_source import to_tflite
-from converters.verify import run_all
 from sightline.decode import OutputSpec
 from sightline.preprocess import Frame, InputSpec
 from tests.conversion.helpers import save_program

@@ -16,7 +16,8 @@ import pytest
 
 from converters.convert import convert
 from converters.metadata import with_metadata
-from converters.source import NOTHING_GIVEN, open_source
+from converters.source import open_source
+from converters.source_base import NOTHING_GIVEN
 from sightline.bundle import Bundle, read_bundle
 from sightline.decode import OutputSpec, decode
 from sightline.device import Scheme

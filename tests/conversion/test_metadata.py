@@ -18,7 +18,8 @@ from ai_edge_litert.interpreter import Interpreter as LiteRT
 from converters.graph import pack, unpack
 from converters.metadata import with_metadata
 from converters.quantize import quantize
-from converters.source import NOTHING_GIVEN, open_source
+from converters.source import open_source
+from converters.source_base import NOTHING_GIVEN
 from sightline.bundle import read_bundle
 from sightline.decode import OutputSpec
 from sightline.errors import ModelError

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from converters.convert import convert
-from converters.source import NORMALIZATIONS, Given, open_source
+from converters.source import open_source
+from converters.source_base import NORMALIZATIONS, Given
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
 from tests.conftest import LABELS, SIZE

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from converters import onnx_source
 from converters.convert import convert
 from converters.onnx_source import outputs, to_tflite
-from converters.source import Given
-from converters.verify import run_all
+from converters.run_model import run_all
+from converters.source_base import Given
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
 from sightline.preprocess import InputSpec

@@ -17,7 +17,8 @@ from converters.convert import Converted, convert
 from converters.graph import Op, damaged, ops
 from converters.report import Report, render, to_json
 from converters.search import Found, Step
-from converters.source import Given, open_source
+from converters.source import open_source
+from converters.source_base import Given
 from converters.verify import Examination, Limits
 from sightline.arrays import unpack
 from sightline.bundle import Bundle, read_bundle

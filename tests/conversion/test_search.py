@@ -19,9 +19,11 @@ from converters.graph import ops, runnable
 from converters.layers import Network
 from converters.mixed import Share, by_share, float_sets
 from converters.quantize import quantize
+from converters.run_model import run_all
 from converters.search import Found, Search, requantize
-from converters.source import Given, Source, open_source
-from converters.verify import DEFAULT_LIMITS, Examination, passes, run_all
+from converters.source import open_source
+from converters.source_base import Given, Source
+from converters.verify import DEFAULT_LIMITS, Examination, passes
 from sightline.datasets import read_class_folders
 from sightline.decode import OutputSpec
 from sightline.device import load_device

@@ -14,9 +14,9 @@ from converters.convert import convert
 from converters.graph import ops, pack, unpack
 from converters.quantize import quantize
 from converters.rewrite import rewritten
-from converters.source import Given
+from converters.run_model import run_all
+from converters.source_base import Given
 from converters.tflite_source import check_float, outputs, to_tflite
-from converters.verify import run_all
 from sightline.bundle import read_bundle
 from sightline.errors import ModelError
 from sightline.interpreter import Interpreter

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from converters.calibrate import observe, ranges
 from converters.quantize import quantize
+from converters.run_model import run_all
 from converters.torch_source import outputs, to_tflite
-from converters.verify import run_all
 from sightline.preprocess import Frame, InputSpec
 from tests.conversion.helpers import save_program
 
