@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.divergence import snr_db
-from converters.graph import Op, ops
-from converters.reference import reference_interpreter
+from converters.tflite.graph import Op, ops
+from converters.tflite.reference import reference_interpreter
 from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec
 

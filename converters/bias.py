@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.calibrate import Activation
-from converters.layers import Network
+from converters.tflite.layers import Network
 
 
 def correct_biases(content: bytes, found: dict[str, Activation], fully_connected: str) -> tuple[bytes, int]:

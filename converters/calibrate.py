@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.graph import activations
-from converters.reference import reference_interpreter
+from converters.tflite.graph import activations
+from converters.tflite.reference import reference_interpreter
 from sightline.preprocess import Frame, InputSpec
 
 Ranges = dict[str, dict[str, NDArray[np.float32]]]

@@ -14,13 +14,13 @@ from converters.analysis import OpNoise, latency_ms, op_noise
 from converters.divergence import split
 from converters.edgetpu_compiler import compile_variants
 from converters.edgetpu_lowering import lower
-from converters.metadata import with_metadata
 from converters.quantize import quantize
 from converters.report import Report, render, steps, to_json
 from converters.run_model import Progress
 from converters.search import Found, Search, requantize
 from converters.source import open_source
 from converters.source_base import NOTHING_GIVEN, Given
+from converters.tflite.metadata_writer import with_metadata
 from converters.verify import DEFAULT_LIMITS, Examination, Limits, Measured, check_integer, check_parity, judge
 from sightline import __version__
 from sightline.arrays import pack

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from converters.nodes import Node, Operand
+from converters.tflite.ops import Node, Operand
 
 CUSTOM_OP = "edgetpu-custom-op"
 CONVERT = "convert with --device coral_usb"

@@ -6,8 +6,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from converters.edgetpu import BIASED, needed_version
-from converters.graph import pack, unpack
-from converters.nodes import Node, code_name, read_graph
+from converters.tflite.graph import pack, unpack
+from converters.tflite.ops import Node, code_name, read_graph
 
 
 def lower(content: bytes) -> bytes:

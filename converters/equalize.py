@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from converters.calibrate import Activation
-from converters.layers import Layer, Network
+from converters.tflite.layers import Layer, Network
 
 _OP = schema.BuiltinOperator
 _ACTIVATION = schema.ActivationFunctionType

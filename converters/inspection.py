@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from converters import edgetpu
-from converters.graph import unpack
-from converters.nodes import Graph, Node, Operand, macs, read_graph
+from converters.tflite.graph import unpack
+from converters.tflite.ops import Graph, Node, Operand, macs, read_graph
 from sightline.child import python
 from sightline.errors import ModelError
 from sightline.metadata import Metadata, read_metadata

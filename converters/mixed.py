@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from converters.graph import Op, ops, unpack
-from converters.nodes import macs, read_graph
+from converters.tflite.graph import Op, ops, unpack
+from converters.tflite.ops import macs, read_graph
 
 # a float op takes about so many times as long as an int8 one: 2.4 and 3.7 were measured on two whole models
 FLOAT_COST = 3.0

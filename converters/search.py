@@ -15,11 +15,11 @@ from converters.bias import correct_biases
 from converters.calibrate import METHODS, Activation, Ranges, observe, ranges
 from converters.divergence import Outputs, box_divergence, cell_divergence, class_divergence, split
 from converters.equalize import equalize
-from converters.graph import ops, runnable
 from converters.mixed import Share, by_share, float_sets
 from converters.quantize import quantize
 from converters.run_model import run_all
 from converters.source_base import Say, Source
+from converters.tflite.graph import ops, runnable
 from converters.verify import Examination, Limits, Measured, passes
 from sightline.device import DeviceConfig, Scheme
 from sightline.errors import QualityError

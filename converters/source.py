@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.graph import ops
 from converters.source_base import NORMALIZATIONS, Given, Reader, Say, Source, silent
+from converters.tflite.graph import ops
 from sightline.arrays import unpack
 from sightline.datasets import balanced, read_class_folders, read_frames
 from sightline.decode import OutputSpec

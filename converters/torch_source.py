@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from converters.blame import author_line, blame, instead, saved_op, training_op
 from converters.noise import to_log
-from converters.rewrite import rewritten
 from converters.source_base import Say, silent
+from converters.tflite.rewrites import rewritten
 from sightline.errors import ModelError, reason
 from sightline.program_file import UnlistedOpError, checked_program, unlisted
 

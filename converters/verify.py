@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from converters.divergence import Outputs, snr_db, split
-from converters.graph import damaged, ops
 from converters.rules import rules_of
 from converters.run_model import Progress, each, read_all, run_all
 from converters.source_base import Source
+from converters.tflite.graph import damaged, ops
 from sightline.device import Scheme
 from sightline.errors import QualityError
 from sightline.interpreter import Interpreter

@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 from torch import Tensor, nn
 
-from converters.graph import pack, unpack
+from converters.tflite.graph import pack, unpack
 from converters.torch_source import convert_program
 
 SIZE = 64

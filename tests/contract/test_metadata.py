@@ -11,8 +11,8 @@ from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.graph import pack, unpack
-from converters.metadata import with_metadata
+from converters.tflite.graph import pack, unpack
+from converters.tflite.metadata_writer import with_metadata
 from sightline.decode import OutputSpec
 from sightline.errors import ModelError
 from sightline.flatbuffer import Table

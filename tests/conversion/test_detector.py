@@ -11,11 +11,11 @@ import pytest
 
 from converters.convert import convert, report_path
 from converters.divergence import box_divergence, split
-from converters.graph import ops
 from converters.rules import BoxRules
 from converters.run_model import run_all
 from converters.source import open_source
 from converters.source_base import Given
+from converters.tflite.graph import ops
 from converters.verify import Examination, Limits, judge
 from sightline.arrays import unpack
 from sightline.average_precision import Truth

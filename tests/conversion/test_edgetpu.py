@@ -19,8 +19,8 @@ from converters.convert import convert
 from converters.edgetpu import mapping, needed_version, problems
 from converters.edgetpu_compiler import compile_model
 from converters.edgetpu_lowering import lower
-from converters.graph import pack, unpack
-from converters.nodes import Node, Operand, read_graph
+from converters.tflite.graph import pack, unpack
+from converters.tflite.ops import Node, Operand, read_graph
 from edge.inference.model import open_model
 from sightline.bundle import Bundle, read_bundle, write_bundle
 from sightline.device import load_device

@@ -18,11 +18,11 @@ import converters.verify
 from converters import torch_source
 from converters.convert import convert
 from converters.divergence import snr_db
-from converters.graph import damaged
 from converters.quantize import quantize
 from converters.run_model import run_all
 from converters.source import open_source
 from converters.source_base import Given
+from converters.tflite.graph import damaged
 from converters.verify import Examination, Limits, Measured, check_integer, check_parity, judge
 from sightline.bundle import read_bundle, write_bundle
 from sightline.device import FOLDER

@@ -18,10 +18,10 @@ from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 
 from converters import inspection
-from converters.graph import pack, unpack
 from converters.inspect_cli import for_device, render
 from converters.inspection import arena, inspect_model
-from converters.nodes import read_graph
+from converters.tflite.graph import pack, unpack
+from converters.tflite.ops import read_graph
 from sightline.bundle import read_bundle
 from sightline.device import load_device
 from sightline.errors import ModelError

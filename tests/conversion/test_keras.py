@@ -14,8 +14,8 @@ import pytest
 
 from converters import keras_source
 from converters.convert import convert
-from converters.graph import ops
 from converters.source_base import Given
+from converters.tflite.graph import ops
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
 from tests.conftest import SIZE, need

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from converters.convert import convert
-from converters.metadata import with_metadata
 from converters.source import open_source
 from converters.source_base import NOTHING_GIVEN
+from converters.tflite.metadata_writer import with_metadata
 from sightline.bundle import Bundle, read_bundle
 from sightline.decode import OutputSpec, decode
 from sightline.device import Scheme

@@ -8,8 +8,8 @@ import torch
 from ai_edge_litert import interpreter as litert
 
 from converters.calibrate import observe, ranges
-from converters.graph import ops
 from converters.quantize import quantize
+from converters.tflite.graph import ops
 from converters.torch_source import convert_program, open_program
 from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec

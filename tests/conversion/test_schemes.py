@@ -14,11 +14,11 @@ from converters.analysis import OpNoise, op_noise
 from converters.calibrate import observe, ranges
 from converters.charts import bars, histogram
 from converters.convert import Converted, convert
-from converters.graph import Op, damaged, ops
 from converters.report import Report, render, to_json
 from converters.search import Found, Step
 from converters.source import open_source
 from converters.source_base import Given
+from converters.tflite.graph import Op, damaged, ops
 from converters.verify import Examination, Limits
 from sightline.arrays import unpack
 from sightline.bundle import Bundle, read_bundle

@@ -15,14 +15,14 @@ from converters.bias import correct_biases, rounded
 from converters.calibrate import METHODS, Activation, observe, ranges
 from converters.divergence import class_divergence
 from converters.equalize import equalize
-from converters.graph import ops, runnable
-from converters.layers import Network
 from converters.mixed import Share, by_share, float_sets
 from converters.quantize import quantize
 from converters.run_model import run_all
 from converters.search import Found, Search, requantize
 from converters.source import open_source
 from converters.source_base import Given, Source
+from converters.tflite.graph import ops, runnable
+from converters.tflite.layers import Network
 from converters.verify import DEFAULT_LIMITS, Examination, passes
 from sightline.datasets import read_class_folders
 from sightline.decode import OutputSpec

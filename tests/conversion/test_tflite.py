@@ -11,11 +11,11 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from converters.convert import convert
-from converters.graph import ops, pack, unpack
 from converters.quantize import quantize
-from converters.rewrite import rewritten
 from converters.run_model import run_all
 from converters.source_base import Given
+from converters.tflite.graph import ops, pack, unpack
+from converters.tflite.rewrites import rewritten
 from converters.tflite_source import check_float, outputs, to_tflite
 from sightline.bundle import read_bundle
 from sightline.errors import ModelError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.graph import builtin_of, pack, unpack
+from converters.tflite.graph import builtin_of, pack, unpack
 
 _NONE, _RELU6 = schema.ActivationFunctionType.NONE, schema.ActivationFunctionType.RELU6
 _Builtin = schema.BuiltinOperator

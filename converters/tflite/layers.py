@@ -9,7 +9,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from converters.graph import builtin_of, pack, unpack
+from converters.tflite.graph import builtin_of, pack, unpack
 
 _OP = schema.BuiltinOperator
 WEIGHTED = (_OP.CONV_2D, _OP.DEPTHWISE_CONV_2D, _OP.FULLY_CONNECTED)

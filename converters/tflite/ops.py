@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from converters.graph import builtin_of
+from converters.tflite.graph import builtin_of
 
 _OPS = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
 _TYPES = {v: k.lower() for k, v in vars(schema.TensorType).items() if not k.startswith("_")}

@@ -1,0 +1,1 @@
+"""TFLite files: read, rewritten, and run with the reference kernels."""
