@@ -22,8 +22,8 @@ from converters.calibrate import observe, ranges
 from converters.noise import to_log
 from converters.quantize import quantize
 from converters.search import Search
-from converters.source import open_source
-from converters.source_base import Given, Source
+from converters.sources.base import Given, Source
+from converters.sources.open import open_source
 from converters.verify import Examination, Limits, Measured
 from sightline.device import load_device
 

@@ -93,7 +93,7 @@ def make_bundle(folder: Path, scheme: str = "static_int8", size: int = SIZE) -> 
 
     from converters.calibrate import observe, ranges
     from converters.quantize import quantize
-    from converters.torch_source import convert_program, open_program
+    from converters.sources.from_torch import convert_program, open_program
     from trainer.export import save_program
     from trainer.model import Classifier
 

@@ -734,7 +734,9 @@ def _preload(light: bool) -> None:
     """What every forked process would import again."""
     names = ["sqlite3", "ssl", "edge.app", "edge.outputs.factory", "edge.outputs.outbox"]
     names += ["edge.cli.service", "edge.cli.deploy"]
-    names += [] if light else ["converters.convert", "converters.evaluate", "converters.torch_source", "trainer.train"]
+    names += (
+        [] if light else ["converters.convert", "converters.evaluate", "converters.sources.from_torch", "trainer.train"]
+    )
     for name in names:
         importlib.import_module(name)
 

@@ -12,8 +12,8 @@ from converters.divergence import split
 from converters.evaluate import Candidate, measure, read_pictures
 from converters.rules import Quality
 from converters.run_model import Progress, run_all
-from converters.source import calibration_frames, parse_normalization, read_labels
-from converters.source_base import Given
+from converters.sources.base import Given
+from converters.sources.open import calibration_frames, parse_normalization, read_labels
 from sightline.arrays import pack
 from sightline.bare import AS_IS, bare_bundle
 from sightline.bundle import name_of_new, write_bundle

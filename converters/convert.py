@@ -18,8 +18,8 @@ from converters.quantize import quantize
 from converters.report import Report, render, steps, to_json
 from converters.run_model import Progress
 from converters.search import Found, Search, requantize
-from converters.source import open_source
-from converters.source_base import NOTHING_GIVEN, Given
+from converters.sources.base import NOTHING_GIVEN, Given
+from converters.sources.open import open_source
 from converters.tflite.metadata_writer import with_metadata
 from converters.verify import DEFAULT_LIMITS, Examination, Limits, Measured, check_integer, check_parity, judge
 from sightline import __version__

@@ -115,7 +115,7 @@ def _candidates(path: Path, schemes: Sequence[str]) -> list[Candidate]:
     if (path / "model.json").is_file():
         if schemes:
             raise ConfigError(f"{path}: --scheme chooses variants of a bundle; a run is float32")
-        from converters import torch_source
+        from converters.sources import from_torch as torch_source
 
         run = read_run(path)
         program = torch_source.open_program(run.read("model.pt2"), f"{path / 'model.pt2'}")

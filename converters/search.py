@@ -18,7 +18,7 @@ from converters.equalize import equalize
 from converters.mixed import Share, by_share, float_sets
 from converters.quantize import quantize
 from converters.run_model import run_all
-from converters.source_base import Say, Source
+from converters.sources.base import Say, Source
 from converters.tflite.graph import ops, runnable
 from converters.verify import Examination, Limits, Measured, passes
 from sightline.device import DeviceConfig, Scheme

@@ -15,7 +15,7 @@ import numpy as np
 from converters.divergence import Outputs, snr_db, split
 from converters.rules import rules_of
 from converters.run_model import Progress, each, read_all, run_all
-from converters.source_base import Source
+from converters.sources.base import Source
 from converters.tflite.graph import damaged, ops
 from sightline.device import Scheme
 from sightline.errors import QualityError

@@ -13,8 +13,8 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 from torch import Tensor, nn
 
+from converters.sources.from_torch import convert_program
 from converters.tflite.graph import pack, unpack
-from converters.torch_source import convert_program
 
 SIZE = 64
 STRIDES = (8, 16, 32)

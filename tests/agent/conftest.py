@@ -32,7 +32,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with the variants static_int8 (default) and float32. Read only."""
     from converters.calibrate import observe, ranges
     from converters.quantize import quantize
-    from converters.torch_source import convert_program, open_program
+    from converters.sources.from_torch import convert_program, open_program
     from trainer.export import save_program
 
     spec = InputSpec(64, 64)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from converters.calibrate import observe, ranges
 from converters.quantize import quantize
-from converters.torch_source import convert_program
+from converters.sources.from_torch import convert_program
 from sightline.device import Scheme
 from sightline.preprocess import InputSpec
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from converters.convert import convert
-from converters.source_base import Given
+from converters.sources.base import Given
 from sightline import cli, files
 from sightline.arrays import pack
 from sightline.bundle import read_bundle

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.blame import instead
 from converters.convert import convert
-from converters.source_base import Given
-from converters.torch_source import save_module, to_tflite
+from converters.sources.base import Given
+from converters.sources.diagnose import instead
+from converters.sources.from_torch import save_module, to_tflite
 from sightline.errors import ModelError
 from tests.conftest import Sightline
 from tests.conversion.helpers import save_program

@@ -13,8 +13,8 @@ from converters.convert import convert, report_path
 from converters.divergence import box_divergence, split
 from converters.rules import BoxRules
 from converters.run_model import run_all
-from converters.source import open_source
-from converters.source_base import Given
+from converters.sources.base import Given
+from converters.sources.open import open_source
 from converters.tflite.graph import ops
 from converters.verify import Examination, Limits, judge
 from sightline.arrays import unpack
@@ -159,7 +159,7 @@ def test_divergence_sees_what_matters_to_boxes() -> None:
 def test_a_trained_detectors_graph_has_nothing_that_int8_fears(tmp_path: Path) -> None:
     import torch
 
-    from converters.torch_source import convert_program
+    from converters.sources.from_torch import convert_program
     from trainer.detector import build_detector
 
     model = build_detector("test_byobnet", 2, "none", 64).eval()

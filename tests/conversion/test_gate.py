@@ -15,13 +15,13 @@ from ai_edge_litert import schema_py_generated as schema
 import converters.convert
 import converters.search
 import converters.verify
-from converters import torch_source
 from converters.convert import convert
 from converters.divergence import snr_db
 from converters.quantize import quantize
 from converters.run_model import run_all
-from converters.source import open_source
-from converters.source_base import Given
+from converters.sources import from_torch as torch_source
+from converters.sources.base import Given
+from converters.sources.open import open_source
 from converters.tflite.graph import damaged
 from converters.verify import Examination, Limits, Measured, check_integer, check_parity, judge
 from sightline.bundle import read_bundle, write_bundle

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters import keras_source
 from converters.convert import convert
-from converters.source_base import Given
+from converters.sources import from_keras as keras_source
+from converters.sources.base import Given
 from converters.tflite.graph import ops
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
@@ -26,7 +26,7 @@ READ = """
 import json, sys
 import numpy as np
 from pathlib import Path
-from converters.keras_child import Refused, read
+from converters.sources.keras_child import Refused, read
 folder, said = Path(sys.argv[1]), {}
 for name in sys.argv[2:]:
     try:

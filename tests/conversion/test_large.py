@@ -12,9 +12,9 @@ from converters.calibrate import observe, ranges
 from converters.edgetpu_lowering import lower
 from converters.quantize import quantize
 from converters.run_model import run_all
+from converters.sources.from_torch import to_tflite
 from converters.tflite.graph import damaged, ops, pack, unpack
 from converters.tflite.metadata_writer import with_metadata
-from converters.torch_source import to_tflite
 from sightline.decode import OutputSpec
 from sightline.preprocess import Frame, InputSpec
 from tests.conversion.helpers import save_program

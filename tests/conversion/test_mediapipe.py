@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from converters.convert import convert
-from converters.source import open_source
-from converters.source_base import NOTHING_GIVEN
+from converters.sources.base import NOTHING_GIVEN
+from converters.sources.open import open_source
 from converters.tflite.metadata_writer import with_metadata
 from sightline.bundle import Bundle, read_bundle
 from sightline.decode import OutputSpec, decode

@@ -16,8 +16,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter as LiteRT
 
 from converters.quantize import quantize
-from converters.source import open_source
-from converters.source_base import NOTHING_GIVEN
+from converters.sources.base import NOTHING_GIVEN
+from converters.sources.open import open_source
 from converters.tflite.graph import pack, unpack
 from converters.tflite.metadata_writer import with_metadata
 from sightline.bundle import read_bundle

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from converters.convert import convert
-from converters.source import open_source
-from converters.source_base import NORMALIZATIONS, Given
+from converters.sources.base import NORMALIZATIONS, Given
+from converters.sources.open import open_source
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
 from tests.conftest import LABELS, SIZE

@@ -12,11 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converters import onnx_source
 from converters.convert import convert
-from converters.onnx_source import outputs, to_tflite
 from converters.run_model import run_all
-from converters.source_base import Given
+from converters.sources import from_onnx as onnx_source
+from converters.sources.base import Given
+from converters.sources.from_onnx import outputs, to_tflite
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
 from sightline.preprocess import InputSpec

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.torch_source import open_program, outputs, to_tflite
+from converters.sources.from_torch import open_program, outputs, to_tflite
 from sightline.errors import ModelError
 from sightline.files import file_table, seal
 from sightline.program_file import checked_program

@@ -9,8 +9,8 @@ from ai_edge_litert import interpreter as litert
 
 from converters.calibrate import observe, ranges
 from converters.quantize import quantize
+from converters.sources.from_torch import convert_program, open_program
 from converters.tflite.graph import ops
-from converters.torch_source import convert_program, open_program
 from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec
 from tests.models import Neighbours

@@ -16,8 +16,8 @@ from converters.charts import bars, histogram
 from converters.convert import Converted, convert
 from converters.report import Report, render, to_json
 from converters.search import Found, Step
-from converters.source import open_source
-from converters.source_base import Given
+from converters.sources.base import Given
+from converters.sources.open import open_source
 from converters.tflite.graph import Op, damaged, ops
 from converters.verify import Examination, Limits
 from sightline.arrays import unpack

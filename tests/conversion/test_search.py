@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters import torch_source
 from converters.bias import correct_biases, rounded
 from converters.calibrate import METHODS, Activation, observe, ranges
 from converters.divergence import class_divergence
@@ -19,8 +18,9 @@ from converters.mixed import Share, by_share, float_sets
 from converters.quantize import quantize
 from converters.run_model import run_all
 from converters.search import Found, Search, requantize
-from converters.source import open_source
-from converters.source_base import Given, Source
+from converters.sources import from_torch as torch_source
+from converters.sources.base import Given, Source
+from converters.sources.open import open_source
 from converters.tflite.graph import ops, runnable
 from converters.tflite.layers import Network
 from converters.verify import DEFAULT_LIMITS, Examination, passes

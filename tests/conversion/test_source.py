@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from converters.convert import convert
-from converters.source import open_source
-from converters.source_base import Given
+from converters.sources.base import Given
+from converters.sources.open import open_source
 from converters.verify import Limits
 from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle

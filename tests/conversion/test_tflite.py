@@ -13,10 +13,10 @@ from ai_edge_litert import schema_py_generated as schema
 from converters.convert import convert
 from converters.quantize import quantize
 from converters.run_model import run_all
-from converters.source_base import Given
+from converters.sources.base import Given
+from converters.sources.from_tflite import check_float, outputs, to_tflite
 from converters.tflite.graph import ops, pack, unpack
 from converters.tflite.rewrites import rewritten
-from converters.tflite_source import check_float, outputs, to_tflite
 from sightline.bundle import read_bundle
 from sightline.errors import ModelError
 from sightline.interpreter import Interpreter

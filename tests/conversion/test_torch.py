@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from converters.calibrate import observe, ranges
 from converters.quantize import quantize
 from converters.run_model import run_all
-from converters.torch_source import outputs, to_tflite
+from converters.sources.from_torch import outputs, to_tflite
 from sightline.preprocess import Frame, InputSpec
 from tests.conversion.helpers import save_program
 

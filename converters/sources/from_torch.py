@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from converters.blame import author_line, blame, instead, saved_op, training_op
 from converters.noise import to_log
-from converters.source_base import Say, silent
+from converters.sources.base import Say, silent
+from converters.sources.diagnose import author_line, blame, instead, saved_op, training_op
 from converters.tflite.rewrites import rewritten
 from sightline.errors import ModelError, reason
 from sightline.program_file import UnlistedOpError, checked_program, unlisted

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.child import run_child
-from converters.source_base import Say, silent
-from converters.tflite_source import check_float
+from converters.sources.base import Say, silent
+from converters.sources.child_process import run_child
+from converters.sources.from_tflite import check_float
 from sightline.errors import ConfigError, ModelError
 
 TITLE = "TensorFlow"

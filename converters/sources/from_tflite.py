@@ -11,7 +11,7 @@ from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from converters.source_base import Say, silent
+from converters.sources.base import Say, silent
 from converters.tflite.graph import pack, unpack
 from converters.tflite.rewrites import rewritten
 from sightline.errors import ModelError

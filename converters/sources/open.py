@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.source_base import NORMALIZATIONS, Given, Reader, Say, Source, silent
+from converters.sources.base import NORMALIZATIONS, Given, Reader, Say, Source, silent
 from converters.tflite.graph import ops
 from sightline.arrays import unpack
 from sightline.datasets import balanced, read_class_folders, read_frames
@@ -52,19 +52,19 @@ def _reader(path: Path) -> Reader:
         raise ModelError(f"{path}: no such run folder or model; `sightline train` makes a run")
     suffix = path.suffix.lower()
     if suffix == ".pt2":
-        from converters import torch_source
+        from converters.sources import from_torch as torch_source
 
         return torch_source
     if suffix == ".tflite":
-        from converters import tflite_source
+        from converters.sources import from_tflite as tflite_source
 
         return tflite_source
     if suffix == ".onnx":
-        from converters import onnx_source
+        from converters.sources import from_onnx as onnx_source
 
         return onnx_source
     if suffix in (".keras", ".h5", ".hdf5") or path.is_dir():
-        from converters import keras_source
+        from converters.sources import from_keras as keras_source
 
         return keras_source
     raise ModelError(f"{path}: is no model that can be read{_instead(path)}; {_FORMATS}")
@@ -84,7 +84,7 @@ def _from_run(path: Path, given: Given, say: Say) -> Source:
     for option in ("labels", "normalization", "resize"):
         if getattr(given, option):
             raise ConfigError(f"{path}: a run knows its {option}; leave --{option} out")
-    from converters import torch_source
+    from converters.sources import from_torch as torch_source
 
     run = read_run(path)
     manifest = run.manifest
@@ -133,7 +133,7 @@ def _from_run(path: Path, given: Given, say: Say) -> Source:
 
 
 def _from_module(module: nn.Module, given: Given, say: Say, size: tuple[int, int] | None) -> Source:
-    from converters import torch_source
+    from converters.sources import from_torch as torch_source
 
     name = type(module).__name__
     if not isinstance(module, torch_source.nn.Module):

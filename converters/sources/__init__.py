@@ -1,0 +1,1 @@
+"""Models of every format, read into one dataclass: a float TFLite with the images to measure it by."""
