@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from converters.analysis import OpNoise, latency_ms, op_noise
 from converters.divergence import split
-from converters.edgetpu_compiler import compile_variants
-from converters.edgetpu_lowering import lower
+from converters.edgetpu.compiler import compile_variants
+from converters.edgetpu.lowering import lower
 from converters.quantize import quantize
 from converters.report import Report, render, steps, to_json
 from converters.run_model import Progress

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from converters import data_sheet
-from converters.edgetpu import CONVERT, Mapping, Problem
+from converters.edgetpu.rules import CONVERT, Mapping, Problem
 from converters.inspection import End, Inspection, OpRow, inspect_model
 from sightline.box_formats import Format, find_format
 from sightline.boxes import read_boxes

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from converters import edgetpu
+from converters.edgetpu import rules as edgetpu
 from converters.tflite.graph import unpack
 from converters.tflite.ops import Graph, Node, Operand, macs, read_graph
 from sightline.child import python

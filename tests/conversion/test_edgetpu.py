@@ -14,11 +14,11 @@ import pytest
 from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 
-from converters import edgetpu_compiler
 from converters.convert import convert
-from converters.edgetpu import mapping, needed_version, problems
-from converters.edgetpu_compiler import compile_model
-from converters.edgetpu_lowering import lower
+from converters.edgetpu import compiler as edgetpu_compiler
+from converters.edgetpu.compiler import compile_model
+from converters.edgetpu.lowering import lower
+from converters.edgetpu.rules import mapping, needed_version, problems
 from converters.tflite.graph import pack, unpack
 from converters.tflite.ops import Node, Operand, read_graph
 from edge.inference.model import open_model

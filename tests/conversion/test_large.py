@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import Tensor, nn
 
 from converters.calibrate import observe, ranges
-from converters.edgetpu_lowering import lower
+from converters.edgetpu.lowering import lower
 from converters.quantize import quantize
 from converters.run_model import run_all
 from converters.sources.from_torch import to_tflite

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.edgetpu import CUSTOM_OP
+from converters.edgetpu.rules import CUSTOM_OP
 from sightline.errors import ModelError
 
 PROGRAM = "edgetpu_compiler"

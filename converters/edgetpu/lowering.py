@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.edgetpu import BIASED, needed_version
+from converters.edgetpu.rules import BIASED, needed_version
 from converters.tflite.graph import pack, unpack
 from converters.tflite.ops import Node, code_name, read_graph
 

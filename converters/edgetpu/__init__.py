@@ -1,0 +1,1 @@
+"""The Edge TPU: what its compiler takes, and graphs rewritten for it."""
