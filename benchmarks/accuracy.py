@@ -17,14 +17,14 @@ from ai_edge_litert import interpreter as litert
 from ai_edge_quantizer import quantizer, recipe
 
 from benchmarks.agent import show
-from converters.analysis import latency_ms
 from converters.calibrate import observe, ranges
+from converters.evaluate.acceptance import Examination, Limits, Measured
+from converters.evaluate.op_snr import latency_ms
 from converters.noise import to_log
 from converters.quantize import quantize
 from converters.search import Search
 from converters.sources.base import Given, Source
 from converters.sources.open import open_source
-from converters.verify import Examination, Limits, Measured
 from sightline.device import load_device
 
 DROP, AGREEMENT = 0.3, 0.985

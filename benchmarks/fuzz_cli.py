@@ -735,7 +735,9 @@ def _preload(light: bool) -> None:
     names = ["sqlite3", "ssl", "edge.app", "edge.outputs.factory", "edge.outputs.outbox"]
     names += ["edge.cli.service", "edge.cli.deploy"]
     names += (
-        [] if light else ["converters.convert", "converters.evaluate", "converters.sources.from_torch", "trainer.train"]
+        []
+        if light
+        else ["converters.convert", "converters.evaluate.evaluate", "converters.sources.from_torch", "trainer.train"]
     )
     for name in names:
         importlib.import_module(name)

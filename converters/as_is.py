@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.divergence import split
-from converters.evaluate import Candidate, measure, read_pictures
-from converters.rules import Quality
-from converters.run_model import Progress, run_all
+from converters.evaluate.divergence import split
+from converters.evaluate.evaluate import Candidate, measure, read_pictures
+from converters.evaluate.metrics import Quality
+from converters.evaluate.run import Progress, run_all
 from converters.sources.base import Given
 from converters.sources.open import calibration_frames, parse_normalization, read_labels
 from sightline.arrays import pack

@@ -69,9 +69,9 @@ def convert(
         raise ConfigError("--decoder is for --scheme as_is; what is converted here gives scores of classes")
     from converters.convert import convert as run
     from converters.convert import report_path
+    from converters.evaluate.acceptance import Limits
     from converters.page import percent, points
     from converters.sources.base import Given
-    from converters.verify import Limits
 
     given = Given(**{f.name: o[f.name] for f in dataclasses.fields(Given)})
     limits = Limits(o["max_drop"], o["max_class_drop"], o["min_agreement"])

@@ -10,18 +10,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.analysis import OpNoise, latency_ms, op_noise
-from converters.divergence import split
 from converters.edgetpu.compiler import compile_variants
 from converters.edgetpu.lowering import lower
+from converters.evaluate.acceptance import (
+    DEFAULT_LIMITS,
+    Examination,
+    Limits,
+    Measured,
+    check_integer,
+    check_parity,
+    judge,
+)
+from converters.evaluate.divergence import split
+from converters.evaluate.op_snr import OpNoise, latency_ms, op_noise
+from converters.evaluate.run import Progress
 from converters.quantize import quantize
 from converters.report import Report, render, steps, to_json
-from converters.run_model import Progress
 from converters.search import Found, Search, requantize
 from converters.sources.base import NOTHING_GIVEN, Given
 from converters.sources.open import open_source
 from converters.tflite.metadata_writer import with_metadata
-from converters.verify import DEFAULT_LIMITS, Examination, Limits, Measured, check_integer, check_parity, judge
 from sightline import __version__
 from sightline.arrays import pack
 from sightline.bundle import Manifest, name_of_new, write_bundle

@@ -49,7 +49,7 @@ def evaluate(models: tuple[Path, ...], data: Path, report: Path | None, as_json:
     folders, or pictures with boxes.
     """
     from converters.cli import Bar
-    from converters.evaluate import evaluate as run
+    from converters.evaluate.evaluate import evaluate as run
     from converters.evaluation_page import classes, render, to_json, variants
 
     if report and report.suffix != ".html":

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from converters.charts import curves
-from converters.evaluate import Evaluation
+from converters.evaluate.evaluate import Evaluation
+from converters.evaluate.metrics import BoxRules, ClassRules
 from converters.page import drawn, kib, page, percent, shown_frame, table
-from converters.rules import BoxRules, ClassRules
 from sightline.average_precision import RECALLS
 
 PICTURES = 48

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from converters.rules import boxes_of
+from converters.evaluate.metrics import boxes_of
 from sightline.average_precision import Truth
 from sightline.images import read_image
 from sightline.predictions import Detection

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from converters.convert import convert, report_path
-from converters.divergence import box_divergence, split
-from converters.rules import BoxRules
-from converters.run_model import run_all
+from converters.evaluate.acceptance import Examination, Limits, judge
+from converters.evaluate.divergence import box_divergence, split
+from converters.evaluate.metrics import BoxRules
+from converters.evaluate.run import run_all
 from converters.sources.base import Given
 from converters.sources.open import open_source
 from converters.tflite.graph import ops
-from converters.verify import Examination, Limits, judge
 from sightline.arrays import unpack
 from sightline.average_precision import Truth
 from sightline.bundle import Bundle, read_bundle

@@ -13,17 +13,17 @@ import yaml
 from ai_edge_litert import schema_py_generated as schema
 
 import converters.convert
+import converters.evaluate.acceptance
 import converters.search
-import converters.verify
 from converters.convert import convert
-from converters.divergence import snr_db
+from converters.evaluate.acceptance import Examination, Limits, Measured, check_integer, check_parity, judge
+from converters.evaluate.divergence import snr_db
+from converters.evaluate.run import run_all
 from converters.quantize import quantize
-from converters.run_model import run_all
 from converters.sources import from_torch as torch_source
 from converters.sources.base import Given
 from converters.sources.open import open_source
 from converters.tflite.graph import damaged
-from converters.verify import Examination, Limits, Measured, check_integer, check_parity, judge
 from sightline.bundle import read_bundle, write_bundle
 from sightline.device import FOLDER
 from sightline.errors import ConfigError, InputError, QualityError
@@ -107,7 +107,7 @@ def test_what_may_be_lost_is_the_users_to_say_but_an_examination_must_still_be_o
 def test_an_examination_that_the_shuffled_model_passes_is_refused(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(converters.verify, "damaged", lambda content: content)
+    monkeypatch.setattr(converters.evaluate.acceptance, "damaged", lambda content: content)
     refused(
         run_folder,
         tmp_path / "c.bundle",

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from converters.calibrate import observe, ranges
 from converters.edgetpu.lowering import lower
+from converters.evaluate.run import run_all
 from converters.quantize import quantize
-from converters.run_model import run_all
 from converters.sources.from_torch import to_tflite
 from converters.tflite.graph import damaged, ops, pack, unpack
 from converters.tflite.metadata_writer import with_metadata

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.convert import convert
-from converters.run_model import run_all
+from converters.evaluate.run import run_all
 from converters.sources import from_onnx as onnx_source
 from converters.sources.base import Given
 from converters.sources.from_onnx import outputs, to_tflite

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from converters.bias import correct_biases, rounded
 from converters.calibrate import METHODS, Activation, observe, ranges
-from converters.divergence import class_divergence
 from converters.equalize import equalize
+from converters.evaluate.acceptance import DEFAULT_LIMITS, Examination, passes
+from converters.evaluate.divergence import class_divergence
+from converters.evaluate.run import run_all
 from converters.mixed import Share, by_share, float_sets
 from converters.quantize import quantize
-from converters.run_model import run_all
 from converters.search import Found, Search, requantize
 from converters.sources import from_torch as torch_source
 from converters.sources.base import Given, Source
 from converters.sources.open import open_source
 from converters.tflite.graph import ops, runnable
 from converters.tflite.layers import Network
-from converters.verify import DEFAULT_LIMITS, Examination, passes
 from sightline.datasets import read_class_folders
 from sightline.decode import OutputSpec
 from sightline.device import load_device

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from converters.convert import convert
+from converters.evaluate.acceptance import Limits
 from converters.sources.base import Given
 from converters.sources.open import open_source
-from converters.verify import Limits
 from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle
 from sightline.datasets import read_class_folders, read_frames

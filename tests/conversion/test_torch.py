@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from converters.calibrate import observe, ranges
+from converters.evaluate.run import run_all
 from converters.quantize import quantize
-from converters.run_model import run_all
 from converters.sources.from_torch import outputs, to_tflite
 from sightline.preprocess import Frame, InputSpec
 from tests.conversion.helpers import save_program

@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.divergence import Outputs
-from converters.rules import Rules
+from converters.evaluate.divergence import Outputs
+from converters.evaluate.metrics import Rules
 from sightline.images import read_image
 from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec, Preprocessor

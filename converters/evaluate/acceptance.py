@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from converters.divergence import Outputs, snr_db, split
-from converters.rules import rules_of
-from converters.run_model import Progress, each, read_all, run_all
+from converters.evaluate.divergence import Outputs, snr_db, split
+from converters.evaluate.metrics import rules_of
+from converters.evaluate.run import Progress, each, read_all, run_all
 from converters.sources.base import Source
 from converters.tflite.graph import damaged, ops
 from sightline.device import Scheme

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.divergence import snr_db
+from converters.evaluate.divergence import snr_db
 from converters.tflite.graph import Op, ops
 from converters.tflite.reference import reference_interpreter
 from sightline.interpreter import Interpreter

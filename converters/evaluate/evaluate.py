@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.rules import Quality, Rules, rules_of
-from converters.run_model import Progress, each, read_all
+from converters.evaluate.metrics import Quality, Rules, rules_of
+from converters.evaluate.run import Progress, each, read_all
 from sightline.average_precision import Truth
 from sightline.bare import read_model
 from sightline.boxes import read_boxes
