@@ -17,12 +17,12 @@ from ai_edge_litert import interpreter as litert
 from ai_edge_quantizer import quantizer, recipe
 
 from benchmarks.agent import show
-from converters.calibrate import observe, ranges
 from converters.evaluate.acceptance import Examination, Limits, Measured
 from converters.evaluate.op_snr import latency_ms
 from converters.noise import to_log
-from converters.quantize import quantize
-from converters.search import Search
+from converters.quantize.calibrate import observe, ranges
+from converters.quantize.quantize import quantize
+from converters.quantize.search import Search
 from converters.sources.base import Given, Source
 from converters.sources.open import open_source
 from sightline.device import load_device

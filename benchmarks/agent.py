@@ -91,8 +91,8 @@ def make_bundle(folder: Path, scheme: str = "static_int8", size: int = SIZE) -> 
     import timm
     import torch
 
-    from converters.calibrate import observe, ranges
-    from converters.quantize import quantize
+    from converters.quantize.calibrate import observe, ranges
+    from converters.quantize.quantize import quantize
     from converters.sources.from_torch import convert_program, open_program
     from trainer.export import save_program
     from trainer.model import Classifier

@@ -24,9 +24,9 @@ from converters.evaluate.acceptance import (
 from converters.evaluate.divergence import split
 from converters.evaluate.op_snr import OpNoise, latency_ms, op_noise
 from converters.evaluate.run import Progress
-from converters.quantize import quantize
+from converters.quantize.quantize import quantize
+from converters.quantize.search import Found, Search, requantize
 from converters.report import Report, render, steps, to_json
-from converters.search import Found, Search, requantize
 from converters.sources.base import NOTHING_GIVEN, Given
 from converters.sources.open import open_source
 from converters.tflite.metadata_writer import with_metadata

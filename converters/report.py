@@ -18,7 +18,7 @@ from converters.evaluate.acceptance import Examination, Limits, Measured
 from converters.evaluate.metrics import BoxRules
 from converters.evaluate.op_snr import OpNoise
 from converters.page import drawn, kib, page, percent, points, shown_frame, table
-from converters.search import Found
+from converters.quantize.search import Found
 from sightline.device import Scheme
 
 # an op whose output is noisier than this stands out: 8 bits give about 35 to 45 dB

@@ -30,8 +30,8 @@ def write_crossing(path: Path, frames: int, step: int, start: int = 0) -> Path:
 @pytest.fixture(scope="session")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with the variants static_int8 (default) and float32. Read only."""
-    from converters.calibrate import observe, ranges
-    from converters.quantize import quantize
+    from converters.quantize.calibrate import observe, ranges
+    from converters.quantize.quantize import quantize
     from converters.sources.from_torch import convert_program, open_program
     from trainer.export import save_program
 

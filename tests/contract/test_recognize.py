@@ -105,8 +105,8 @@ def test_ultralytics_own_metadata_says_everything() -> None:
 
 
 def test_a_quantized_yolo_is_compared_as_integers() -> None:
-    from converters.calibrate import observe, ranges
-    from converters.quantize import quantize
+    from converters.quantize.calibrate import observe, ranges
+    from converters.quantize.quantize import quantize
     from sightline.preprocess import preprocess
 
     content, spec = f.tflite(f.Yolo()), InputSpec(64, 64)

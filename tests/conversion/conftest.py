@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.calibrate import observe, ranges
-from converters.quantize import quantize
+from converters.quantize.calibrate import observe, ranges
+from converters.quantize.quantize import quantize
 from converters.sources.from_torch import convert_program
 from sightline.device import Scheme
 from sightline.preprocess import InputSpec

@@ -14,12 +14,12 @@ from ai_edge_litert import schema_py_generated as schema
 
 import converters.convert
 import converters.evaluate.acceptance
-import converters.search
+import converters.quantize.search
 from converters.convert import convert
 from converters.evaluate.acceptance import Examination, Limits, Measured, check_integer, check_parity, judge
 from converters.evaluate.divergence import snr_db
 from converters.evaluate.run import run_all
-from converters.quantize import quantize
+from converters.quantize.quantize import quantize
 from converters.sources import from_torch as torch_source
 from converters.sources.base import Given
 from converters.sources.open import open_source
@@ -64,7 +64,7 @@ def worse(*args: Any) -> bytes:
 def test_a_scheme_that_lost_too_much_is_refused_and_nothing_is_left(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(converters.search, "quantize", worse)
+    monkeypatch.setattr(converters.quantize.search, "quantize", worse)
     refused(
         run_folder, tmp_path / "c.bundle", r"static_int8 lost \d\d\.\d\d points of accuracy, .* on 12 held-out pictures"
     )
@@ -76,7 +76,7 @@ def test_an_older_bundle_survives_a_conversion_that_is_refused(
 ) -> None:
     old = read_bundle(bundle)
     write_bundle(tmp_path / "c.bundle", old.manifest, {k: v for k, v in old.contents.items() if k != "labels.txt"})
-    monkeypatch.setattr(converters.search, "quantize", worse)
+    monkeypatch.setattr(converters.quantize.search, "quantize", worse)
     refused(run_folder, tmp_path / "c.bundle", "static_int8 lost")
     assert read_bundle(tmp_path / "c.bundle").manifest == old.manifest
 
@@ -141,7 +141,7 @@ def test_float_ops_in_a_static_scheme_are_refused_by_name(
     def quantize_half(content: bytes, scheme: Any, *rest: Any) -> bytes:
         return quantize(content, "dynamic_int8", *rest[:2])
 
-    monkeypatch.setattr(converters.search, "quantize", quantize_half)
+    monkeypatch.setattr(converters.quantize.search, "quantize", quantize_half)
     for scheme in ("static_int8", "static_int8_float_io"):
         refused(
             run_folder, tmp_path / "c.bundle",

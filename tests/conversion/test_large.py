@@ -8,10 +8,10 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from torch import Tensor, nn
 
-from converters.calibrate import observe, ranges
 from converters.edgetpu.lowering import lower
 from converters.evaluate.run import run_all
-from converters.quantize import quantize
+from converters.quantize.calibrate import observe, ranges
+from converters.quantize.quantize import quantize
 from converters.sources.from_torch import to_tflite
 from converters.tflite.graph import damaged, ops, pack, unpack
 from converters.tflite.metadata_writer import with_metadata

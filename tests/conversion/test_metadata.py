@@ -15,7 +15,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter as LiteRT
 
-from converters.quantize import quantize
+from converters.quantize.quantize import quantize
 from converters.sources.base import NOTHING_GIVEN
 from converters.sources.open import open_source
 from converters.tflite.graph import pack, unpack

@@ -7,8 +7,8 @@ import pytest
 import torch
 from ai_edge_litert import interpreter as litert
 
-from converters.calibrate import observe, ranges
-from converters.quantize import quantize
+from converters.quantize.calibrate import observe, ranges
+from converters.quantize.quantize import quantize
 from converters.sources.from_torch import convert_program, open_program
 from converters.tflite.graph import ops
 from sightline.interpreter import Interpreter

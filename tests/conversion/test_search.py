@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.bias import correct_biases, rounded
-from converters.calibrate import METHODS, Activation, observe, ranges
-from converters.equalize import equalize
 from converters.evaluate.acceptance import DEFAULT_LIMITS, Examination, passes
 from converters.evaluate.divergence import class_divergence
 from converters.evaluate.run import run_all
-from converters.mixed import Share, by_share, float_sets
-from converters.quantize import quantize
-from converters.search import Found, Search, requantize
+from converters.quantize.bias_correction import correct_biases, rounded
+from converters.quantize.calibrate import METHODS, Activation, observe, ranges
+from converters.quantize.cross_layer_equalization import equalize
+from converters.quantize.mixed_precision import Share, by_share, float_sets
+from converters.quantize.quantize import quantize
+from converters.quantize.search import Found, Search, requantize
 from converters.sources import from_torch as torch_source
 from converters.sources.base import Given, Source
 from converters.sources.open import open_source
@@ -226,7 +226,7 @@ def test_of_very_many_ops_neighbours_are_looked_at_together(
     by_share(pairs[0], divergence_of)
     assert asked == [[output] for output in every]
     asked.clear()
-    monkeypatch.setattr("converters.mixed.GROUPS", 2)
+    monkeypatch.setattr("converters.quantize.mixed_precision.GROUPS", 2)
     shares = by_share(pairs[0], divergence_of)
     half = -(-len(every) // 2)
     assert asked == [every[:half], every[half:]]

@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from converters.convert import convert
 from converters.evaluate.run import run_all
-from converters.quantize import quantize
+from converters.quantize.quantize import quantize
 from converters.sources.base import Given
 from converters.sources.from_tflite import check_float, outputs, to_tflite
 from converters.tflite.graph import ops, pack, unpack

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.calibrate import observe, ranges
 from converters.evaluate.run import run_all
-from converters.quantize import quantize
+from converters.quantize.calibrate import observe, ranges
+from converters.quantize.quantize import quantize
 from converters.sources.from_torch import outputs, to_tflite
 from sightline.preprocess import Frame, InputSpec
 from tests.conversion.helpers import save_program

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.calibrate import Activation
+from converters.quantize.calibrate import Activation
 from converters.tflite.layers import Network
 
 

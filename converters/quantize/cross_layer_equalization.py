@@ -8,7 +8,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from converters.calibrate import Activation
+from converters.quantize.calibrate import Activation
 from converters.tflite.layers import Layer, Network
 
 _OP = schema.BuiltinOperator

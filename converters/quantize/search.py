@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from converters.bias import correct_biases
-from converters.calibrate import METHODS, Activation, Ranges, observe, ranges
-from converters.equalize import equalize
 from converters.evaluate.acceptance import Examination, Limits, Measured, passes
 from converters.evaluate.divergence import Outputs, box_divergence, cell_divergence, class_divergence, split
 from converters.evaluate.run import run_all
-from converters.mixed import Share, by_share, float_sets
-from converters.quantize import quantize
+from converters.quantize.bias_correction import correct_biases
+from converters.quantize.calibrate import METHODS, Activation, Ranges, observe, ranges
+from converters.quantize.cross_layer_equalization import equalize
+from converters.quantize.mixed_precision import Share, by_share, float_sets
+from converters.quantize.quantize import quantize
 from converters.sources.base import Say, Source
 from converters.tflite.graph import ops, runnable
 from sightline.device import DeviceConfig, Scheme

@@ -1,0 +1,1 @@
+"""Quantization: ranges, the ladder of methods, and the files that come out."""
