@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
-from converters import data_sheet
 from converters.edgetpu.rules import CONVERT, Mapping, Problem
-from converters.inspection import End, Inspection, OpRow, inspect_model
+from converters.inspect import dataset as data_sheet
+from converters.inspect.model import End, Inspection, OpRow, inspect_model
 from sightline.box_formats import Format, find_format
 from sightline.boxes import read_boxes
 from sightline.bundle import Bundle, read_bundle

@@ -59,7 +59,7 @@ def test_the_self_test_and_a_cold_start_run_no_code_of_the_current_folder(bundle
 
 
 def test_a_probed_model_runs_no_code_of_the_current_folder(bundle: Path, trap: Path) -> None:
-    from converters.inspection import _probe
+    from converters.inspect.model import _probe
 
     content = next(bundle.glob("*.static_int8.tflite")).read_bytes()
     assert not _probe(content, "xnnpack", "model")["error"]

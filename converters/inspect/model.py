@@ -214,7 +214,7 @@ def _persistent(nodes: Sequence[Node]) -> list[int]:
 
 def _probe(content: bytes, kernels: str, name: str) -> dict[str, object]:
     """What `probe.main` says, of all its lines. Raises ModelError where the process dies."""
-    command = python("converters.probe", kernels)
+    command = python("converters.inspect.runtime_probe", kernels)
     what = "XNNPACK" if kernels == "xnnpack" else "TFLite's own kernels"
     try:
         done = subprocess.run(command, input=content, capture_output=True, timeout=_PROBE_TIMEOUT_S)
