@@ -70,7 +70,7 @@ def convert(
     from converters.convert import convert as run
     from converters.convert import report_path
     from converters.evaluate.acceptance import Limits
-    from converters.page import percent, points
+    from converters.report.html import percent, points
     from converters.sources.base import Given
 
     given = Given(**{f.name: o[f.name] for f in dataclasses.fields(Given)})
@@ -108,7 +108,7 @@ def convert(
 
 def _wrap(source: Path, out: Path, device: str, as_json: bool, decoder: str | None, o: dict[str, Any]) -> None:
     from converters.as_is import wrap
-    from converters.page import percent
+    from converters.report.html import percent
     from converters.sources.base import Given
 
     given = Given(**{f.name: o[f.name] for f in dataclasses.fields(Given)})

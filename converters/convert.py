@@ -26,7 +26,7 @@ from converters.evaluate.op_snr import OpNoise, latency_ms, op_noise
 from converters.evaluate.run import Progress
 from converters.quantize.quantize import quantize
 from converters.quantize.search import Found, Search, requantize
-from converters.report import Report, render, steps, to_json
+from converters.report.conversion import Report, render, steps, to_json
 from converters.sources.base import NOTHING_GIVEN, Given
 from converters.sources.open import open_source
 from converters.tflite.metadata_writer import with_metadata

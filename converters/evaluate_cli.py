@@ -50,7 +50,7 @@ def evaluate(models: tuple[Path, ...], data: Path, report: Path | None, as_json:
     """
     from converters.cli import Bar
     from converters.evaluate.evaluate import evaluate as run
-    from converters.evaluation_page import classes, render, to_json, variants
+    from converters.report.evaluation import classes, render, to_json, variants
 
     if report and report.suffix != ".html":
         raise InputError(f"--report {report}: it is a page, so its name ends in .html")

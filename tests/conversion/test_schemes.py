@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.charts import bars, histogram
 from converters.convert import Converted, convert
 from converters.evaluate.acceptance import Examination, Limits
 from converters.evaluate.op_snr import OpNoise, op_noise
 from converters.quantize.calibrate import observe, ranges
 from converters.quantize.search import Found, Step
-from converters.report import Report, render, to_json
+from converters.report.charts import bars, histogram
+from converters.report.conversion import Report, render, to_json
 from converters.sources.base import Given
 from converters.sources.open import open_source
 from converters.tflite.graph import Op, damaged, ops

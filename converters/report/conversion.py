@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from converters.charts import bars, histogram
 from converters.evaluate.acceptance import Examination, Limits, Measured
 from converters.evaluate.metrics import BoxRules
 from converters.evaluate.op_snr import OpNoise
-from converters.page import drawn, kib, page, percent, points, shown_frame, table
 from converters.quantize.search import Found
+from converters.report.charts import bars, histogram
+from converters.report.html import drawn, kib, page, percent, points, shown_frame, table
 from sightline.device import Scheme
 
 # an op whose output is noisier than this stands out: 8 bits give about 35 to 45 dB

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from converters.charts import curves
 from converters.evaluate.evaluate import Evaluation
 from converters.evaluate.metrics import BoxRules, ClassRules
-from converters.page import drawn, kib, page, percent, shown_frame, table
+from converters.report.charts import curves
+from converters.report.html import drawn, kib, page, percent, shown_frame, table
 from sightline.average_precision import RECALLS
 
 PICTURES = 48

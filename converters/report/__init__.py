@@ -1,0 +1,1 @@
+"""The reports for people, as HTML without scripts."""
