@@ -30,14 +30,16 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "train": Entry("trainer.cli:train", "train", "Train a model on labelled pictures; leaves a run folder."),
-    "convert": Entry("converters.cli:convert", "convert", "Quantize a run for a device, verify it, leave a bundle."),
+    "convert": Entry(
+        "converters.cli.convert:convert", "convert", "Quantize a run for a device, verify it, leave a bundle."
+    ),
     "inspect": Entry(
-        "converters.inspect_cli:inspect",
+        "converters.cli.inspect:inspect",
         "",
         "Show a model's tensors, ops and memory, and what each delegate takes; or what a folder of boxes holds.",
     ),
     "evaluate": Entry(
-        "converters.evaluate_cli:evaluate",
+        "converters.cli.evaluate:evaluate",
         "convert",
         "Measure models on labelled pictures, as a device runs them: accuracy, or mAP.",
     ),

@@ -17,9 +17,9 @@ import pytest
 from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 
+from converters.cli.inspect import for_device, render
 from converters.inspect import model as inspection
 from converters.inspect.model import arena, inspect_model
-from converters.inspect_cli import for_device, render
 from converters.tflite.graph import pack, unpack
 from converters.tflite.ops import read_graph
 from sightline.bundle import read_bundle

@@ -48,7 +48,7 @@ def evaluate(models: tuple[Path, ...], data: Path, report: Path | None, as_json:
     MODELS are bundles and run folders, which are compared side by side; DATA is what `sightline train` takes: class
     folders, or pictures with boxes.
     """
-    from converters.cli import Bar
+    from converters.cli.convert import Bar
     from converters.evaluate.evaluate import evaluate as run
     from converters.report.evaluation import classes, render, to_json, variants
 
