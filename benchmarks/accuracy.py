@@ -19,7 +19,7 @@ from ai_edge_quantizer import quantizer, recipe
 from benchmarks.agent import show
 from converters.evaluate.acceptance import Examination, Limits, Measured
 from converters.evaluate.op_snr import latency_ms
-from converters.noise import to_log
+from converters.log_capture import to_log
 from converters.quantize.calibrate import observe, ranges
 from converters.quantize.quantize import quantize
 from converters.quantize.search import Search

@@ -107,7 +107,7 @@ def convert(
 
 
 def _wrap(source: Path, out: Path, device: str, as_json: bool, decoder: str | None, o: dict[str, Any]) -> None:
-    from converters.as_is import wrap
+    from converters.passthrough import wrap
     from converters.report.html import percent
     from converters.sources.base import Given
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ai_edge_quantizer import qtyping, recipe
 from ai_edge_quantizer import quantizer as aeq
 
-from converters.noise import to_log
+from converters.log_capture import to_log
 from converters.quantize.calibrate import Ranges
 from converters.tflite.graph import finite_pads, outputs
 from sightline.device import Scheme

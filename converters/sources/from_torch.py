@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from converters.noise import to_log
+from converters.log_capture import to_log
 from converters.sources.base import Say, silent
 from converters.sources.diagnose import author_line, blame, instead, saved_op, training_op
 from converters.tflite.rewrites import rewritten
