@@ -86,7 +86,7 @@ class Hang:
 
 def make_bundle(folder: Path) -> Path:
     from converters.convert import convert
-    from sightline.datasets import read_class_folders
+    from sightline.data.classification import read_class_folders
     from sightline.preprocess import InputSpec
     from tests.conftest import SIZE, write_coloured
     from tests.models import ColourNet

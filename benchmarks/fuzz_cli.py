@@ -96,7 +96,7 @@ STRANGE: list[Any] = [
 def make(root: Path) -> None:
     """A data set, a run, a bundle: of a small model that knows three colours, the tests' own."""
     from converters.convert import convert
-    from sightline.datasets import read_class_folders
+    from sightline.data.classification import read_class_folders
     from sightline.preprocess import InputSpec
     from tests.conftest import SIZE, write_coloured
     from tests.models import ColourNet

@@ -43,7 +43,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     """A finished run of a convolutional model whose weights are written by hand: right on every picture. Read only."""
-    from sightline.datasets import read_class_folders
+    from sightline.data.classification import read_class_folders
     from sightline.preprocess import InputSpec
     from tests.models import ColourNet
     from trainer.export import export_run
@@ -126,7 +126,7 @@ def spots_run(tmp_path_factory: pytest.TempPathFactory, spots: Path) -> Path:
 
 
 def export_spots(path: Path, data: Path, model: Any) -> Path:
-    from sightline.boxes import read_boxes
+    from sightline.data.detection import read_boxes
     from sightline.decode import OutputSpec
     from sightline.preprocess import InputSpec
     from trainer.export import export_run

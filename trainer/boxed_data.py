@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from sightline.boxes import BoxedPicture
+from sightline.data.detection import BoxedPicture
 from sightline.images import read_image
 from sightline.preprocess import Frame, InputSpec, Preprocessor, place
 from trainer.data import Key, random_window

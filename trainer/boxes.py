@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sightline.answer import answer
-from sightline.boxes import BoxedPictures
+from sightline.data.detection import BoxedPictures
 from sightline.decode import OutputSpec
 from sightline.detect import LOWEST
 from sightline.interpreter import Tensor as Stored

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-from sightline.datasets import ClassFolders
+from sightline.data.classification import ClassFolders
 from sightline.preprocess import InputSpec
 from trainer.data import Augmented, Plain
 from trainer.export import export_run

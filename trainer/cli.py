@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
-from sightline.boxes import BoxedPictures, read_boxes
 from sightline.bundle import check_name
-from sightline.datasets import ClassFolders, read_class_folders
+from sightline.data.classification import ClassFolders, read_class_folders
+from sightline.data.detection import BoxedPictures, read_boxes
 from sightline.errors import ConfigError, DataError, InputError, ModelError
 from sightline.options import NEW_FOLDER, READ, SEED, Number, Whole
 from sightline.preprocess import InputSpec

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from sightline.datasets import Picture
+from sightline.data.classification import Picture
 from sightline.images import read_image
 from sightline.preprocess import Frame, InputSpec, Preprocessor
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.average_precision import average_precision
-from sightline.boxes import BoxedPictures
+from sightline.data.detection import BoxedPictures
 from sightline.decode import OutputSpec
 from sightline.preprocess import InputSpec
 from trainer.boxes import BoxTask, Found, gap

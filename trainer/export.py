@@ -19,8 +19,8 @@ from torch import nn
 
 from sightline import __version__
 from sightline.arrays import pack
-from sightline.boxes import BoxedPicture, BoxedPictures
-from sightline.datasets import ClassFolders, Picture, balanced, read_frames
+from sightline.data.classification import ClassFolders, Picture, balanced, read_frames
+from sightline.data.detection import BoxedPicture, BoxedPictures
 from sightline.decode import OutputSpec
 from sightline.detect import check_shapes
 from sightline.errors import ModelError, reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sightline.boxes import BoxedPictures
+from sightline.data.detection import BoxedPictures
 from sightline.decode import OutputSpec
 from sightline.point_score import point_score
 from sightline.preprocess import InputSpec

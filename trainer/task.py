@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from sightline.boxes import BoxedPictures
-from sightline.datasets import ClassFolders
+from sightline.data.classification import ClassFolders
+from sightline.data.detection import BoxedPictures
 from sightline.preprocess import InputSpec
 from trainer.recipe import Recipe
 

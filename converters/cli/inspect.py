@@ -14,9 +14,9 @@ import click
 from converters.edgetpu.rules import CONVERT, Mapping, Problem
 from converters.inspect import dataset as data_sheet
 from converters.inspect.model import End, Inspection, OpRow, inspect_model
-from sightline.box_formats import Format, find_format
-from sightline.boxes import read_boxes
 from sightline.bundle import Bundle, read_bundle
+from sightline.data.detection import read_boxes
+from sightline.data.formats import Format, find_format
 from sightline.device import DeviceConfig, load_device
 from sightline.errors import ConfigError, DataError, ModelError
 from sightline.files import sha256

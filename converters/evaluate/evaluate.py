@@ -14,8 +14,8 @@ from converters.evaluate.metrics import Quality, Rules, rules_of
 from converters.evaluate.run import Progress, each, read_all
 from sightline.average_precision import Truth
 from sightline.bare import read_model
-from sightline.boxes import read_boxes
-from sightline.datasets import read_class_folders
+from sightline.data.classification import read_class_folders
+from sightline.data.detection import read_boxes
 from sightline.decode import OutputSpec
 from sightline.errors import ConfigError, DataError, ModelError
 from sightline.interpreter import is_compiled

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sightline.boxes import KINDS, Box, BoxedPicture, BoxedPictures
+from sightline.data.detection import KINDS, Box, BoxedPicture, BoxedPictures
 from sightline.errors import DeviceError
 from sightline.files import write_file
 from sightline.images import read_image

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from converters.sources.base import NORMALIZATIONS, Given, Reader, Say, Source, silent
 from converters.tflite.graph import ops
 from sightline.arrays import unpack
-from sightline.datasets import balanced, read_class_folders, read_frames
+from sightline.data.classification import balanced, read_class_folders, read_frames
 from sightline.decode import OutputSpec
 from sightline.detect import check_shapes
 from sightline.documents import is_file, read_text

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sightline.box_formats import find_format, read_format
-from sightline.boxes import BoxedPicture, BoxedPictures, read_boxes
+from sightline.data.detection import BoxedPicture, BoxedPictures, read_boxes
+from sightline.data.formats import find_format, read_format
 from sightline.errors import DataError
 from tests.conftest import Sightline
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sightline.datasets import ClassFolders, balanced, read_class_folders, read_frames
+from sightline.data.classification import ClassFolders, balanced, read_class_folders, read_frames
 from sightline.errors import DataError
 from sightline.preprocess import InputSpec, preprocess
 

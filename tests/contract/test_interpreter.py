@@ -15,7 +15,7 @@ from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 
 from sightline.bundle import read_bundle
-from sightline.datasets import read_class_folders, read_frames
+from sightline.data.classification import read_class_folders, read_frames
 from sightline.errors import ConfigError, InterpreterError, ModelError
 from sightline.interpreter import Interpreter, _stderr_kept
 from sightline.preprocess import InputSpec

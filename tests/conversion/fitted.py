@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sightline.datasets import read_class_folders, read_frames
+from sightline.data.classification import read_class_folders, read_frames
 from sightline.preprocess import InputSpec
 
 

@@ -24,7 +24,7 @@ from converters.sources.base import Given, Source
 from converters.sources.open import open_source
 from converters.tflite.graph import ops, runnable
 from converters.tflite.layers import Network
-from sightline.datasets import read_class_folders
+from sightline.data.classification import read_class_folders
 from sightline.decode import OutputSpec
 from sightline.device import load_device
 from sightline.preprocess import InputSpec

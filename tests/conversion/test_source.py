@@ -20,7 +20,7 @@ from converters.sources.base import Given
 from converters.sources.open import open_source
 from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle
-from sightline.datasets import read_class_folders, read_frames
+from sightline.data.classification import read_class_folders, read_frames
 from sightline.errors import DataError, InputError, IntegrityError, ModelError
 from sightline.files import file_table
 from sightline.preprocess import InputSpec

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.datasets import ClassFolders, read_class_folders
+from sightline.data.classification import ClassFolders, read_class_folders
 from sightline.preprocess import InputSpec, Resize, preprocess
 from trainer.data import Augmented, Plain, Shuffled, loader
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.boxes import read_boxes
-from sightline.datasets import read_frames
+from sightline.data.classification import read_frames
+from sightline.data.detection import read_boxes
 from sightline.errors import ConfigError, ModelError
 from sightline.preprocess import InputSpec
 from sightline.run_folder import read_run

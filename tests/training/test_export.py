@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sightline.datasets import ClassFolders, read_class_folders
+from sightline.data.classification import ClassFolders, read_class_folders
 from sightline.errors import ModelError
 from sightline.preprocess import InputSpec
 from sightline.run_folder import read_run

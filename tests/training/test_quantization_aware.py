@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import trainer.classification
 import trainer.train
-from sightline.datasets import ClassFolders, read_class_folders
+from sightline.data.classification import ClassFolders, read_class_folders
 from sightline.errors import ConfigError, DataError, ModelError
 from sightline.images import read_image
 from sightline.preprocess import InputSpec, Preprocessor

@@ -16,7 +16,7 @@ import torch
 import trainer.classification
 import trainer.train
 from sightline.arrays import unpack
-from sightline.datasets import read_class_folders
+from sightline.data.classification import read_class_folders
 from sightline.errors import ConfigError, DataError, InputError
 from sightline.preprocess import InputSpec, preprocess
 from sightline.run_folder import read_run

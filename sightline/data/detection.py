@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from sightline.average_precision import Truth
-from sightline.box_formats import Format, RawBox, RawPicture, find_format, read_format
+from sightline.data.formats import Format, RawBox, RawPicture, find_format, read_format
 from sightline.decode import check_label
 from sightline.documents import read_bytes, utf8
 from sightline.errors import DataError

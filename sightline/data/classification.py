@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from sightline.boxes import BoxedPicture
+from sightline.data.detection import BoxedPicture
 from sightline.decode import check_label
 from sightline.documents import is_file, utf8
 from sightline.errors import DataError

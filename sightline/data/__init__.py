@@ -1,0 +1,1 @@
+"""Data sets on disk: class folders, boxes in their many formats."""
