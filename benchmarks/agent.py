@@ -26,11 +26,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sightline.arrays import pack
 from sightline.bundle import Manifest, read_bundle, write_bundle
-from sightline.decode import OutputSpec
 from sightline.device import load_device
 from sightline.interpreter import Interpreter
+from sightline.npz import pack
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
 
 SIZE, CLASSES, FRAMES, ROUNDS = 224, 1000, 600, 5

@@ -10,9 +10,9 @@ import time
 import numpy as np
 
 from benchmarks.agent import show
-from sightline.decode import OutputSpec
-from sightline.detect import detect
+from sightline.detection_postprocess import detect
 from sightline.interpreter import Tensor
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec, place
 
 SIZE, CLASSES, SURVIVORS, STRIDES = 320, 80, 100, (8, 16, 32)

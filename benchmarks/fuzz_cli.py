@@ -39,8 +39,8 @@ import yaml
 
 from benchmarks.agent import show
 from sightline import cli
-from sightline.arrays import pack
 from sightline.files import file_table, seal
+from sightline.npz import pack
 from sightline.options import PathName
 
 LIMIT_S = 25.0

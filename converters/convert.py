@@ -31,11 +31,11 @@ from converters.sources.base import NOTHING_GIVEN, Given
 from converters.sources.open import open_source
 from converters.tflite.metadata_writer import with_metadata
 from sightline import __version__
-from sightline.arrays import pack
 from sightline.bundle import Manifest, name_of_new, write_bundle
 from sightline.device import Scheme, load_device
 from sightline.errors import QualityError
 from sightline.files import write_file
+from sightline.npz import pack
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,15 +14,15 @@ from converters.evaluate.metrics import Quality
 from converters.evaluate.run import Progress, run_all
 from converters.sources.base import Given
 from converters.sources.open import calibration_frames, parse_normalization, read_labels
-from sightline.arrays import pack
-from sightline.bare import AS_IS, bare_bundle
+from sightline.bare_model import AS_IS, bare_bundle
 from sightline.bundle import name_of_new, write_bundle
+from sightline.decoders import comparable
 from sightline.device import load_device
 from sightline.errors import ConfigError, ModelError
+from sightline.identify_outputs import Hints
 from sightline.interpreter import Interpreter, is_compiled
-from sightline.layouts import comparable
+from sightline.npz import pack
 from sightline.preprocess import Frame, InputSpec
-from sightline.recognize import Hints
 from sightline.run_folder import GOLDEN_FRAMES
 
 MOST_VALUES = 4_000_000  # of the golden outputs: a mask has a quarter of a million

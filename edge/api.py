@@ -28,7 +28,7 @@ from edge.credentials import expand
 from edge.inference.model import open_model
 from edge.results.counters import Tally
 from edge.results.publisher import Results
-from sightline.bare import read_for
+from sightline.bare_model import read_for
 from sightline.predictions import Result
 from sightline.preprocess import Frame
 

@@ -35,7 +35,7 @@ from edge.results.counters import Tally
 from edge.results.publisher import Observer, Results
 from edge.results.sink import Sink
 from edge.system.sd_notify import Watchdog
-from sightline.bare import read_for
+from sightline.bare_model import read_for
 from sightline.device import DeviceConfig
 from sightline.errors import ConfigError, DeviceError, SightlineError, fault_type
 from sightline.files import write_file

@@ -19,11 +19,11 @@ import numpy as np
 
 from edge.inference.model import Model, open_model
 from edge.system.machine import look_at
-from sightline.answer import answer
-from sightline.bare import read_model
+from sightline.bare_model import read_model
 from sightline.child import python
 from sightline.device import DeviceConfig, load_device
 from sightline.errors import DeviceError
+from sightline.postprocess import answer
 from sightline.preprocess import Frame, Preprocessor
 
 ROUNDS = 5

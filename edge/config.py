@@ -9,7 +9,7 @@ from typing import Any
 
 from edge.capture.capture import Watch
 from sightline.errors import ConfigError
-from sightline.records import near, read_record
+from sightline.strict_config import near, read_record
 from sightline.yaml_reader import read_yaml
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightline.decode import OutputSpec
 from sightline.errors import InputError, ModelError
 from sightline.files import (
     FileTable,
@@ -30,9 +29,10 @@ from sightline.files import (
     write_folder,
 )
 from sightline.interpreter import Delegate, is_compiled
+from sightline.output_spec import OutputSpec
 from sightline.predictions import ModelId
 from sightline.preprocess import InputSpec
-from sightline.records import read_record
+from sightline.strict_config import read_record
 
 SCHEMA = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -17,8 +17,8 @@ import click
 from sightline import __version__
 from sightline.documents import utf8
 from sightline.errors import InputError, SightlineError, known
-from sightline.records import near
 from sightline.stderr import Stderr
+from sightline.strict_config import near
 from sightline.text import printable
 
 

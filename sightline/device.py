@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from sightline.documents import shortened
 from sightline.errors import ConfigError
-from sightline.records import near, read_record
+from sightline.strict_config import near, read_record
 from sightline.yaml_reader import read_yaml
 
 Scheme = Literal["float32", "float16", "dynamic_int8", "static_int8", "static_int8_float_io"]

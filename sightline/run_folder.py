@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from sightline.average_precision import Truth
 from sightline.bundle import check_provenance
-from sightline.decode import OutputSpec
 from sightline.documents import inside, parse_json, shortened
 from sightline.errors import ModelError
 from sightline.files import FileTable, checked_table, file_table, read_verified, seal, unseal, write_file
+from sightline.metrics import Truth
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
-from sightline.records import read_record
+from sightline.strict_config import read_record
 
 SCHEMA = 1
 # accuracy of int8 stops changing at about 100 pictures; 256 keep every class of most data sets in

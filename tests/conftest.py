@@ -127,7 +127,7 @@ def spots_run(tmp_path_factory: pytest.TempPathFactory, spots: Path) -> Path:
 
 def export_spots(path: Path, data: Path, model: Any) -> Path:
     from sightline.data.detection import read_boxes
-    from sightline.decode import OutputSpec
+    from sightline.output_spec import OutputSpec
     from sightline.preprocess import InputSpec
     from trainer.export import export_run
 

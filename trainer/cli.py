@@ -18,8 +18,8 @@ from sightline.data.detection import BoxedPictures, read_boxes
 from sightline.errors import ConfigError, DataError, InputError, ModelError
 from sightline.options import NEW_FOLDER, READ, SEED, Number, Whole
 from sightline.preprocess import InputSpec
-from sightline.records import read_record
 from sightline.run_folder import Run, read_run
+from sightline.strict_config import read_record
 
 if TYPE_CHECKING:
     from trainer.task import Task

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sightline.average_precision import average_precision
 from sightline.data.detection import BoxedPictures
-from sightline.decode import OutputSpec
+from sightline.metrics import average_precision
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
-from trainer.boxes import BoxTask, Found, gap
+from trainer.box_task import BoxTask, Found, gap
 from trainer.detection_loss import detection_loss
 from trainer.detector import STRIDES, build_detector
 from trainer.recipe import Recipe

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sightline import __version__
-from sightline.arrays import pack
 from sightline.data.classification import ClassFolders, Picture, balanced, read_frames
 from sightline.data.detection import BoxedPicture, BoxedPictures
-from sightline.decode import OutputSpec
-from sightline.detect import check_shapes
+from sightline.detection_postprocess import check_shapes
 from sightline.errors import ModelError, reason
 from sightline.files import sha256
+from sightline.npz import pack
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
 from sightline.run_folder import CALIBRATION_FRAMES, GOLDEN_FRAMES, RunManifest, write_run
 
@@ -42,7 +42,8 @@ def export_run(
     seed: int = 0,
 ) -> RunManifest:
     """Write a run folder for any module: float32 [1, height, width, 3], RGB 0..255 -> float32 [1, classes], or a
-    detector's outputs (see `sightline.detect`). output: what they mean; none = a softmax over data's labels.
+    detector's outputs (see `sightline.detection_postprocess`). output: what they mean; none = a softmax over data's
+    labels.
 
     The program is saved, opened again, and must give what the module gives. Raises ModelError where it does not, or
     where torch.export cannot take the module.

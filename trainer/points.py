@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from sightline.data.detection import BoxedPictures
-from sightline.decode import OutputSpec
-from sightline.point_score import point_score
+from sightline.metrics import point_score
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
-from trainer.boxes import BoxTask, Found, gap
+from trainer.box_task import BoxTask, Found, gap
 from trainer.detector import build_point_detector
 from trainer.recipe import Recipe
 

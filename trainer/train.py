@@ -23,9 +23,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from sightline.arrays import unpack
 from sightline.errors import ConfigError
 from sightline.files import write_file
+from sightline.npz import unpack
 from sightline.run_folder import Run
 from trainer.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
 from trainer.data import Shuffled, loader

@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from sightline.bare import AS_IS
-from sightline.decode import TASKS
+from sightline.bare_model import AS_IS
 from sightline.device import SCHEMES, load_device
 from sightline.errors import ConfigError
 from sightline.options import NEW_FOLDER, READ, Number
+from sightline.output_spec import TASKS
 
 DECODERS = [layout or "classes" for layout in TASKS]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sightline.bare import AS_IS
+from sightline.bare_model import AS_IS
 from sightline.device import SCHEMES
 from sightline.errors import InputError
 from sightline.files import write_file

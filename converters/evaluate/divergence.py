@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.decode import OutputSpec, scores
+from sightline.output_spec import OutputSpec, scores
 
 FLOOR = 1e-3
 Outputs = NDArray[np.float32]

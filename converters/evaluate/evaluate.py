@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from converters.evaluate.metrics import Quality, Rules, rules_of
 from converters.evaluate.run import Progress, each, read_all
-from sightline.average_precision import Truth
-from sightline.bare import read_model
+from sightline.bare_model import read_model
 from sightline.data.classification import read_class_folders
 from sightline.data.detection import read_boxes
-from sightline.decode import OutputSpec
 from sightline.errors import ConfigError, DataError, ModelError
 from sightline.interpreter import is_compiled
+from sightline.metrics import Truth
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import Frame, InputSpec
 from sightline.run_folder import read_run
 

@@ -9,12 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.answer import answer as read
-from sightline.average_precision import Truth, average_precision, iou
-from sightline.decode import OutputSpec
-from sightline.detect import LOWEST
+from sightline.detection_postprocess import LOWEST
 from sightline.interpreter import Interpreter
-from sightline.point_score import in_boxes, point_score
+from sightline.metrics import Truth, average_precision, in_boxes, iou, point_score
+from sightline.output_spec import OutputSpec
+from sightline.postprocess import answer as read
 from sightline.predictions import Detection
 from sightline.preprocess import InputSpec
 

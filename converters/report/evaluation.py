@@ -12,7 +12,7 @@ from converters.evaluate.evaluate import Evaluation
 from converters.evaluate.metrics import BoxRules, ClassRules
 from converters.report.charts import curves
 from converters.report.html import drawn, kib, page, percent, shown_frame, table
-from sightline.average_precision import RECALLS
+from sightline.metrics import RECALLS
 
 PICTURES = 48
 CURVES = 24

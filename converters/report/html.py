@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from converters.evaluate.metrics import boxes_of
-from sightline.average_precision import Truth
 from sightline.images import read_image
+from sightline.metrics import Truth
 from sightline.predictions import Detection
 from sightline.preprocess import Frame
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.decode import OutputSpec
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import Frame, InputSpec, Resize
 
 # what a model makes of a byte before it looks: (mean, std) of each channel, in grey levels

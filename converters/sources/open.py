@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from converters.sources.base import NORMALIZATIONS, Given, Reader, Say, Source, silent
 from converters.tflite.graph import ops
-from sightline.arrays import unpack
 from sightline.data.classification import balanced, read_class_folders, read_frames
-from sightline.decode import OutputSpec
-from sightline.detect import check_shapes
+from sightline.detection_postprocess import check_shapes
 from sightline.documents import is_file, read_text
 from sightline.errors import ConfigError, DataError, InputError, ModelError
 from sightline.files import sha256
 from sightline.images import SUFFIXES, read_image
 from sightline.interpreter import Interpreter
+from sightline.npz import unpack
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import Frame, InputSpec, Preprocessor
 from sightline.run_folder import CALIBRATION_FRAMES, GOLDEN_FRAMES, read_run
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 import flatbuffers
 import numpy as np
 
-from sightline.decode import OutputSpec
 from sightline.errors import ModelError
 from sightline.flatbuffer import Table
 from sightline.metadata import ENTRY
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
 
 _LABELS = "labels.txt"

@@ -15,7 +15,7 @@ from edge.benchmark import check_noise, cold_start_ms, compared, measure, subjec
 from edge.inference.self_test import try_in_child
 from edge.system.hardware import look
 from sightline import __version__
-from sightline.bare import read_model
+from sightline.bare_model import read_model
 from sightline.bundle import add_evidence
 from sightline.device import load_device
 from sightline.errors import ConfigError, DeviceError

@@ -24,7 +24,7 @@ from edge.deploy.steps import deploy as deploy_one
 from edge.deploy.steps import remove as remove_one
 from edge.system.run_arguments import device_of
 from edge.system.systemd_unit import check_unit_name
-from sightline.bare import read_model
+from sightline.bare_model import read_model
 from sightline.device import load_device
 from sightline.errors import ConfigError, SightlineError
 from sightline.options import READ, READ_FILE, Number

@@ -16,7 +16,7 @@ from edge.credentials import hidden, hide_arguments
 from sightline.child import python
 from sightline.errors import ConfigError
 from sightline.options import NEW_FILE, NEW_FOLDER, READ, READ_FILE, Number, Whole
-from sightline.records import near
+from sightline.strict_config import near
 
 
 @click.command()

@@ -27,7 +27,7 @@ from edge.system.run_arguments import (
 from edge.system.systemd_service import check_readable, remove, start, systemctl, write_files
 from edge.system.systemd_unit import Unit, check_unit_name
 from edge.web.auth import make_token
-from sightline.bare import read_model
+from sightline.bare_model import read_model
 from sightline.device import load_device
 from sightline.errors import ConfigError
 from sightline.options import NEW_FOLDER, READ, READ_FILE

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import ConfigError
-from sightline.records import read_record
+from sightline.strict_config import read_record
 from sightline.yaml_reader import read_yaml
 
 

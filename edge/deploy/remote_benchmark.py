@@ -15,7 +15,7 @@ from edge.deploy.preflight import check_python, look
 from edge.deploy.release import SERVICES, model_files, place_of
 from edge.deploy.ssh import Device
 from edge.deploy.steps import make_environment
-from sightline.bare import read_model
+from sightline.bare_model import read_model
 
 _NAME = "bench~"  # no deployment can be called so
 

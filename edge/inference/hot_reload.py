@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge.inference.model import Model, Stamp, open_model, stamp_of
-from sightline.bare import read_model
+from sightline.bare_model import read_model
 from sightline.bundle import Manifest
 from sightline.device import load_device
 from sightline.errors import InputError, SightlineError

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.arrays import unpack_rows
 from sightline.bundle import Bundle, Manifest
-from sightline.decode import OutputSpec
-from sightline.detect import check_outputs
+from sightline.decoders import comparable
+from sightline.detection_postprocess import check_outputs
 from sightline.device import DeviceConfig
 from sightline.errors import InterpreterError, ModelError
 from sightline.interpreter import Interpreter, Tensor
-from sightline.layouts import comparable
+from sightline.npz import unpack_rows
+from sightline.output_spec import OutputSpec
 from sightline.predictions import ModelId
 
 # an int8 step more or less is how x86 and Arm kernels differ; four are another model

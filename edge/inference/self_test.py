@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.inference.model import open_model
-from sightline.bare import read_model
+from sightline.bare_model import read_model
 from sightline.child import python
 from sightline.device import load_device
 from sightline.errors import DeviceError, InputError, SightlineError

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from sightline.errors import ConfigError
 from sightline.predictions import ModelId, Result
-from sightline.records import near
+from sightline.strict_config import near
 
 MARGIN = 0.1  # by so much a score has to fall below the rule's, for it to be over
 OVER_S = 1.0  # and for so long, or for as long as it took to begin

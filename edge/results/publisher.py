@@ -19,8 +19,8 @@ from edge.inference.time_limit import stuck_after_s
 from edge.results.counters import Tally
 from edge.results.sink import Sink
 from edge.results.tracker import LOW, Tracker
-from sightline.answer import answer as read
 from sightline.errors import DeviceError
+from sightline.postprocess import answer as read
 from sightline.predictions import Cause, Detection, Prediction, Result
 from sightline.timestamps import utc_now
 

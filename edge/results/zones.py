@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from sightline.errors import ConfigError
 from sightline.predictions import Detection, ModelId, Result
-from sightline.records import near
+from sightline.strict_config import near
 
 SURE = 2  # looks in a row
 GONE_S = 3.0  # out of sight, longer than a tracker keeps it: it has left

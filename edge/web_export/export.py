@@ -19,11 +19,11 @@ import numpy as np
 from edge.web_export.litert_js import VERSION as RUNTIME
 from edge.web_export.litert_js import runtime_files
 from sightline import __version__
-from sightline.arrays import unpack_rows
 from sightline.bundle import Bundle
 from sightline.errors import ConfigError, ModelError
 from sightline.files import sha256, write_file, write_folder
 from sightline.interpreter import Interpreter
+from sightline.npz import unpack_rows
 
 SCHEMES = ("static_int8_float_io", "dynamic_int8", "float16", "float32")  # that LiteRT.js takes, the best first
 GOLDEN_FRAMES = 4

@@ -14,13 +14,13 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from sightline.data.detection import BoxedPicture
-from sightline.decode import check_label
 from sightline.documents import is_file, utf8
 from sightline.errors import DataError
 from sightline.files import sha256
 from sightline.images import SUFFIXES, decode_image, read_image
+from sightline.output_spec import check_label
 from sightline.preprocess import Frame, InputSpec, Preprocessor
-from sightline.records import near
+from sightline.strict_config import near
 
 VAL_NAMES = ("val", "valid", "validation")
 Progress = Callable[[int, int], None]

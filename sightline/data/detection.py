@@ -13,13 +13,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from sightline.average_precision import Truth
 from sightline.data.formats import Format, RawBox, RawPicture, find_format, read_format
-from sightline.decode import check_label
 from sightline.documents import read_bytes, utf8
 from sightline.errors import DataError
 from sightline.files import sha256
 from sightline.images import decode_image
+from sightline.metrics import Truth
+from sightline.output_spec import check_label
 
 # what annotators' tools round, and VOC's counting from one
 EDGE_PX = 1.5

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from sightline.arrays import pack
 from sightline.bundle import Manifest, write_bundle
-from sightline.decode import OutputSpec
 from sightline.interpreter import Interpreter
+from sightline.npz import pack
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
 from tests.models import SpotNet
 

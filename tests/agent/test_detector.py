@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from edge import predictions
-from sightline.arrays import pack
 from sightline.bundle import read_bundle, write_bundle
+from sightline.npz import pack
 from sightline.predictions import SCHEMA_FILE, Detection
 from tests.agent.conftest import write_crossing
 from tests.conftest import Sightline
@@ -76,7 +76,7 @@ def test_a_program_gets_boxes(detector: Path, scene: Path) -> None:
 
 def test_one_flipped_output_is_found(detector: Path, scene: Path, sightline: Sightline, tmp_path: Path) -> None:
     read = read_bundle(detector)
-    from sightline.arrays import unpack
+    from sightline.npz import unpack
 
     golden = unpack(read.contents["golden.npz"], "golden.npz")
     golden["static_int8/output_3"] = golden["static_int8/output_3"] + 1

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sightline.arrays import pack, unpack, unpack_rows
 from sightline.errors import ModelError
+from sightline.npz import pack, unpack, unpack_rows
 
 FRAMES = np.arange(240, dtype=np.uint8).reshape(5, 48)
 

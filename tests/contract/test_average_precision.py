@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sightline.average_precision import Truth, average_precision, iou
+from sightline.metrics import Truth, average_precision, iou
 from sightline.predictions import Box, Detection
 
 

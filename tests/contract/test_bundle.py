@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightline.arrays import pack
 from sightline.bundle import Manifest, check_name, read_bundle, write_bundle
-from sightline.decode import OutputSpec
 from sightline.errors import InputError, IntegrityError, ModelError
 from sightline.files import file_table, seal, sha256
+from sightline.npz import pack
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
 
 INT8, FLOAT = bytes(range(256)) * 4, bytes(reversed(range(256))) * 16

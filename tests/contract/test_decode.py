@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sightline.decode import OutputSpec, decode, scores
+from sightline.output_spec import OutputSpec, decode, scores
 from sightline.predictions import Classification
 
 LABELS = ("cat", "dog", "owl")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sightline.decode import OutputSpec
-from sightline.detect import CANDIDATES, IOU, LOWEST, check_outputs, detect
+from sightline.detection_postprocess import CANDIDATES, IOU, LOWEST, check_outputs, detect
 from sightline.interpreter import Tensor
+from sightline.output_spec import OutputSpec
 from sightline.predictions import Detection
 from sightline.preprocess import InputSpec, Placement, place
 

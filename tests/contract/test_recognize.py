@@ -11,14 +11,14 @@ import jsonschema
 import numpy as np
 import pytest
 
-from sightline.answer import answer
-from sightline.decode import OutputSpec
+from sightline.decoders import BODY, read_layout
 from sightline.errors import ModelError
+from sightline.identify_outputs import Hints, recognize
 from sightline.interpreter import Interpreter, Tensor
-from sightline.layouts import BODY, read_layout
+from sightline.output_spec import OutputSpec
+from sightline.postprocess import answer
 from sightline.predictions import SCHEMA_FILE, Detection, Pose, Region
 from sightline.preprocess import InputSpec, place
-from sightline.recognize import Hints, recognize
 from tests import foreign_models as f
 
 RAW = ((0.0,) * 3, (1.0,) * 3)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from sightline.errors import ConfigError, InputError, ModelError
-from sightline.records import near, read_record
+from sightline.strict_config import near, read_record
 
 
 @dataclass(frozen=True)

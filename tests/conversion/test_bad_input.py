@@ -15,9 +15,9 @@ import torch
 from converters.convert import convert
 from converters.sources.base import Given
 from sightline import cli, files
-from sightline.arrays import pack
 from sightline.bundle import read_bundle
 from sightline.errors import InputError
+from sightline.npz import pack
 from tests.conftest import LABELS, SIZE
 from tests.conversion.fitted import labels
 from tests.conversion.helpers import Calls, save_program, tree

@@ -17,13 +17,13 @@ from converters.evaluate.run import run_all
 from converters.sources.base import Given
 from converters.sources.open import open_source
 from converters.tflite.graph import ops
-from sightline.arrays import unpack
-from sightline.average_precision import Truth
 from sightline.bundle import Bundle, read_bundle
-from sightline.decode import OutputSpec
 from sightline.errors import ModelError, QualityError
 from sightline.files import seal
 from sightline.metadata import read_metadata
+from sightline.metrics import Truth
+from sightline.npz import unpack
+from sightline.output_spec import OutputSpec
 from sightline.predictions import Box, Detection
 from sightline.preprocess import InputSpec
 from tests.conftest import SPOT_BGR, Sightline, export_spots

@@ -15,7 +15,7 @@ from converters.quantize.quantize import quantize
 from converters.sources.from_torch import to_tflite
 from converters.tflite.graph import damaged, ops, pack, unpack
 from converters.tflite.metadata_writer import with_metadata
-from sightline.decode import OutputSpec
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import Frame, InputSpec
 from tests.conversion.helpers import save_program
 

@@ -19,9 +19,9 @@ from converters.sources.base import NOTHING_GIVEN
 from converters.sources.open import open_source
 from converters.tflite.metadata_writer import with_metadata
 from sightline.bundle import Bundle, read_bundle
-from sightline.decode import OutputSpec, decode
 from sightline.device import Scheme
 from sightline.interpreter import Interpreter
+from sightline.output_spec import OutputSpec, decode
 from sightline.preprocess import Frame, InputSpec
 from tests.conftest import LABELS, SIZE, coloured, need
 

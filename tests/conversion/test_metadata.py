@@ -21,9 +21,9 @@ from converters.sources.open import open_source
 from converters.tflite.graph import pack, unpack
 from converters.tflite.metadata_writer import with_metadata
 from sightline.bundle import read_bundle
-from sightline.decode import OutputSpec
 from sightline.errors import ModelError
 from sightline.metadata import read_metadata
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
 from tests.conftest import LABELS, SIZE
 

@@ -20,10 +20,10 @@ from converters.report.conversion import Report, render, to_json
 from converters.sources.base import Given
 from converters.sources.open import open_source
 from converters.tflite.graph import Op, damaged, ops
-from sightline.arrays import unpack
 from sightline.bundle import Bundle, read_bundle
 from sightline.device import SCHEMES, Scheme
 from sightline.interpreter import Interpreter
+from sightline.npz import unpack
 from sightline.preprocess import InputSpec
 from sightline.run_folder import read_run
 from tests.conftest import LABELS, SIZE

@@ -25,8 +25,8 @@ from converters.sources.open import open_source
 from converters.tflite.graph import ops, runnable
 from converters.tflite.layers import Network
 from sightline.data.classification import read_class_folders
-from sightline.decode import OutputSpec
 from sightline.device import load_device
+from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
 from tests.conftest import SIZE, write_coloured
 from tests.conversion.helpers import save_program

@@ -18,11 +18,11 @@ from converters.convert import convert
 from converters.evaluate.acceptance import Limits
 from converters.sources.base import Given
 from converters.sources.open import open_source
-from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle
 from sightline.data.classification import read_class_folders, read_frames
 from sightline.errors import DataError, InputError, IntegrityError, ModelError
 from sightline.files import file_table
+from sightline.npz import pack, unpack
 from sightline.preprocess import InputSpec
 from sightline.run_folder import read_run
 from tests.conftest import LABELS, SIZE, write_coloured

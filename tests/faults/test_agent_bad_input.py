@@ -20,11 +20,11 @@ import pytest
 
 from edge.app import _check_place
 from edge.inference.model import open_model
-from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle, write_bundle
 from sightline.device import load_device
 from sightline.errors import ModelError, SightlineError
 from sightline.files import seal
+from sightline.npz import pack, unpack
 from tests.conftest import Sightline
 
 Done = subprocess.CompletedProcess[str]

@@ -24,10 +24,10 @@ from edge.inference import self_test as selftest
 from edge.inference.hot_reload import Swap
 from edge.inference.model import open_model, stamp_of
 from edge.inference.self_test import Trial, try_in_child
-from sightline.arrays import pack, unpack
 from sightline.bundle import read_bundle, write_bundle
 from sightline.device import load_device
 from sightline.errors import DeviceError, InputError
+from sightline.npz import pack, unpack
 from tests.conftest import Sightline
 
 

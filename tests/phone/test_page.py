@@ -19,9 +19,9 @@ import jsonschema
 import numpy as np
 import pytest
 
-from sightline.answer import answer
 from sightline.bundle import read_bundle
 from sightline.interpreter import Interpreter
+from sightline.postprocess import answer
 from sightline.predictions import Detection
 from sightline.preprocess import Preprocessor
 from tests.conftest import LABELS, coloured

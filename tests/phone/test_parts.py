@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from edge.results.tracker import LOW, Tracker
-from sightline.decode import OutputSpec, decode
-from sightline.detect import detect
+from sightline.detection_postprocess import detect
 from sightline.interpreter import Tensor
+from sightline.output_spec import OutputSpec, decode
 from sightline.predictions import Box, Detection, Prediction
 from sightline.preprocess import InputSpec, Preprocessor, place
 from tests.conftest import need

@@ -19,7 +19,7 @@ from sightline.run_folder import read_run
 from tests.conftest import SPOT_BGR, Sightline, write_spots
 from tests.training.helpers import ARCH, arguments, learn, same, weights
 from tests.training.test_resume import Stopped, stop_after
-from trainer.boxed_data import CALM, AugmentedBoxes, PlainBoxes, collate
+from trainer.detection_data import CALM, AugmentedBoxes, PlainBoxes, collate
 from trainer.detection_loss import assign, detection_loss, flatten
 from trainer.detector import STRIDES, build_detector, quantizes_badly
 from trainer.model import make

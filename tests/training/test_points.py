@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.average_precision import Truth
-from sightline.decode import OutputSpec
+from sightline.decoders import read_layout
 from sightline.interpreter import Tensor
-from sightline.layouts import read_layout
-from sightline.point_score import in_boxes, point_score
+from sightline.metrics import Truth, in_boxes, point_score
+from sightline.output_spec import OutputSpec
 from sightline.predictions import Box, Detection
 from sightline.preprocess import InputSpec, place
 from sightline.run_folder import read_run

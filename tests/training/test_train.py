@@ -15,9 +15,9 @@ import torch
 
 import trainer.classification
 import trainer.train
-from sightline.arrays import unpack
 from sightline.data.classification import read_class_folders
 from sightline.errors import ConfigError, DataError, InputError
+from sightline.npz import unpack
 from sightline.preprocess import InputSpec, preprocess
 from sightline.run_folder import read_run
 from tests.conftest import LABELS

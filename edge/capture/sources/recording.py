@@ -14,7 +14,7 @@ from sightline.files import checked_table, read_verified, unseal
 from sightline.images import decode_image
 from sightline.predictions import Result
 from sightline.preprocess import Frame
-from sightline.records import read_record
+from sightline.strict_config import read_record
 
 SCHEMA = 1
 DOCUMENT, RESULTS = "record.json", "results.jsonl"

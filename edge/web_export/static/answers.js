@@ -1,4 +1,4 @@
-// From a model's outputs to predictions, as sightline/decode.py and sightline/detect.py have it.
+// From a model's outputs to predictions, as sightline/output_spec.py and sightline/detection_postprocess.py have it.
 
 const IOU = 0.6; // two boxes of one class that share more are one thing
 const CANDIDATES = 300; // the best of them, before that is asked

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sightline.decode import TASKS, Layout, OutputSpec
+from sightline.decoders import BODY, NOTHING, upright
 from sightline.errors import ModelError
 from sightline.flatbuffer import Table
 from sightline.interpreter import Delegate, Interpreter, Tensor
-from sightline.layouts import BODY, NOTHING, upright
 from sightline.metadata import Metadata, read_metadata
+from sightline.output_spec import TASKS, Layout, OutputSpec
 from sightline.preprocess import InputSpec, Resize
 
 POSTPROCESS = "TFLite_Detection_PostProcess"
@@ -39,8 +39,8 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Hints:
-    """What the user says: it goes before what the file says. decoder: of `sightline.decode.TASKS`, `classes` for scores
-    of classes."""
+    """What the user says, which outranks what the file says. decoder: a key of `sightline.output_spec.TASKS`; `classes`
+    for scores of classes."""
 
     labels: tuple[str, ...] | None = None
     decoder: str | None = None

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sightline.answer import answer
 from sightline.data.detection import BoxedPictures
-from sightline.decode import OutputSpec
-from sightline.detect import LOWEST
+from sightline.detection_postprocess import LOWEST
 from sightline.interpreter import Tensor as Stored
+from sightline.output_spec import OutputSpec
+from sightline.postprocess import answer
 from sightline.predictions import Detection
 from sightline.preprocess import InputSpec
-from trainer.boxed_data import AugmentedBoxes, PlainBoxes, collate
+from trainer.detection_data import AugmentedBoxes, PlainBoxes, collate
 from trainer.export import export_run
 from trainer.recipe import Recipe
 

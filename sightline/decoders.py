@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.decode import OutputSpec
-from sightline.detect import CANDIDATES, LOWEST, suppress, to_detections, to_frame
+from sightline.detection_postprocess import CANDIDATES, LOWEST, suppress, to_detections, to_frame
 from sightline.interpreter import Tensor
+from sightline.output_spec import OutputSpec
 from sightline.predictions import Box, Detection, Point, Pose, Prediction, Region
 from sightline.preprocess import Placement
 
@@ -49,7 +49,8 @@ def read_layout(
     threshold: float,
     top: int,
 ) -> tuple[Prediction, ...]:
-    """outputs: as the model stores them. size: (width, height) of its input. The others: see `sightline.detect`."""
+    """outputs: as the model stores them. size: (width, height) of its input. See `sightline.detection_postprocess` for
+    the others."""
     threshold = max(threshold, LOWEST)
     match spec.layout:
         case "points":

@@ -9,8 +9,8 @@ from sightline.bundle import Bundle, Manifest, read_bundle
 from sightline.device import DeviceConfig, load_device
 from sightline.errors import ModelError
 from sightline.files import file_table, sha256
+from sightline.identify_outputs import NO_HINTS, Hints, recognize
 from sightline.interpreter import Delegate
-from sightline.recognize import NO_HINTS, Hints, recognize
 
 AS_IS = "as_is"  # the scheme of what was not converted
 

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.decode import OutputSpec
 from sightline.interpreter import Tensor
+from sightline.output_spec import OutputSpec
 from sightline.predictions import Box, Detection
 from sightline.preprocess import Placement
 

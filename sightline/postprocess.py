@@ -7,10 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from sightline.decode import OutputSpec, decode
-from sightline.detect import detect
+from sightline.decoders import read_layout
+from sightline.detection_postprocess import detect
 from sightline.interpreter import Tensor, dequantize
-from sightline.layouts import read_layout
+from sightline.output_spec import OutputSpec, decode
 from sightline.predictions import Prediction
 from sightline.preprocess import InputSpec, place
 

@@ -26,8 +26,8 @@ TASKS: dict[Layout, tuple[Task, ...]] = {
 @dataclass(frozen=True)
 class OutputSpec:
     """What a model's outputs mean. Classification has one output, float [1, classes], in the order of `labels`;
-    detection two for each of its strides, see `sightline.detect`; what others made has a `layout`, one of
-    `sightline.layouts`.
+    detection two for each of its strides, see `sightline.detection_postprocess`; what others made has a `layout`, one
+    of `sightline.decoders`.
 
     activation: what turns the outputs into scores: `softmax` for exactly one class a picture, `sigmoid` for any number
     of them, `none` where the graph ends in one. strides: of a detector's levels, in pixels of the input. threshold:
