@@ -17,13 +17,13 @@ from ai_edge_litert import interpreter as litert
 from ai_edge_quantizer import quantizer, recipe
 
 from benchmarks.agent import show
-from converters.evaluate.acceptance import Examination, Limits, Measured
+from converters.evaluate.acceptance import HeldOutEvaluation, Limits, VariantResult
 from converters.evaluate.op_snr import latency_ms
 from converters.log_capture import to_log
 from converters.quantize.calibrate import observe, ranges
 from converters.quantize.quantize import quantize
 from converters.quantize.search import Search
-from converters.sources.base import Given, Source
+from converters.sources.base import ModelOptions, Source
 from converters.sources.open import open_source
 from sightline.device import load_device
 
@@ -39,14 +39,14 @@ DROP, AGREEMENT = 0.3, 0.985
 def main(models: tuple[Path, ...], **options: Any) -> None:
     print(f"{'model':28}{'':12}{'accuracy':>10}{'points':>8}{'as float':>10}{'KiB':>9}{'ms':>8}{'s':>7}")
     for path in models:
-        row(path, Given(**options))
+        row(path, ModelOptions(**options))
 
 
-def row(path: Path, given: Given) -> None:
+def row(path: Path, given: ModelOptions) -> None:
     began = time.monotonic()
     source = open_source(path, given)
     converted = time.monotonic() - began
-    exam = Examination(source, lambda done, total: None)
+    exam = HeldOutEvaluation(source, lambda done, total: None)
     config = load_device("desktop")[1]
     search = Search(source, "static_int8", config, lambda content: content, lambda line: None)
     found = search.run(exam, Limits())
@@ -96,7 +96,7 @@ def naive_int8(source: Source) -> bytes:
         return bytes(q.quantize(calibrated).quantized_model)
 
 
-def line(model: str, kind: str, m: Measured, ms: float, seconds: float) -> None:
+def line(model: str, kind: str, m: VariantResult, ms: float, seconds: float) -> None:
     accuracy = "unknown" if m.quality is None else f"{m.quality:.2%}"
     points = "" if m.drop is None else f"{0 - m.drop:+.2f}"
     quality = f"{accuracy:>10}{points:>8}{m.agreement:>10.2%}"

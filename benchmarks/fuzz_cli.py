@@ -279,7 +279,7 @@ def replaced(document: Any, rng: random.Random) -> Any:
     return document
 
 
-def damaged(data: bytes, rng: random.Random) -> bytes:
+def shuffle_weights(data: bytes, rng: random.Random) -> bytes:
     """The same with bytes cut off, flipped, repeated, or in another coding."""
     where = rng.randrange(len(data) + 1)
     match rng.randrange(6):
@@ -339,7 +339,7 @@ def _manifest(place: Place, rng: random.Random) -> Made:
     def change(folder: Path) -> None:
         path = folder / "manifest.json"
         if rng.random() < 0.2:
-            path.write_bytes(damaged(path.read_bytes(), rng))
+            path.write_bytes(shuffle_weights(path.read_bytes(), rng))
         else:
             _resealed(path, rng, lambda document: replaced(document, rng))
 
@@ -354,7 +354,7 @@ def _manifest(place: Place, rng: random.Random) -> Made:
 def _golden(place: Place, rng: random.Random) -> Made:
     def change(folder: Path) -> None:
         path = folder / "golden.npz"
-        path.write_bytes(damaged(path.read_bytes(), rng))
+        path.write_bytes(shuffle_weights(path.read_bytes(), rng))
         manifest = json.loads((folder / "manifest.json").read_bytes())
         manifest["files"] |= file_table({"golden.npz": path.read_bytes()})
         (folder / "manifest.json").write_bytes(_sealed(manifest))
@@ -389,7 +389,7 @@ def _heldout(place: Place, rng: random.Random) -> Made:
 def _program(place: Place, rng: random.Random) -> Made:
     data = (place.run / "model.pt2").read_bytes()
     words = ["convert", "mine.pt2", "--device", "desktop", "--out", "new.bundle", "--data", str(place.pictures)]
-    return ".pt2", [*words, "--normalization", "0..255"], lambda f: _write(f / "mine.pt2", damaged(data, rng))
+    return ".pt2", [*words, "--normalization", "0..255"], lambda f: _write(f / "mine.pt2", shuffle_weights(data, rng))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -398,7 +398,7 @@ def _write(path: Path, data: bytes) -> None:
 
 def _yaml(document: Any, rng: random.Random) -> bytes:
     if rng.random() < 0.3:
-        return damaged(yaml.safe_dump(document).encode(), rng)
+        return shuffle_weights(yaml.safe_dump(document).encode(), rng)
     changed = replaced(document, rng)
     try:
         text = yaml.safe_dump(changed, allow_unicode=False)
@@ -439,13 +439,13 @@ def _inventory(place: Place, rng: random.Random) -> Made:
 
 
 def _env_file(place: Place, rng: random.Random) -> Made:
-    data = damaged(b"# c\nA=1\nB='x y'\nC=\"z\"\n", rng)
+    data = shuffle_weights(b"# c\nA=1\nB='x y'\nC=\"z\"\n", rng)
     words = ["run", str(place.bundle), "--source", str(place.clip), "--no-page", "--env-file", "mine.env"]
     return "an --env-file", words, lambda f: _write(f / "mine.env", data)
 
 
 def _labels(place: Place, rng: random.Random) -> Made:
-    data = damaged(b"blue\ngreen\nred\n", rng)
+    data = shuffle_weights(b"blue\ngreen\nred\n", rng)
     words = ["convert", str(place.tflite), "--device", "desktop", "--out", "new.bundle", "--normalization", "0..255"]
     words += ["--calibration", str(place.pictures), "--labels", "labels.txt"]
     return "labels", words, lambda f: _write(f / "labels.txt", data)
@@ -459,13 +459,13 @@ def _calibration(place: Place, rng: random.Random) -> Made:
         np.array(["a"]), np.array(5, np.uint8),
     ])  # fmt: skip
     data = pack(frames=frames)
-    data = data if rng.random() < 0.3 else damaged(data, rng)
+    data = data if rng.random() < 0.3 else shuffle_weights(data, rng)
     words = ["convert", str(place.run), "--device", "desktop", "--out", "new.bundle", "--calibration", "c.npz"]
     return "calibration", words, lambda f: _write(f / "c.npz", data)
 
 
 def _tflite(place: Place, rng: random.Random) -> Made:
-    data = damaged(place.tflite.read_bytes(), rng)
+    data = shuffle_weights(place.tflite.read_bytes(), rng)
     return "a .tflite", ["inspect", "mine.tflite"], lambda f: _write(f / "mine.tflite", data)
 
 
@@ -475,7 +475,7 @@ def _class_folders(place: Place, rng: random.Random) -> Made:
         path = rng.choice(files)
         match rng.randrange(6):
             case 0:
-                path.write_bytes(damaged(path.read_bytes(), rng))
+                path.write_bytes(shuffle_weights(path.read_bytes(), rng))
             case 1:
                 path.rename(path.with_name("caf\udce9.png"))
             case 2:
@@ -519,7 +519,7 @@ def _boxes(place: Place, rng: random.Random) -> Made:
                 "categories": [{"id": 1, "name": "cap"}, {"id": 2, "name": "fox"}],
             }
             text = json.dumps(replaced(document, rng)).replace("Infinity", "1e400").encode()
-            _write(root / "a.json", damaged(text, rng) if rng.random() < 0.2 else text)
+            _write(root / "a.json", shuffle_weights(text, rng) if rng.random() < 0.2 else text)
             return
         for i, name in enumerate(names):
             if kind == "voc":
@@ -532,7 +532,7 @@ def _boxes(place: Place, rng: random.Random) -> Made:
             else:
                 data = b"0 0.5 0.5 0.2 0.2\n1 .3 .3 .1 .1\n"
             if i == spoilt:
-                data = damaged(data, rng)
+                data = shuffle_weights(data, rng)
                 data = data.replace(b"20", rng.choice([b"nan", b"1e400", b"9" * 5000, b"20"]), 1)
             _write(root / ("images" if kind == "voc" else "labels") / f"{i}.{'xml' if kind == 'voc' else 'txt'}", data)
         if kind == "yolo":
@@ -540,7 +540,7 @@ def _boxes(place: Place, rng: random.Random) -> Made:
             _write(root / "data.yaml", _yaml(document, rng))
         elif rng.random() < 0.3:
             (root / "ImageSets" / "Main").mkdir(parents=True)
-            _write(root / "ImageSets" / "Main" / "train.txt", damaged(b"0\n1\n2\n", rng))
+            _write(root / "ImageSets" / "Main" / "train.txt", shuffle_weights(b"0\n1\n2\n", rng))
 
     return f"boxes of {kind}", ["inspect", "data", *rng.choice([[], ["--format", kind], ["--sheet", "s.png"]])], prepare
 

@@ -18,7 +18,7 @@ from benchmarks.agent import show
 from edge.results.tracker import Tracker, overlaps
 from sightline.predictions import Box, Detection
 
-WIDTH, HEIGHT, SECONDS, SURE = 1280, 720, 30, 0.5
+WIDTH, HEIGHT, SECONDS, HIGH_SCORE = 1280, 720, 30, 0.5
 Seen = tuple[int, float, float, float, float]  # (id, x, y, width, height)
 Follow = Callable[[Sequence[Detection], int], Sequence[Detection]]
 
@@ -71,7 +71,7 @@ class Plain:
         self._keep, self._next, self._known = fps, 1, list[tuple[int, np.ndarray, int]]()  # type: ignore[type-arg]
 
     def __call__(self, found: Sequence[Detection], at_ns: int) -> Sequence[Detection]:
-        sure = [d for d in found if d.score >= SURE]
+        sure = [d for d in found if d.score >= HIGH_SCORE]
         boxes = middles(sure)
         ids: dict[int, int] = {}
         if self._known and sure:
@@ -139,7 +139,7 @@ def compare(fps: int, seeds: int = 3) -> tuple[dict[str, float], dict[str, float
     for seed in range(seeds):
         truth, said = scene(fps, seed=seed)
         tracker = Tracker()
-        ours.append(judge(truth, said, lambda found, at, t=tracker: t(found, at, SURE), fps))  # type: ignore[misc]
+        ours.append(judge(truth, said, lambda found, at, t=tracker: t(found, at, HIGH_SCORE), fps))  # type: ignore[misc]
         plain.append(judge(truth, said, Plain(fps), fps))
     means = [{k: statistics.mean(r[k] for r in results) for k in results[0]} for results in (ours, plain)]
     return means[0], means[1]
@@ -154,7 +154,7 @@ def main() -> None:
     tracker, times = Tracker(), []
     for f, found in enumerate(said):
         began = time.perf_counter()
-        tracker(found, int(f / 30 * 1e9), SURE)
+        tracker(found, int(f / 30 * 1e9), HIGH_SCORE)
         times.append(1000 * (time.perf_counter() - began))
     ms = statistics.median(times[300:])
     show("tracking/50_things", ratio=ms / 0.5, ms=ms)

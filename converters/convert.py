@@ -14,9 +14,9 @@ from converters.edgetpu.compiler import compile_variants
 from converters.edgetpu.lowering import lower
 from converters.evaluate.acceptance import (
     DEFAULT_LIMITS,
-    Examination,
+    HeldOutEvaluation,
     Limits,
-    Measured,
+    VariantResult,
     check_integer,
     check_parity,
     judge,
@@ -25,9 +25,9 @@ from converters.evaluate.divergence import split
 from converters.evaluate.op_snr import OpNoise, latency_ms, op_noise
 from converters.evaluate.run import Progress
 from converters.quantize.quantize import quantize
-from converters.quantize.search import Found, Search, requantize
+from converters.quantize.search import Search, SearchResult, requantize
 from converters.report.conversion import Report, render, steps, to_json
-from converters.sources.base import NOTHING_GIVEN, Given
+from converters.sources.base import DEFAULTS, ModelOptions
 from converters.sources.open import open_source
 from converters.tflite.metadata_writer import with_metadata
 from sightline import __version__
@@ -52,7 +52,7 @@ class Converted:
     quality: float | None
     pictures: int
     float_bytes: int
-    measured: dict[Scheme, Measured]
+    measured: dict[Scheme, VariantResult]
     metric: str = "accuracy"
     title: str = "accuracy"
 
@@ -64,7 +64,7 @@ def convert(
     device: str,
     size: tuple[int, int] | None = None,
     schemes: Sequence[Scheme] = (),
-    given: Given = NOTHING_GIVEN,
+    given: ModelOptions = DEFAULTS,
     limits: Limits = DEFAULT_LIMITS,
     say: Any = lambda line: None,
     progress: Progress = lambda done, total: None,
@@ -74,7 +74,7 @@ def convert(
 
     model: see `open_source`. size: (width, height) of the pictures that a module takes; files know theirs.
     schemes: the first one is what runs by default; none = the device's own. given: what a model does not say of itself;
-    see `Given`. limits: of what may be lost against float32 on the held-out pictures. say: told each step.
+    see `ModelOptions`. limits: of what may be lost against float32 on the held-out pictures. say: told each step.
     """
     out = Path(out)
     device_name, config = load_device(device)
@@ -95,12 +95,12 @@ def convert(
     say(f"float TFLite: {len(float_model) / 1024:,.0f} KiB, within {parity:.1e} of {source.origin}")
     clock.lap("to float TFLite")
 
-    exam = Examination(source, progress)
+    exam = HeldOutEvaluation(source, progress)
     metric = exam.rules.metric
     clock.lap("float on held-out pictures")
     models: dict[Scheme, bytes] = {}
-    measured: dict[Scheme, Measured] = {}
-    found: Found | None = None  # the static schemes differ in their ends alone: what suits one suits the others
+    measured: dict[Scheme, VariantResult] = {}
+    found: SearchResult | None = None  # the static schemes differ in their ends alone: what suits one suits the others
     for scheme in chosen:
         if scheme.startswith("static"):
             found = found or Search(source, scheme, config, finish, say).run(exam, limits)

@@ -10,9 +10,9 @@ import numpy as np
 
 from converters.evaluate.divergence import split
 from converters.evaluate.evaluate import Candidate, measure, read_pictures
-from converters.evaluate.metrics import Quality
+from converters.evaluate.metrics import Scores
 from converters.evaluate.run import Progress, run_all
-from converters.sources.base import Given
+from converters.sources.base import ModelOptions
 from converters.sources.open import calibration_frames, parse_normalization, read_labels
 from sightline.bare_model import AS_IS, bare_bundle
 from sightline.bundle import name_of_new, write_bundle
@@ -39,14 +39,14 @@ class Wrapped:
     labels: tuple[str, ...]
     metric: str
     title: str
-    quality: Quality | None
+    quality: Scores | None
     pictures: int
     bytes: int
     notes: tuple[str, ...]
 
 
 def wrap(
-    model: Path, out: Path, *, device: str, given: Given, decoder: str | None = None,
+    model: Path, out: Path, *, device: str, given: ModelOptions, decoder: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Wrapped:  # fmt: skip
     """given: labels, normalization and resize where the file does not say them; data: pictures that judge it, class

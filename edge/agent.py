@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from edge.capture.capture import Capture, make_entry, make_image
+from edge.capture.capture import Capture, make_image, preprocess_into
 from edge.capture.mailbox import Inbox
 from edge.inference.model import Model
 from edge.inference.time_limit import stuck_after_s
@@ -34,7 +34,7 @@ def run(
     """
     number = 0
     for camera in cameras:
-        camera.prepare(number, model.interpreter.encoder)
+        camera.prepare(number, model.interpreter.quantizer)
     results.start()
     try:
         while not stopping.is_set() and not results.done.is_set():
@@ -44,7 +44,7 @@ def run(
                 model, number = new, number + 1
                 results.stuck_after_s = stuck_after_s(model.inference_s)
                 for camera in cameras:
-                    camera.prepare(number, model.interpreter.encoder)
+                    camera.prepare(number, model.interpreter.quantizer)
             slot = inbox.take(TICK_S)
             taken = time.monotonic_ns()
             if slot is None:
@@ -53,8 +53,8 @@ def run(
                 continue
             age_ms = (taken - slot.captured_ns) / 1e6
             if slot.frame is not None and slot.model != number:
-                make_image(slot, Preprocessor(model.interpreter.encoder.spec))
-                make_entry(slot, model.interpreter.encoder)
+                make_image(slot, Preprocessor(model.interpreter.quantizer.spec))
+                preprocess_into(slot, model.interpreter.quantizer)
             if slot.cause is None and max_age_ms and age_ms > max_age_ms and cameras[slot.camera].source.live:
                 slot.cause = Cause("stale", f"{age_ms:.0f} ms old when its turn came")
             if slot.cause is not None:

@@ -23,10 +23,10 @@ import cv2
 from edge import agent
 from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox, Slot
-from edge.capture.sources.factory import find_source
+from edge.capture.sources.factory import make_source
 from edge.credentials import expand
 from edge.inference.model import open_model
-from edge.results.counters import Tally
+from edge.results.counters import Counters
 from edge.results.publisher import Results
 from sightline.bare_model import read_for
 from sightline.predictions import Result
@@ -62,7 +62,7 @@ class Predictions:
         InterpreterError where this machine computes other numbers than were measured."""
         read, name, config = read_for(Path(bundle), device)
         cv2.setNumThreads(1)  # the cores are the interpreter's
-        found = find_source(expand(str(source), environment), config, realtime=realtime, loop=loop)
+        found = make_source(expand(str(source), environment), config, realtime=realtime, loop=loop)
         model = open_model(read, config, scheme)
         self.labels = model.manifest.output.labels
         self.frame: Frame | None = None
@@ -75,7 +75,7 @@ class Predictions:
         inbox = Inbox([self._lossless])
         self._camera = Capture(found, inbox.mailboxes[0])
         self._results = Results(
-            model, [self._camera], [], Tally(), device=name, latency_budget_ms=config.latency_budget_ms, top=top,
+            model, [self._camera], [], Counters(), device=name, latency_budget_ms=config.latency_budget_ms, top=top,
             threshold=threshold, observers=[self._observe], track=track,
         )  # fmt: skip
 

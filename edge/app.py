@@ -19,19 +19,19 @@ import click
 import cv2
 
 from edge import agent
-from edge.capture.capture import LIVE, STILL, Capture
+from edge.capture.capture import NO_MOTION, STREAMING, Capture
 from edge.capture.mailbox import Inbox
 from edge.capture.sources.base import Source
-from edge.capture.sources.factory import find_source, tell_apart
+from edge.capture.sources.factory import make_names_unique, make_source
 from edge.capture.sources.recording import Recording, ReplayOptions
 from edge.config import AgentConfig, CameraConfig
-from edge.credentials import clear_text_warnings, expand, read_env_file, seen_by_all
-from edge.inference.hot_reload import Swap
+from edge.credentials import clear_text_warnings, expand, read_env_file, world_readable_warning
+from edge.inference.hot_reload import HotReload
 from edge.inference.model import Model, open_model, stamp_of
 from edge.outputs.event_log import Events, Log
 from edge.outputs.file_sinks import JsonLines, Text
 from edge.outputs.recorder import Recorder
-from edge.results.counters import Tally
+from edge.results.counters import Counters
 from edge.results.publisher import Observer, Results
 from edge.results.sink import Sink
 from edge.system.sd_notify import Watchdog
@@ -77,7 +77,7 @@ def run_agent(
     for warning in clear_text_warnings(o):
         click.echo(f"warning: {warning}", err=True)
     sources = [_source(name, c, config, environment, o) for name, c in agent_config.cameras.items()]
-    tell_apart(sources)
+    make_names_unique(sources)
     names = [s.name for s in sources]
     if len({s.live for s in sources}) > 1:
         raise ConfigError("cameras and replays cannot run together; with --realtime a clip is a camera")
@@ -110,8 +110,8 @@ def run_agent(
     page: Page | None = None
     web: Web | None = None
     showing: threading.Thread | None = None
-    swap: Swap | None = None
-    tally, log = Tally(), Log()
+    swap: HotReload | None = None
+    counters, log = Counters(), Log()
     try:
         opened = open_model(bundle, config, scheme)
         if o["track"] and opened.manifest.output.task != "detect":
@@ -124,12 +124,12 @@ def run_agent(
             from edge.outputs.factory import Agent, Outputs, default_name  # SQLite and paho-mqtt cost 80 ms
 
             def facts() -> dict[str, Any]:
-                from edge.system.machine import look_at
+                from edge.system.machine import read_machine
 
-                celsius = look_at().celsius
-                return {"fps": round(tally.recent_fps, 1), "temperature": celsius, "threshold": results.threshold,
+                celsius = read_machine().celsius
+                return {"fps": round(counters.recent_fps, 1), "temperature": celsius, "threshold": results.threshold,
                         "model": f"{results.model.identity.name} {results.model.identity.version}",
-                        "dropped": sum(tally.dropped.values())}  # fmt: skip
+                        "dropped": sum(counters.dropped.values())}  # fmt: skip
 
             about = Agent(
                 o["name"] or default_name(), names, opened.manifest.output.labels,
@@ -146,7 +146,7 @@ def run_agent(
             opened,
             cameras,
             sinks,
-            tally,
+            counters,
             device=device_name,
             latency_budget_ms=config.latency_budget_ms,
             top=o["top"] or 0,
@@ -165,7 +165,7 @@ def run_agent(
             if page:
                 page.info = _info(device_name, by, names) | places
 
-        swap = Swap(
+        swap = HotReload(
             model, device or bundle.manifest.device, scheme, opened, stamp,
             say=lambda line: log.tell("model", line), replaced=replaced,
         )  # fmt: skip
@@ -183,17 +183,19 @@ def run_agent(
 
         def show_page(after_s: float) -> None:
             nonlocal page, web
-            results.said.wait(after_s)
+            results.first_result_published.wait(after_s)
             from edge.monitoring.health import Monitor
             from edge.web.live_page import Page
 
             def status() -> dict[str, Any]:
                 return {
-                    "fps": round(tally.recent_fps, 1),
-                    "frames": tally.frames,
-                    "dropped": dict(tally.dropped),
+                    "fps": round(counters.recent_fps, 1),
+                    "frames": counters.frames,
+                    "dropped": dict(counters.dropped),
                     "threshold": results.threshold,
-                    "cameras": {c.source.name: None if c.state in (LIVE, STILL) else c.state.text for c in cameras},
+                    "cameras": {
+                        c.source.name: None if c.state in (STREAMING, NO_MOTION) else c.state.text for c in cameras
+                    },
                     "outputs": {sink.name: sink.problem for sink in sinks},
                 }
 
@@ -205,7 +207,7 @@ def run_agent(
                 status=status,
                 set_threshold=lambda value: setattr(results, "threshold", value),
             )
-            page.monitor = Monitor(results, cameras, sinks, tally, swap, device_name)
+            page.monitor = Monitor(results, cameras, sinks, counters, swap, device_name)
             web = _served(page, o)
             web.start()
             observers.append(page.observe)
@@ -224,7 +226,7 @@ def run_agent(
             showing.start()
         elif o["page"]:
             show_page(0)
-        watchdog.status = lambda: _status(tally, cameras)
+        watchdog.status = lambda: _status(counters, cameras)
         watchdog.ready(opened.inference_s)
         agent.run(
             opened,
@@ -255,11 +257,11 @@ def run_agent(
         if recorder:
             recorder.close()
             click.echo(_recorded(recorder), err=True)
-        if tally.frames or tally.not_inferred:
-            click.echo(_summary(tally, cameras, sinks, config.latency_budget_ms), err=True)
+        if counters.frames or counters.not_inferred:
+            click.echo(_summary(counters, cameras, sinks, config.latency_budget_ms), err=True)
     if o["summary"]:
         reconnects = sum(sum(camera.reconnects.values()) for camera in cameras)
-        figures = {**tally.to_json(), "reconnects": reconnects, "scheme": opened.scheme, "device": device_name}
+        figures = {**counters.to_json(), "reconnects": reconnects, "scheme": opened.scheme, "device": device_name}
         write_file(o["summary"], (json.dumps(figures, indent=2) + "\n").encode())
     if recording:
         click.echo(recording.verdict, err=True)
@@ -295,7 +297,7 @@ def _environment(env_file: Path | None) -> Mapping[str, str]:
     if env_file is None:
         return os.environ
     values = read_env_file(env_file)
-    if warning := seen_by_all(env_file):
+    if warning := world_readable_warning(env_file):
         click.echo(f"warning: {warning}", err=True)
     return {**os.environ, **values}
 
@@ -303,7 +305,7 @@ def _environment(env_file: Path | None) -> Mapping[str, str]:
 def _source(
     name: str, camera: CameraConfig, config: DeviceConfig, environment: Mapping[str, str], o: dict[str, Any]
 ) -> Source:
-    source = find_source(expand(camera.source, environment), config, realtime=o["realtime"], loop=o["loop"])
+    source = make_source(expand(camera.source, environment), config, realtime=o["realtime"], loop=o["loop"])
     if not name.startswith("#"):
         source.name = name
     return source
@@ -324,9 +326,9 @@ def _check_place(path: Path, option: str) -> None:
         raise ConfigError(f"{option} {path}: this user may not write there")
 
 
-def _status(tally: Tally, cameras: list[Capture]) -> str:
-    away = [f"{c.source.name}: {c.state.text}" for c in cameras if c.state not in (LIVE, STILL)]
-    return "; ".join([*away, f"{tally.recent_fps:.1f} frames a second"])
+def _status(counters: Counters, cameras: list[Capture]) -> str:
+    away = [f"{c.source.name}: {c.state.text}" for c in cameras if c.state not in (STREAMING, NO_MOTION)]
+    return "; ".join([*away, f"{counters.recent_fps:.1f} frames a second"])
 
 
 def _info(device: str, model: Model, sources: list[str]) -> dict[str, Any]:
@@ -378,20 +380,20 @@ def _recorded(recorder: Recorder) -> str:
     return f"recorded {recorder.frames} frames in {recorder.folder}, {recorder.bytes / 1e6:.1f} MB{left_out}{ended}"
 
 
-def _summary(tally: Tally, cameras: list[Capture], sinks: list[Sink], budget_ms: float) -> str:
+def _summary(counters: Counters, cameras: list[Capture], sinks: list[Sink], budget_ms: float) -> str:
     lines = [
-        f"{tally.frames} frames in {tally.seconds:.1f} s: {tally.fps:.1f} a second; "
-        f"{tally.late} later than {budget_ms:g} ms after capture",
+        f"{counters.frames} frames in {counters.seconds:.1f} s: {counters.fps:.1f} a second; "
+        f"{counters.over_budget} later than {budget_ms:g} ms after capture",
         f"{'ms':12}{'p50':>9}{'p95':>9}{'p99':>9}",
     ]
-    for stage, h in tally.latency.items():
+    for stage, h in counters.latency.items():
         lines.append(f"{stage:12}" + "".join(f"{h.percentile(p):>9.2f}" for p in (50, 95, 99)))
-    dropped = ", ".join(f"{n} {cause}" for cause, n in tally.dropped.items()) or "none"
+    dropped = ", ".join(f"{n} {cause}" for cause, n in counters.dropped.items()) or "none"
     lines.append(f"dropped: {dropped}")
     if len(cameras) > 1:
-        lines.append("by camera: " + ", ".join(f"{c.source.name} {tally.cameras[c.source.name]}" for c in cameras))
-    for code, n in tally.not_inferred.items():
-        lines.append(f"not inferred ({n}): {code}, such as: {tally.said[code]}")
+        lines.append("by camera: " + ", ".join(f"{c.source.name} {counters.cameras[c.source.name]}" for c in cameras))
+    for code, n in counters.not_inferred.items():
+        lines.append(f"not inferred ({n}): {code}, such as: {counters.examples[code]}")
     for camera in cameras:
         if camera.reconnects:
             causes = ", ".join(f"{n} {code}" for code, n in camera.reconnects.items())

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from edge.inference.model import Model, open_model
-from edge.system.machine import look_at
+from edge.system.machine import read_machine
 from sightline.bare_model import read_model
 from sightline.child import python
 from sightline.device import DeviceConfig, load_device
@@ -63,7 +63,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Sustained:
+class SoakResult:
     """first_ms, last_ms: medians of a whole frame in the first and in the last part. hottest: degrees Celsius, None
     where no sensor is. power: what was wrong with a Raspberry Pi's power meanwhile."""
 
@@ -126,7 +126,7 @@ def compared(one: Figures, other: Figures) -> Compared:
     return Compared(other.name, other.whole_ms / one.whole_ms, one.whole_spread + other.whole_spread)
 
 
-def sustain(subject: Subject, minutes: float, progress: Callable[[float], None] = lambda _: None) -> Sustained:
+def soak_test(subject: Subject, minutes: float, progress: Callable[[float], None] = lambda _: None) -> SoakResult:
     """Whole frames, one after the other, for so long."""
     began, frame = time.monotonic(), _frame(subject.config)
     parts: list[float] = []
@@ -134,12 +134,12 @@ def sustain(subject: Subject, minutes: float, progress: Callable[[float], None] 
     power: dict[str, None] = {}
     while time.monotonic() - began < minutes * 60:
         parts.append(_times(_whole(subject, frame), min(STEP_S, minutes * 60 / 2)))
-        machine = look_at()
+        machine = read_machine()
         if machine.celsius is not None:
             degrees.append(machine.celsius)
         power |= {what.replace("_", " "): None for what, (now, _) in machine.power.items() if now}
         progress((time.monotonic() - began) / 60)
-    return Sustained((time.monotonic() - began) / 60, parts[0], parts[-1], max(degrees, default=None), tuple(power))
+    return SoakResult((time.monotonic() - began) / 60, parts[0], parts[-1], max(degrees, default=None), tuple(power))
 
 
 def cold_start_ms(bundle: Path, device: str, scheme: str) -> float:
@@ -164,21 +164,21 @@ def _frame(config: DeviceConfig) -> Frame:
 
 def _model(s: Subject) -> Callable[[], object]:
     interpreter = s.model.interpreter
-    entry = interpreter.encoder.empty()
+    entry = interpreter.quantizer.empty()
     width, height = interpreter.size
-    interpreter.encoder(np.full((height, width, 3), 90, np.uint8), entry)
+    interpreter.quantizer(np.full((height, width, 3), 90, np.uint8), entry)
     interpreter.feed(entry)
     return interpreter.invoke
 
 
 def _whole(s: Subject, frame: Frame) -> Callable[[], object]:
     interpreter, m = s.model.interpreter, s.model.manifest
-    preprocess, entry = Preprocessor(m.input), interpreter.encoder.empty()
+    preprocess, entry = Preprocessor(m.input), interpreter.quantizer.empty()
     image = preprocess.empty()
     size = frame.shape[1], frame.shape[0]
 
     def once() -> object:
-        interpreter.encoder(preprocess(frame, out=image), entry)
+        interpreter.quantizer(preprocess(frame, out=image), entry)
         interpreter.feed(entry)
         interpreter.invoke()
         return answer(interpreter.raw(), interpreter.outputs, m.input, m.output, size, m.output.threshold)

@@ -281,7 +281,7 @@ def _wrong_with(line: str) -> str:
     return f"{name}: a quotation mark without its other half, or something behind it"
 
 
-def seen_by_all(path: Path) -> str | None:
+def world_readable_warning(path: Path) -> str | None:
     """A warning when everybody on the machine may read the file."""
     if path.stat().st_mode & stat.S_IROTH:
         return f"everybody on this machine can read {path}: `chmod 600 {path}`"

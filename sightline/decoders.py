@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.detection_postprocess import CANDIDATES, LOWEST, suppress, to_detections, to_frame
-from sightline.interpreter import Tensor
+from sightline.interpreter import TensorInfo
 from sightline.output_spec import OutputSpec
 from sightline.predictions import Box, Detection, Point, Pose, Prediction, Region
 from sightline.preprocess import Placement
@@ -35,14 +35,14 @@ BODY = (
     "right elbow", "left wrist", "right wrist", "left hip", "right hip", "left knee", "right knee", "left ankle",
     "right ankle",
 )  # fmt: skip
-SURE = 0.2  # of a point's score: those above are what a pose's box is around
+MIN_KEYPOINT_SCORE = 0.2  # of a point's score: those above are what a pose's box is around
 NOTHING = ("background", "???")  # names of what is no class
 SMALLEST = 0.001  # of the picture: a region that covers less is noise
 
 
 def read_layout(
     outputs: Sequence[NDArray[Any]],
-    tensors: Sequence[Tensor],
+    tensors: Sequence[TensorInfo],
     spec: OutputSpec,
     size: tuple[int, int],
     placement: Placement,
@@ -105,7 +105,7 @@ def name_of(labels: Sequence[str], k: int) -> str:
 
 
 def _points(
-    output: NDArray[Any], tensor: Tensor, spec: OutputSpec, placement: Placement, threshold: float, top: int
+    output: NDArray[Any], tensor: TensorInfo, spec: OutputSpec, placement: Placement, threshold: float, top: int
 ) -> tuple[Detection, ...]:
     """A box is the cell around the point."""
     stride = spec.strides[0]
@@ -155,7 +155,7 @@ def _finished(
 
 
 def _yolo(
-    output: NDArray[Any], tensor: Tensor, spec: OutputSpec, size: tuple[int, int], placement: Placement,
+    output: NDArray[Any], tensor: TensorInfo, spec: OutputSpec, size: tuple[int, int], placement: Placement,
     threshold: float, top: int,
 ) -> tuple[Prediction, ...]:  # fmt: skip
     poses = spec.layout == "yolo_pose"
@@ -234,7 +234,7 @@ def _poses(
     for i in np.argsort(-scores, kind="stable")[:top].tolist():
         if scores[i] < threshold:
             break
-        sure = placed[i][placed[i][:, 2] >= SURE]
+        sure = placed[i][placed[i][:, 2] >= MIN_KEYPOINT_SCORE]
         if boxes is not None:
             left, top_, right, bottom = to_frame(boxes[i : i + 1], placement)[0].tolist()
         elif len(sure):
@@ -252,6 +252,6 @@ def _pixels(places: Floats, spec: OutputSpec, size: tuple[int, int]) -> Floats:
     return places * np.asarray(size * (places.shape[1] // 2), np.float32) if spec.relative else places
 
 
-def _stored(score: float, tensor: Tensor) -> float:
+def _stored(score: float, tensor: TensorInfo) -> float:
     """The lowest number, as the model stores it, that is at least `score`."""
     return float(np.ceil(score / tensor.scale + tensor.zero_point)) if tensor.scale else score

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.interpreter import Tensor
+from sightline.interpreter import TensorInfo
 from sightline.output_spec import OutputSpec
 from sightline.predictions import Box, Detection
 from sightline.preprocess import Placement
@@ -26,7 +26,7 @@ CANDIDATES = 300  # the best of them, before that is asked
 LOWEST = 0.01  # of a score: below it a detector says nothing
 
 
-def check_outputs(tensors: Sequence[Tensor], spec: OutputSpec, width: int, height: int) -> None:
+def check_outputs(tensors: Sequence[TensorInfo], spec: OutputSpec, width: int, height: int) -> None:
     """Raises ValueError where a model's outputs are not what its spec says. width, height: of its input."""
     check_shapes([t.shape for t in tensors], spec, width, height)
 
@@ -40,7 +40,7 @@ def check_shapes(given: Sequence[tuple[int, ...]], spec: OutputSpec, width: int,
 
 def detect(
     outputs: Sequence[NDArray[Any]],
-    tensors: Sequence[Tensor],
+    tensors: Sequence[TensorInfo],
     spec: OutputSpec,
     placement: Placement,
     threshold: float,
@@ -108,7 +108,7 @@ def to_frame(boxes: NDArray[np.float32], placement: Placement) -> NDArray[np.flo
 
 
 def _level(
-    scores: NDArray[Any], distances: NDArray[Any], score: Tensor, distance: Tensor, stride: int, logit: float
+    scores: NDArray[Any], distances: NDArray[Any], score: TensorInfo, distance: TensorInfo, stride: int, logit: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
     """(float32 [n, 4] edges in pixels of the input, float32 [n] logits, [n] classes) of one level's survivors."""
     _, _, columns, classes = scores.shape

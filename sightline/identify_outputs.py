@@ -18,7 +18,7 @@ import numpy as np
 from sightline.decoders import BODY, NOTHING, upright
 from sightline.errors import ModelError
 from sightline.flatbuffer import Table
-from sightline.interpreter import Delegate, Interpreter, Tensor
+from sightline.interpreter import Delegate, Interpreter, TensorInfo
 from sightline.metadata import Metadata, read_metadata
 from sightline.output_spec import TASKS, Layout, OutputSpec
 from sightline.preprocess import InputSpec, Resize
@@ -267,7 +267,7 @@ def _is_relative(f: _Found, layout: Layout) -> bool:
 
 def _probe(f: _Found) -> list[Any]:
     """The outputs for a picture of noise."""
-    entry = f.interpreter.encoder.empty()
+    entry = f.interpreter.quantizer.empty()
     noise = np.random.default_rng(0).integers(0, 256, entry.shape, dtype=np.uint8)
     values = noise / 255 if entry.dtype == np.float32 else noise.view(np.int8) if entry.dtype == np.int8 else noise
     f.interpreter.feed(values.astype(entry.dtype))
@@ -295,7 +295,7 @@ def _input(f: _Found, layout: Layout, name: str, hints: Hints, notes: list[str])
     return InputSpec(width, height, resize, "linear", mean=mean, std=std)
 
 
-def _normalization(t: Tensor, f: _Found) -> Normalization | None:
+def _normalization(t: TensorInfo, f: _Found) -> Normalization | None:
     if t.dtype != "float32":  # bytes as they are: that is how such models are fed everywhere
         shift = 128 if t.dtype == "int8" else 0
         return ((float(t.zero_point + shift),) * 3, (1 / t.scale,) * 3) if t.scale else ((0.0,) * 3, (1.0,) * 3)

@@ -23,7 +23,7 @@ _EDGETPU_OP = b"edgetpu-custom-op"
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorInfo:
     """An input or output. scale 0 = not quantized; real value = scale * (stored - zero_point)."""
 
     index: int
@@ -94,8 +94,8 @@ class Interpreter:
         self.input = inputs[0]
         if spec is not None and self.size != (spec.width, spec.height):
             raise ModelError(f"{name}: takes {list(self.input.shape)}, not {spec.width}x{spec.height} as it should")
-        self.encoder = Encoder(self.input, spec or InputSpec(1, 1), name)
-        self._entry = self.encoder.empty()
+        self.quantizer = InputQuantizer(self.input, spec or InputSpec(1, 1), name)
+        self._entry = self.quantizer.empty()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -105,7 +105,7 @@ class Interpreter:
     @property
     def table(self) -> NDArray[Any]:
         """[3, 256]: what each byte of each channel is in the input's own dtype."""
-        return self.encoder.table
+        return self.quantizer.table
 
     def __call__(self, image: Frame) -> list[NDArray[np.float32]]:
         """image: uint8 [height, width, 3], RGB. Returns each output as float32 in its own shape, dequantized."""
@@ -115,11 +115,11 @@ class Interpreter:
 
     def fill(self, image: Frame) -> None:
         """Hand the picture to the model's input tensor."""
-        self.encoder(image, self._entry)
+        self.quantizer(image, self._entry)
         self.feed(self._entry)
 
     def feed(self, entry: NDArray[Any]) -> None:
-        """The same for what `encoder` has made of a picture; a copy and nothing else."""
+        """The same for what `quantizer` has made of a picture; a copy and nothing else."""
         self._lite.set_tensor(self.input.index, entry)
 
     def invoke(self) -> None:
@@ -137,19 +137,19 @@ class Interpreter:
         return [self._lite.get_tensor(t.index) for t in self.outputs]
 
 
-def dequantize(tensors: Sequence[Tensor], outputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+def dequantize(tensors: Sequence[TensorInfo], outputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
     """What `Interpreter.raw` gave, as float32."""
     return [t.real(raw) for t, raw in zip(tensors, outputs, strict=True)]
 
 
-class Encoder:
+class InputQuantizer:
     """RGB bytes to what the model's input tensor stores. Knows the interpreter's input, not the interpreter: the thread
     that captures uses it while the other one infers.
 
     table: [3, 256], what each byte of each channel is in the input's own dtype.
     """
 
-    def __init__(self, tensor: Tensor, spec: InputSpec, name: str) -> None:
+    def __init__(self, tensor: TensorInfo, spec: InputSpec, name: str) -> None:
         """name: of the model, for errors. Raises ModelError for a dtype that pictures do not have."""
         self.spec, self.tensor = spec, tensor
         self.table = _byte_table(tensor, spec, name)
@@ -181,11 +181,11 @@ class Encoder:
                 np.take(table, image[:, :, channel], out=out[0, :, :, channel], mode="clip")
 
 
-def _in_planes(tensor: Tensor) -> bool:
+def _in_planes(tensor: TensorInfo) -> bool:
     return tensor.shape[3] != 3
 
 
-def _size(tensor: Tensor) -> tuple[int, int]:
+def _size(tensor: TensorInfo) -> tuple[int, int]:
     height, width = tensor.shape[2:] if _in_planes(tensor) else tensor.shape[1:3]
     return width, height
 
@@ -247,13 +247,13 @@ def _load_edgetpu(runtime: Runtime) -> Any:
         raise InterpreterError("no Edge TPU answers; is it plugged in, and may this user open it (plugdev)?") from None
 
 
-def _tensor(details: dict[str, Any]) -> Tensor:
+def _tensor(details: dict[str, Any]) -> TensorInfo:
     scale, zero_point = details["quantization"]
     shape = tuple(int(n) for n in details["shape"])
-    return Tensor(details["index"], details["name"], shape, np.dtype(details["dtype"]).name, scale, zero_point)
+    return TensorInfo(details["index"], details["name"], shape, np.dtype(details["dtype"]).name, scale, zero_point)
 
 
-def _byte_table(tensor: Tensor, spec: InputSpec, name: str) -> NDArray[Any]:
+def _byte_table(tensor: TensorInfo, spec: InputSpec, name: str) -> NDArray[Any]:
     """[3, 256]: what each byte of each channel is in the input's own dtype."""
     if tensor.dtype == "float32":
         return spec.values

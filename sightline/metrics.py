@@ -22,7 +22,7 @@ STEPS = np.arange(0.05, 1.0, 0.05)  # thresholds that are tried
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What is in one picture. labels: [n]. boxes: float64 [n, 4], x, y, width, height in its pixels."""
 
     labels: NDArray[np.int64]
@@ -44,7 +44,9 @@ class AveragePrecision:
     threshold: float
 
 
-def average_precision(found: Sequence[Sequence[Detection]], truth: Sequence[Truth], classes: int) -> AveragePrecision:
+def average_precision(
+    found: Sequence[Sequence[Detection]], truth: Sequence[GroundTruth], classes: int
+) -> AveragePrecision:
     """found: of each picture, what a detector said, at whatever score. truth: of the same pictures, in their order."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -126,7 +128,7 @@ class PointScore:
 
 
 def point_score(
-    found: Sequence[Sequence[Detection]], truth: Sequence[Truth], classes: int, threshold: float | None = None
+    found: Sequence[Sequence[Detection]], truth: Sequence[GroundTruth], classes: int, threshold: float | None = None
 ) -> PointScore:
     """found: of each picture what a model said, at whatever score. threshold: none = the one at which F1 is largest."""
     rows = [
@@ -155,7 +157,7 @@ def point_score(
     )
 
 
-def in_boxes(found: Sequence[Detection], truth: Truth, grow: float = 0.0) -> list[bool]:
+def in_boxes(found: Sequence[Detection], truth: GroundTruth, grow: float = 0.0) -> list[bool]:
     """Whether each point lies in a box of its class that none before it took, best first. grow: of a box on each side,
     in its own size."""
     free = np.ones(len(truth.labels), bool)

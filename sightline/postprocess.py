@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sightline.decoders import read_layout
 from sightline.detection_postprocess import detect
-from sightline.interpreter import Tensor, dequantize
+from sightline.interpreter import TensorInfo, dequantize
 from sightline.output_spec import OutputSpec, decode
 from sightline.predictions import Prediction
 from sightline.preprocess import InputSpec, place
@@ -19,7 +19,7 @@ CLASSES, THINGS = 3, 100  # of a picture, at most, where nobody says another num
 
 def answer(
     outputs: Sequence[NDArray[Any]],
-    tensors: Sequence[Tensor],
+    tensors: Sequence[TensorInfo],
     input: InputSpec,
     output: OutputSpec,
     size: tuple[int, int],

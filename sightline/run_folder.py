@@ -25,7 +25,7 @@ from sightline.bundle import check_provenance
 from sightline.documents import inside, parse_json, shortened
 from sightline.errors import ModelError
 from sightline.files import FileTable, checked_table, file_table, read_verified, seal, unseal, write_file
-from sightline.metrics import Truth
+from sightline.metrics import GroundTruth
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
 from sightline.strict_config import read_record
@@ -61,7 +61,7 @@ class Run:
         """A file of the run, verified against its hash."""
         return read_verified(self.path, self.files, name)
 
-    def heldout(self) -> tuple[Path, list[tuple[str, int | Truth]]]:
+    def heldout(self) -> tuple[Path, list[tuple[str, int | GroundTruth]]]:
         """The folder of the held-out pictures, and (path in it, class index or boxes) of each."""
         where = self.path / "heldout.json"
         try:
@@ -70,7 +70,7 @@ class Run:
         except (ValueError, KeyError, TypeError) as e:
             raise ModelError(f"{where}: not what a training leaves: {type(e).__name__}: {e}") from None
         classes = len(self.manifest.output.labels)
-        found: list[tuple[str, int | Truth]] = []
+        found: list[tuple[str, int | GroundTruth]] = []
         for i, (path, answer) in enumerate(listed, 1):
             if inside(root, path) is None:
                 raise ModelError(f"{where}: file {i}, {shortened(path)!r}, leads out of the data set's folder")
@@ -83,13 +83,13 @@ class Run:
         return root, found
 
 
-def _answer(answer: Any, classes: int) -> int | Truth:
+def _answer(answer: Any, classes: int) -> int | GroundTruth:
     """Raises ValueError or TypeError."""
     rows = np.asarray([[answer, 0, 0, 1, 1]] if isinstance(answer, int) else answer, np.float64).reshape(-1, 5)
     labels = rows[:, 0].astype(np.int64)
     if not np.isfinite(rows).all() or not ((labels >= 0) & (labels < classes)).all():
         raise ValueError("no class, or no finite number")
-    return answer if isinstance(answer, int) else Truth(labels, rows[:, 1:])
+    return answer if isinstance(answer, int) else GroundTruth(labels, rows[:, 1:])
 
 
 def write_run(path: Path, manifest: RunManifest, files: Mapping[str, bytes]) -> None:

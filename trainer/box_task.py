@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sightline.data.detection import BoxedPictures
+from sightline.data.detection import DetectionDataset
 from sightline.detection_postprocess import LOWEST
 from sightline.interpreter import Tensor as Stored
 from sightline.output_spec import OutputSpec
@@ -38,7 +38,7 @@ class BoxTask(ABC):
     collate = staticmethod(collate)
     output: OutputSpec
 
-    def __init__(self, data: BoxedPictures, spec: InputSpec) -> None:
+    def __init__(self, data: DetectionDataset, spec: InputSpec) -> None:
         self.data, self.spec = data, spec
 
     @abstractmethod

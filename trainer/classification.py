@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-from sightline.data.classification import ClassFolders
+from sightline.data.classification import ClassificationDataset
 from sightline.preprocess import InputSpec
 from trainer.data import Augmented, Plain
 from trainer.export import export_run
@@ -25,7 +25,7 @@ class Classification:
     goal, title = "accuracy", "accuracy"
     collate = staticmethod(default_collate)
 
-    def __init__(self, data: ClassFolders, spec: InputSpec) -> None:
+    def __init__(self, data: ClassificationDataset, spec: InputSpec) -> None:
         self.data, self.spec = data, spec
 
     def build(self, recipe: Recipe, weights: str) -> nn.Module:

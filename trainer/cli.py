@@ -13,8 +13,8 @@ import click
 from click.core import ParameterSource
 
 from sightline.bundle import check_name
-from sightline.data.classification import ClassFolders, read_class_folders
-from sightline.data.detection import BoxedPictures, read_boxes
+from sightline.data.classification import ClassificationDataset, read_class_folders
+from sightline.data.detection import DetectionDataset, read_boxes
 from sightline.errors import ConfigError, DataError, InputError, ModelError
 from sightline.options import NEW_FOLDER, READ, SEED, Number, Whole
 from sightline.preprocess import InputSpec
@@ -108,7 +108,7 @@ def train(context: click.Context, data: Path, out: Path, parent: Path | None, **
     spec = run_before.manifest.input if run_before else InputSpec(size, size, options["resize"])
     main_process = os.environ.get("RANK", "0") == "0"
     began = time.monotonic()
-    pictures: ClassFolders | BoxedPictures
+    pictures: ClassificationDataset | DetectionDataset
     if detects:
         pictures = read_boxes(data, seed=options["seed"], wrong=options["corrupt"])
     else:
@@ -163,8 +163,8 @@ def train(context: click.Context, data: Path, out: Path, parent: Path | None, **
         click.echo(f"next: sightline convert {out} --device raspberry_pi_5 --out {out.name}.bundle")
 
 
-def _task(name: str, pictures: ClassFolders | BoxedPictures, spec: InputSpec) -> Task:
-    if isinstance(pictures, BoxedPictures):
+def _task(name: str, pictures: ClassificationDataset | DetectionDataset, spec: InputSpec) -> Task:
+    if isinstance(pictures, DetectionDataset):
         if name == "points":
             from trainer.points import PointTask
 
@@ -190,15 +190,15 @@ def _warn_of_arch(arch: str) -> None:
         )
 
 
-def _tell(pictures: ClassFolders | BoxedPictures) -> None:
-    boxed = isinstance(pictures, BoxedPictures)
+def _tell(pictures: ClassificationDataset | DetectionDataset) -> None:
+    boxed = isinstance(pictures, DetectionDataset)
     boxes = f" with {sum(len(p.boxes) for p in pictures.train):,} boxes" if boxed else ""  # type: ignore[union-attr]
     click.echo(
         f"{len(pictures.train)} pictures{boxes} to learn from, {len(pictures.val)} held out, "
         f"{len(pictures.labels)} classes: {_few(pictures.labels)}",
         err=True,
     )
-    for line in [p.text for p in pictures.problems] if isinstance(pictures, BoxedPictures) else pictures.skipped:
+    for line in [p.text for p in pictures.problems] if isinstance(pictures, DetectionDataset) else pictures.skipped:
         click.echo(f"skipped: {line}", err=True)
     if pictures.leaked:
         click.echo(
@@ -258,7 +258,7 @@ def _inherited(context: click.Context, run: Run) -> dict[str, Any]:
     return {**fixed, **own, "weights": f"{run.manifest.name} {run.manifest.version}"}
 
 
-def _check_split(pictures: ClassFolders | BoxedPictures, run: Run, data: Path) -> None:
+def _check_split(pictures: ClassificationDataset | DetectionDataset, run: Run, data: Path) -> None:
     before = run.manifest.provenance.get("dataset", {}).get("fingerprint")
     if pictures.fingerprint != before:
         raise DataError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sightline.data.detection import BoxedPictures
+from sightline.data.detection import DetectionDataset
 from sightline.metrics import average_precision
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
@@ -20,7 +20,7 @@ class DetectionTask(BoxTask):
 
     goal, title = "map", "mAP"
 
-    def __init__(self, data: BoxedPictures, spec: InputSpec) -> None:
+    def __init__(self, data: DetectionDataset, spec: InputSpec) -> None:
         super().__init__(data, spec)
         self.output = OutputSpec("detect", "sigmoid", data.labels, STRIDES)
 

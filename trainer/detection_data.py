@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from sightline.data.detection import BoxedPicture
+from sightline.data.detection import DetectionImage
 from sightline.images import read_image
 from sightline.preprocess import Frame, InputSpec, Preprocessor, place
 from trainer.data import Key, random_window
 
-SEEN = 0.3  # of a box's area: what is cut off further is no example of it
+MIN_VISIBLE_AREA = 0.3  # of a box's area: what is cut off further is no example of it
 SMALLEST_PX = 2.0  # of a side, in the input
-CALM = 0.15  # of the epochs, at the end, with pictures that are whole, as the camera's are
+UNAUGMENTED_FRACTION = 0.15  # of the epochs, at the end, with pictures that are whole, as the camera's are
 
 # (share of mosaics, smallest part of a picture's area, smallest size on the canvas)
 LEVELS = {"none": (0.0, 1.0, 1.0), "light": (0.0, 0.7, 0.8), "default": (0.5, 0.4, 0.5), "strong": (0.9, 0.25, 0.35)}
@@ -37,7 +37,7 @@ class AugmentedBoxes(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(
-        self, root: Path, pictures: Sequence[BoxedPicture], spec: InputSpec, seed: int, augment: str, flip: bool,
+        self, root: Path, pictures: Sequence[DetectionImage], spec: InputSpec, seed: int, augment: str, flip: bool,
         epochs: int,
     ) -> None:  # fmt: skip
         self.root, self.pictures, self.spec, self.seed, self.epochs = root, pictures, spec, seed, epochs
@@ -53,7 +53,7 @@ class AugmentedBoxes(Dataset[tuple[Tensor, Tensor]]):
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         height, width = self.spec.height, self.spec.width
         canvas = np.full((height, width, 3), self.spec.pad, np.uint8)
-        calm = epoch >= self.epochs - round(self.epochs * CALM)
+        calm = epoch >= self.epochs - round(self.epochs * UNAUGMENTED_FRACTION)
         if not calm and rng.random() < self.mosaics:
             x, y = (round(side * rng.uniform(0.35, 0.65)) for side in (width, height))
             rects: list[Rect] = [(0, 0, x, y), (x, 0, width - x, y), (0, y, x, height - y)]
@@ -70,7 +70,7 @@ class AugmentedBoxes(Dataset[tuple[Tensor, Tensor]]):
                 image = self.light(image.permute(2, 0, 1)).permute(1, 2, 0).contiguous()
         return image, torch.from_numpy(np.concatenate(boxes))
 
-    def _draw(self, canvas: Frame, rect: Rect, picture: BoxedPicture, rng: random.Random) -> NDArray[np.float32]:
+    def _draw(self, canvas: Frame, rect: Rect, picture: DetectionImage, rng: random.Random) -> NDArray[np.float32]:
         """Draw a part of a picture somewhere in `rect` of the canvas; what is left of its boxes, [n, 5]."""
         frame = read_image(self.root / picture.path)
         boxes = _corners(picture)
@@ -97,7 +97,7 @@ class AugmentedBoxes(Dataset[tuple[Tensor, Tensor]]):
 class PlainBoxes(Dataset[tuple[Tensor, Tensor]]):
     """Pictures exactly as the device makes them. Items as of `AugmentedBoxes`, keys are indices."""
 
-    def __init__(self, root: Path, pictures: Sequence[BoxedPicture], spec: InputSpec) -> None:
+    def __init__(self, root: Path, pictures: Sequence[DetectionImage], spec: InputSpec) -> None:
         self.root, self.pictures, self.spec = root, pictures, spec
         self.preprocess = Preprocessor(spec)
 
@@ -125,7 +125,7 @@ def collate(items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.stack([image for image, _ in items]), targets
 
 
-def _corners(picture: BoxedPicture) -> NDArray[np.float32]:
+def _corners(picture: DetectionImage) -> NDArray[np.float32]:
     rows = [(b.label, b.x, b.y, b.x + b.width, b.y + b.height) for b in picture.boxes]
     return np.asarray(rows, np.float32).reshape(-1, 5)
 
@@ -138,5 +138,5 @@ def _visible(boxes: NDArray[np.float32], rect: Rect) -> NDArray[np.float32]:
     cut[:, [1, 3]] = boxes[:, [1, 3]].clip(x, x + w)
     cut[:, [2, 4]] = boxes[:, [2, 4]].clip(y, y + h)
     sides = cut[:, 3:] - cut[:, 1:3]
-    kept = (sides.min(axis=1) >= SMALLEST_PX) & (sides.prod(axis=1) >= SEEN * before)
+    kept = (sides.min(axis=1) >= SMALLEST_PX) & (sides.prod(axis=1) >= MIN_VISIBLE_AREA * before)
     return cut[kept]

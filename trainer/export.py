@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sightline import __version__
-from sightline.data.classification import ClassFolders, Picture, balanced, read_frames
-from sightline.data.detection import BoxedPicture, BoxedPictures
+from sightline.data.classification import ClassificationDataset, Picture, balanced, read_frames
+from sightline.data.detection import DetectionDataset, DetectionImage
 from sightline.detection_postprocess import check_shapes
 from sightline.errors import ModelError, reason
 from sightline.files import sha256
@@ -32,7 +32,7 @@ from sightline.run_folder import CALIBRATION_FRAMES, GOLDEN_FRAMES, RunManifest,
 def export_run(
     path: Path,
     model: nn.Module,
-    data: ClassFolders | BoxedPictures,
+    data: ClassificationDataset | DetectionDataset,
     spec: InputSpec,
     *,
     name: str,
@@ -79,7 +79,7 @@ def export_run(
                 "fingerprint": data.fingerprint,
                 "train": len(data.train),
                 "val": len(data.val),
-                "skipped": len(data.problems if isinstance(data, BoxedPictures) else data.skipped),
+                "skipped": len(data.problems if isinstance(data, DetectionDataset) else data.skipped),
             },
             "versions": _versions(),
         },
@@ -95,7 +95,7 @@ def export_run(
     return manifest
 
 
-def _answer(picture: Picture | BoxedPicture) -> int | list[list[float]]:
+def _answer(picture: Picture | DetectionImage) -> int | list[list[float]]:
     """What is right: the class, or class, x, y, width, height of each box."""
     if isinstance(picture, Picture):
         return picture.label

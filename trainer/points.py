@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sightline.data.detection import BoxedPictures
+from sightline.data.detection import DetectionDataset
 from sightline.metrics import point_score
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
@@ -52,7 +52,7 @@ class PointTask(BoxTask):
 
     goal, title = "f1", "F1"
 
-    def __init__(self, data: BoxedPictures, spec: InputSpec) -> None:
+    def __init__(self, data: DetectionDataset, spec: InputSpec) -> None:
         super().__init__(data, spec)
         self.output = OutputSpec("detect", "sigmoid", data.labels, (STRIDE,), layout="points")
 

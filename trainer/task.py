@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from sightline.data.classification import ClassFolders
-from sightline.data.detection import BoxedPictures
+from sightline.data.classification import ClassificationDataset
+from sightline.data.detection import DetectionDataset
 from sightline.preprocess import InputSpec
 from trainer.recipe import Recipe
 
@@ -24,7 +24,7 @@ class Task(Protocol):
 
     goal: str
     title: str
-    data: ClassFolders | BoxedPictures
+    data: ClassificationDataset | DetectionDataset
     spec: InputSpec
     collate: Any
 

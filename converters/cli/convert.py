@@ -71,9 +71,9 @@ def convert(
     from converters.convert import report_path
     from converters.evaluate.acceptance import Limits
     from converters.report.html import percent, points
-    from converters.sources.base import Given
+    from converters.sources.base import ModelOptions
 
-    given = Given(**{f.name: o[f.name] for f in dataclasses.fields(Given)})
+    given = ModelOptions(**{f.name: o[f.name] for f in dataclasses.fields(ModelOptions)})
     limits = Limits(o["max_drop"], o["max_class_drop"], o["min_agreement"])
     began = time.monotonic()
     bar = Bar()
@@ -109,9 +109,9 @@ def convert(
 def _wrap(source: Path, out: Path, device: str, as_json: bool, decoder: str | None, o: dict[str, Any]) -> None:
     from converters.passthrough import wrap
     from converters.report.html import percent
-    from converters.sources.base import Given
+    from converters.sources.base import ModelOptions
 
-    given = Given(**{f.name: o[f.name] for f in dataclasses.fields(Given)})
+    given = ModelOptions(**{f.name: o[f.name] for f in dataclasses.fields(ModelOptions)})
     w = wrap(source, out, device=device, given=given, decoder=decoder, progress=Bar())
     if as_json:
         quality = {w.metric: w.quality.value, **w.quality.more} if w.quality else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from converters.edgetpu.rules import CONVERT, Mapping, Problem
+from converters.edgetpu.rules import CONVERT, EdgeTpuMapping, Problem
 from converters.inspect import dataset as data_sheet
 from converters.inspect.model import End, Inspection, OpRow, inspect_model
 from sightline.bundle import Bundle, read_bundle
@@ -147,7 +147,7 @@ def for_device(i: Inspection, config: DeviceConfig) -> list[Remark]:
     return remarks
 
 
-def _for_edgetpu(m: Mapping) -> Remark:
+def _for_edgetpu(m: EdgeTpuMapping) -> Remark:
     if m.compiled:
         return Remark(True, "compiled for the Edge TPU")
     return Remark(False, f"not compiled for the Edge TPU; {CONVERT} where edgetpu_compiler is installed")

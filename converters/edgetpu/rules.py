@@ -59,7 +59,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Mapping:
+class EdgeTpuMapping:
     """What the compiler would do with a graph of `ops` ops. compiled: it has done so already. before: QUANTIZE ops at
     the start that read floats and run on the CPU. mapped: ops in one piece after them. stop: index of the first op that
     is not mapped, None where none is. after: DEQUANTIZE ops, where nothing else is left. unsure: kinds that are mapped
@@ -80,7 +80,7 @@ class Mapping:
         return self.before + self.mapped + self.after == self.ops
 
 
-def mapping(nodes: Sequence[Node]) -> Mapping:
+def map_ops(nodes: Sequence[Node]) -> EdgeTpuMapping:
     """One piece from the start, as the compiler cuts it."""
     found = problems(nodes)
     before = 0
@@ -90,7 +90,7 @@ def mapping(nodes: Sequence[Node]) -> Mapping:
     end = len(nodes) if stop is None else stop
     rest = nodes[end:]
     after = len(rest) if all(n.name == "DEQUANTIZE" for n in rest) else 0
-    return Mapping(
+    return EdgeTpuMapping(
         ops=len(nodes),
         compiled=any(n.name == CUSTOM_OP for n in nodes),
         before=before,

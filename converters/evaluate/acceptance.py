@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from converters.evaluate.divergence import Outputs, snr_db, split
-from converters.evaluate.metrics import rules_of
+from converters.evaluate.metrics import metrics_for
 from converters.evaluate.run import Progress, each, read_all, run_all
 from converters.sources.base import Source
-from converters.tflite.graph import damaged, ops
+from converters.tflite.graph import ops, shuffle_weights
 from sightline.device import Scheme
 from sightline.errors import QualityError
 from sightline.interpreter import Interpreter
@@ -40,12 +40,19 @@ DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A scheme on the held-out pictures. quality (accuracy or mAP), agreement (with float32; see `Rules`): in 0..1;
-    quality, drop (points), worst_class and worst_drop (points, of the class that lost most) are None where nobody
-    labelled the pictures. more: other metrics. control_drop: points of quality, or of agreement, that its damaged self
-    lost; None where that was not looked at. snr_db: of the outputs for the golden frames, against float32's, of the
-    noisiest output. outputs: float32 [golden, values], those outputs. answers: of each held-out picture."""
+class VariantResult:
+    """The result of one scheme on the held-out images.
+
+    quality: accuracy or mAP, in 0..1; None where the images have no labels.
+    agreement: with float32, in 0..1; see `Metrics`.
+    drop: points of quality lost against float32; None without labels.
+    worst_class, worst_drop: the class that lost most, and its points; None without labels.
+    snr_db: of the noisiest output for the golden frames, against float32's.
+    outputs: float32 [golden, values], the outputs for the golden frames.
+    answers: one for each held-out image.
+    negative_control_drop: points that the model with shuffled weights lost; None if it was not measured.
+    more: other metrics.
+    """
 
     scheme: Scheme
     bytes: int
@@ -57,17 +64,17 @@ class Measured:
     snr_db: float
     outputs: Outputs
     answers: Sequence[Any]
-    control_drop: float | None = None
+    negative_control_drop: float | None = None
     more: dict[str, float] = field(default_factory=dict)
 
 
-class Examination:
+class HeldOutEvaluation:
     """The held-out pictures, and what the float model answers to each: what every candidate is compared with."""
 
     def __init__(self, source: Source, progress: Progress) -> None:
         """Reads every held-out picture once. Raises DataError, which names one that cannot be read."""
         self.source = source
-        self.rules = rules_of(source.output, source.input, [answer for _, answer in source.heldout])
+        self.rules = metrics_for(source.output, source.input, [answer for _, answer in source.heldout])
         spec = source.input
         self.frames = read_all([path for path, _ in source.heldout], spec, self.rules, progress)
         self.float_answers = self._answers(source.float_model, "float32")
@@ -79,7 +86,7 @@ class Examination:
         """Of the float model, in 0..1; None where nobody labelled the pictures."""
         return self.float_quality.value if self.float_quality else None
 
-    def measure(self, scheme: Scheme, content: bytes) -> Measured:
+    def measure(self, scheme: Scheme, content: bytes) -> VariantResult:
         """A candidate on every held-out picture."""
         mine = self.float_answers if scheme == "float32" else self._answers(content, scheme)
         outputs = run_all(content, self.source.golden, self.source.input, scheme)
@@ -91,7 +98,7 @@ class Examination:
             worst_class = max(lost, key=lambda label: lost[label])
             worst_drop = lost[worst_class]
         shapes = self.source.shapes
-        return Measured(
+        return VariantResult(
             scheme=scheme,
             bytes=len(content),
             quality=quality.value if quality else None,
@@ -105,15 +112,15 @@ class Examination:
             more=quality.more if quality else {},
         )
 
-    def control(self, m: Measured, content: bytes) -> Measured:
+    def control(self, m: VariantResult, content: bytes) -> VariantResult:
         """The same with what the candidate's damaged self lost, on some of the pictures."""
         # evenly over the list, which is sorted by class
         some = slice(None, None, max(1, len(self.frames) // CONTROL_PICTURES))
-        mine = self._answers(damaged(content), m.scheme, some)
+        mine = self._answers(shuffle_weights(content), m.scheme, some)
         reference = self.float_answers[some]
         quality, base = self.rules.quality(mine, some), self.rules.quality(reference, some)
         lost = base.value - quality.value if quality and base else 1 - self.rules.agreement(reference, mine)
-        return replace(m, control_drop=100 * lost)
+        return replace(m, negative_control_drop=100 * lost)
 
     def _answers(self, content: bytes, name: str, some: slice = slice(None)) -> Sequence[Any]:
         chosen = range(len(self.frames))[some]
@@ -166,11 +173,11 @@ def check_integer(content: bytes, scheme: Scheme, spec: InputSpec, allowed: Sequ
         )
 
 
-def passes(m: Measured, exam: Examination, limits: Limits) -> bool:
+def passes(m: VariantResult, exam: HeldOutEvaluation, limits: Limits) -> bool:
     return not _lost_too_much(m, exam, limits)
 
 
-def judge(m: Measured, exam: Examination, limits: Limits) -> None:
+def judge(m: VariantResult, exam: HeldOutEvaluation, limits: Limits) -> None:
     """Raises QualityError where the scheme lost more than the limits, or where losing could not be noticed."""
     pictures = len(exam.frames)
     lost = _lost_too_much(m, exam, limits)
@@ -182,14 +189,14 @@ def judge(m: Measured, exam: Examination, limits: Limits) -> None:
             f"{m.scheme} {', and '.join(lost)}, on {pictures} held-out pictures{hint}; to lose less: "
             f"{remedy if m.scheme.startswith('static') else ''}choose another --scheme or --arch"
         )
-    if m.control_drop is None or m.control_drop <= limits.max_drop:
+    if m.negative_control_drop is None or m.negative_control_drop <= limits.max_drop:
         raise QualityError(
-            f"{m.scheme}: the verification cannot tell this model from the same one with its weights shuffled (it lost "
-            f"only {m.control_drop or 0:.2f} points): train a better model, or hold out more, and more varied, pictures"
+            f"{m.scheme}: cannot tell this model from the same model with shuffled weights, which lost only "
+            f"{m.negative_control_drop or 0:.2f} points. Train a better model, or hold out more and more varied images."
         )
 
 
-def _lost_too_much(m: Measured, exam: Examination, limits: Limits) -> list[str]:
+def _lost_too_much(m: VariantResult, exam: HeldOutEvaluation, limits: Limits) -> list[str]:
     lost = []
     if m.drop is not None and m.drop > limits.max_drop + 1e-9:
         lost.append(f"lost {m.drop:.2f} points of {exam.rules.title}, --max-drop is {limits.max_drop:g}")

@@ -10,14 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.evaluate.metrics import Quality, Rules, rules_of
+from converters.evaluate.metrics import Metrics, Scores, metrics_for
 from converters.evaluate.run import Progress, each, read_all
 from sightline.bare_model import read_model
 from sightline.data.classification import read_class_folders
 from sightline.data.detection import read_boxes
 from sightline.errors import ConfigError, DataError, ModelError
 from sightline.interpreter import is_compiled
-from sightline.metrics import Truth
+from sightline.metrics import GroundTruth
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import Frame, InputSpec
 from sightline.run_folder import read_run
@@ -41,9 +41,9 @@ class Result:
     """A candidate on the pictures. answers, mistakes (how many there are): of each one."""
 
     candidate: Candidate
-    rules: Rules
+    rules: Metrics
     frames: Frame
-    quality: Quality
+    quality: Scores
     answers: Sequence[Any]
     mistakes: list[int]
 
@@ -103,7 +103,7 @@ def measure(
     index = np.asarray([c.output.labels.index(label) for label in labels])
     truth = [_renumbered(answer, index) for _, answer in found]
     before = next((r for r in others if r.candidate.input == c.input and r.candidate.output == c.output), None)
-    rules = before.rules if before else rules_of(c.output, c.input, truth)
+    rules = before.rules if before else metrics_for(c.output, c.input, truth)
     frames = before.frames if before else read_all([path for path, _ in found], c.input, rules, progress)
     answers = rules.collect(each(c.content, frames, c.input, c.name, rules.answer))
     quality = rules.quality(answers)
@@ -156,4 +156,4 @@ def read_pictures(
 
 def _renumbered(answer: Any, index: NDArray[np.int64]) -> Any:
     """By the model's order of the labels instead of the data set's."""
-    return replace(answer, labels=index[answer.labels]) if isinstance(answer, Truth) else int(index[answer])
+    return replace(answer, labels=index[answer.labels]) if isinstance(answer, GroundTruth) else int(index[answer])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sightline.detection_postprocess import LOWEST
 from sightline.interpreter import Interpreter
-from sightline.metrics import Truth, average_precision, in_boxes, iou, point_score
+from sightline.metrics import GroundTruth, average_precision, in_boxes, iou, point_score
 from sightline.output_spec import OutputSpec
 from sightline.postprocess import answer as read
 from sightline.predictions import Detection
@@ -22,7 +22,7 @@ NEARLY = 0.8  # of the threshold: a box that just fails to reach it is not anoth
 
 
 @dataclass(frozen=True)
-class Quality:
+class Scores:
     """value: in 0..1. more: other metrics of the same. per_class: {label: value}; sizes: how many there are of each.
     curves: precision at `RECALLS` of each label, where boxes are judged."""
 
@@ -33,8 +33,8 @@ class Quality:
     curves: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
-class Rules(Protocol):
-    """metric: of `Quality`, as programs call it; title: as people do."""
+class Metrics(Protocol):
+    """metric: of `Scores`, as programs call it; title: as people do."""
 
     metric: str
     title: str
@@ -48,7 +48,7 @@ class Rules(Protocol):
 
     def collect(self, answers: list[Any]) -> Sequence[Any]: ...
 
-    def quality(self, answers: Sequence[Any], some: slice = ...) -> Quality | None:
+    def quality(self, answers: Sequence[Any], some: slice = ...) -> Scores | None:
         """some: of the held-out pictures, whose answers these are. None where nobody labelled them."""
 
     def agreement(self, a: Sequence[Any], b: Sequence[Any]) -> float:
@@ -63,14 +63,14 @@ class Rules(Protocol):
         """An answer in a few words."""
 
 
-def rules_of(output: OutputSpec, input: InputSpec, truth: Sequence[Any]) -> Rules:
+def metrics_for(output: OutputSpec, input: InputSpec, truth: Sequence[Any]) -> Metrics:
     """truth: of each held-out picture its class or boxes; None where nobody labelled it."""
     if output.task != "detect":
-        return ClassRules(output, truth)
-    return (PointRules if output.layout == "points" else BoxRules)(output, input, truth)
+        return ClassificationMetrics(output, truth)
+    return (PointMetrics if output.layout == "points" else DetectionMetrics)(output, input, truth)
 
 
-class ClassRules:
+class ClassificationMetrics:
     """The best class of each picture. Answers are int64 [n]."""
 
     def __init__(self, output: OutputSpec, truth: Sequence[int | None]) -> None:
@@ -88,12 +88,12 @@ class ClassRules:
     def collect(self, answers: list[int]) -> NDArray[np.int64]:
         return np.asarray(answers, np.int64)
 
-    def quality(self, answers: Sequence[Any], some: slice = slice(None)) -> Quality | None:
+    def quality(self, answers: Sequence[Any], some: slice = slice(None)) -> Scores | None:
         if not self.labelled:
             return None
         right, given = self.truth[some], np.asarray(answers)
         found = {int(k): right == k for k in np.unique(right)}
-        return Quality(
+        return Scores(
             value=float((given == right).mean()),
             per_class={self.labels[k]: float((given[mask] == k).mean()) for k, mask in found.items()},
             sizes={self.labels[k]: int(mask.sum()) for k, mask in found.items()},
@@ -113,12 +113,12 @@ class ClassRules:
         return self.labels[int(answer)]
 
 
-class BoxRules:
+class DetectionMetrics:
     """The boxes of each picture, in its pixels, down to scores that nobody shows: average precision asks for them."""
 
     labelled = True
 
-    def __init__(self, output: OutputSpec, input: InputSpec, truth: Sequence[Truth]) -> None:
+    def __init__(self, output: OutputSpec, input: InputSpec, truth: Sequence[GroundTruth]) -> None:
         self.metric, self.title = output.metric
         self.spec, self.input, self.truth = output, input, list(truth)
         self.sizes = [(1, 1)] * len(truth)
@@ -133,7 +133,7 @@ class BoxRules:
     def collect(self, answers: list[tuple[Detection, ...]]) -> list[tuple[Detection, ...]]:
         return answers
 
-    def quality(self, answers: Sequence[Any], some: slice = slice(None)) -> Quality | None:
+    def quality(self, answers: Sequence[Any], some: slice = slice(None)) -> Scores | None:
         a = average_precision(answers, self.truth[some], len(self.spec.labels))
         curves = {label: a.precision50[k] for k, label in enumerate(self.spec.labels)}
         return self._quality(a.map, a.per_class, {"map50": a.map50}, some, curves)
@@ -141,12 +141,12 @@ class BoxRules:
     def _quality(
         self, value: float, per_class: NDArray[np.float64], more: dict[str, float], some: slice,
         curves: dict[str, NDArray[np.float64]],
-    ) -> Quality:  # fmt: skip
+    ) -> Scores:  # fmt: skip
         """per_class, curves: of all classes; kept are those that occur."""
         counts = np.bincount(np.concatenate([t.labels for t in self.truth[some]]), minlength=len(self.spec.labels))
         sizes = {label: int(counts[k]) for k, label in enumerate(self.spec.labels) if counts[k]}
         each = {label: float(per_class[k]) for k, label in enumerate(self.spec.labels) if counts[k]}
-        return Quality(value, each, sizes, more, {label: y for label, y in curves.items() if label in sizes})
+        return Scores(value, each, sizes, more, {label: y for label, y in curves.items() if label in sizes})
 
     def agreement(self, a: Sequence[Any], b: Sequence[Any]) -> float:
         """Share of the boxes worth showing, of both, that the other one has too: same class, IoU at least 0.5."""
@@ -173,31 +173,33 @@ class BoxRules:
         """(how many of `these` that are worth showing `those` have too, how many there are)."""
         wanted = self.shown(these)
         others = [d for d in those if d.score >= NEARLY * self.spec.threshold]
-        return self._same(wanted, Truth(np.asarray([d.index for d in others], np.int64), boxes_of(others))), len(wanted)
+        return self._same(wanted, GroundTruth(np.asarray([d.index for d in others], np.int64), boxes_of(others))), len(
+            wanted
+        )
 
-    def _found(self, shown: Sequence[Detection], truth: Truth) -> int:
+    def _found(self, shown: Sequence[Detection], truth: GroundTruth) -> int:
         """How many of them are there."""
         return match(shown, truth)
 
-    def _same(self, these: Sequence[Detection], those: Truth) -> int:
+    def _same(self, these: Sequence[Detection], those: GroundTruth) -> int:
         return match(these, those)
 
 
-class PointRules(BoxRules):
+class PointMetrics(DetectionMetrics):
     """The points of each picture, each with a cell around it."""
 
-    def quality(self, answers: Sequence[Any], some: slice = slice(None)) -> Quality | None:
+    def quality(self, answers: Sequence[Any], some: slice = slice(None)) -> Scores | None:
         p = point_score(answers, self.truth[some], len(self.spec.labels), self.spec.threshold)
         return self._quality(p.f1, p.per_class, {"precision": p.precision, "recall": p.recall}, some, {})
 
-    def _found(self, shown: Sequence[Detection], truth: Truth) -> int:
+    def _found(self, shown: Sequence[Detection], truth: GroundTruth) -> int:
         return sum(in_boxes(shown, truth))
 
-    def _same(self, these: Sequence[Detection], those: Truth) -> int:
+    def _same(self, these: Sequence[Detection], those: GroundTruth) -> int:
         return sum(in_boxes(these, those, 0.5))  # a cell away
 
 
-def match(found: Sequence[Detection], truth: Truth) -> int:
+def match(found: Sequence[Detection], truth: GroundTruth) -> int:
     """How many of `found`, best first, are among the boxes of `truth`."""
     if not len(found) or not len(truth.boxes):
         return 0

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.evaluate.divergence import Outputs
-from converters.evaluate.metrics import Rules
+from converters.evaluate.metrics import Metrics
 from sightline.images import read_image
 from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec, Preprocessor
@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 Answer = TypeVar("Answer")
 
 
-def read_all(paths: Sequence[Path], spec: InputSpec, rules: Rules, progress: Progress) -> Frame:
+def read_all(paths: Sequence[Path], spec: InputSpec, rules: Metrics, progress: Progress) -> Frame:
     """uint8 [n, height, width, 3], as the model takes them, in a file without a name: 2,000 pictures of 224x224 are
     300 MB, which the system may keep in memory or not. Raises DataError."""
     with tempfile.TemporaryFile() as f:

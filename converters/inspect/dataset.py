@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sightline.data.detection import KINDS, Box, BoxedPicture, BoxedPictures
+from sightline.data.detection import KINDS, Box, DetectionDataset, DetectionImage
 from sightline.errors import DeviceError
 from sightline.files import write_file
 from sightline.images import read_image
@@ -49,7 +49,7 @@ class Summary:
     fingerprint: str
 
 
-def summarize(data: BoxedPictures) -> Summary:
+def summarize(data: DetectionDataset) -> Summary:
     pictures = (*data.train, *data.val)
     counts = [Counter(b.label for p in part for b in p.boxes) for part in (data.train, data.val)]
     areas = [b.width * b.height for p in pictures for b in p.boxes]
@@ -75,7 +75,7 @@ def summarize(data: BoxedPictures) -> Summary:
     )
 
 
-def render(data: BoxedPictures, s: Summary) -> str:
+def render(data: DetectionDataset, s: Summary) -> str:
     """For a terminal."""
     wide = max(12, *(len(label) for label in s.classes))
     lines = [
@@ -102,11 +102,11 @@ def render(data: BoxedPictures, s: Summary) -> str:
     return "\n".join(lines)
 
 
-def to_json(data: BoxedPictures, s: Summary) -> dict[str, Any]:
+def to_json(data: DetectionDataset, s: Summary) -> dict[str, Any]:
     return {"data": str(data.root), **dataclasses.asdict(s), "wrong": [dataclasses.asdict(p) for p in data.problems]}
 
 
-def write_sheet(path: Path, data: BoxedPictures, seed: int = 0) -> None:
+def write_sheet(path: Path, data: DetectionDataset, seed: int = 0) -> None:
     """Some pictures with their boxes drawn in, as evenly over the classes as there are. path: .jpg or .png."""
     chosen = _chosen(data, COLUMNS * ROWS, seed)
     cells = [_cell(data, picture) for picture in chosen]
@@ -121,7 +121,7 @@ def write_sheet(path: Path, data: BoxedPictures, seed: int = 0) -> None:
     write_file(path, content.tobytes())
 
 
-def _chosen(data: BoxedPictures, count: int, seed: int) -> Sequence[BoxedPicture]:
+def _chosen(data: DetectionDataset, count: int, seed: int) -> Sequence[DetectionImage]:
     pictures = [*data.train, *data.val]
     random.Random(seed).shuffle(pictures)
     queues = [[p for p in pictures if any(b.label == i for b in p.boxes)] for i in range(len(data.labels))]
@@ -129,7 +129,7 @@ def _chosen(data: BoxedPictures, count: int, seed: int) -> Sequence[BoxedPicture
     return list(dict.fromkeys([*turns, *pictures]))[:count]
 
 
-def _cell(data: BoxedPictures, picture: BoxedPicture) -> Frame:
+def _cell(data: DetectionDataset, picture: DetectionImage) -> Frame:
     """A picture as large as fits, with its boxes."""
     image = read_image(data.root / picture.path)
     scale = min((CELL[0] - 6) / picture.width, (CELL[1] - 6) / picture.height)

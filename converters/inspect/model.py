@@ -109,7 +109,7 @@ class Inspection:
     parameters: tuple[Parameters, ...]
     memory: Memory
     runtime: Runtime
-    edgetpu: edgetpu.Mapping
+    edgetpu: edgetpu.EdgeTpuMapping
     embedded: Embedded
 
     @property
@@ -149,7 +149,7 @@ def inspect_model(content: bytes, name: str) -> Inspection:
                 resident_xnnpack=xnnpack.get("resident"),
                 partitions=len(xnnpack.get("delegates") or ()),
             ),
-            edgetpu=edgetpu.mapping(graph.nodes),
+            edgetpu=edgetpu.map_ops(graph.nodes),
             embedded=embedded(content),
         )
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:

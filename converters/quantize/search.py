@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from converters.evaluate.acceptance import Examination, Limits, Measured, passes
+from converters.evaluate.acceptance import HeldOutEvaluation, Limits, VariantResult, passes
 from converters.evaluate.divergence import Outputs, box_divergence, cell_divergence, class_divergence, split
 from converters.evaluate.run import run_all
 from converters.quantize.bias_correction import correct_biases
 from converters.quantize.calibrate import METHODS, Activation, Ranges, observe, ranges
 from converters.quantize.cross_layer_equalization import equalize
-from converters.quantize.mixed_precision import Share, by_share, float_sets
+from converters.quantize.mixed_precision import OpSensitivity, float_sets, rank_ops
 from converters.quantize.quantize import quantize
 from converters.sources.base import Say, Source
 from converters.tflite.graph import ops, runnable
@@ -25,9 +25,9 @@ from sightline.device import DeviceConfig, Scheme
 from sightline.errors import QualityError
 
 # of the held-out pictures with float's answer, in percent; what is missing above it are mostly float's own near-ties
-AIM = 98.5
+TARGET_AGREEMENT_PERCENT = 98.5
 # the divergence has to fall below so much of what it was, or it is chance
-WORTH = 0.97
+MAX_DIVERGENCE_RATIO = 0.97
 OUTPUT_BYTES = 128 << 20  # of a detector's outputs that are compared; a few dozen pictures have 100,000 cells
 
 
@@ -46,7 +46,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Step:
+class SearchStep:
     """Something that was tried. divergence: its candidate's; before: of the best until then. kept: it went on from
     there. agreement: of what was kept, with float32 on the held-out pictures, in 0..1; None where nobody looked."""
 
@@ -59,7 +59,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What suits int8 best: of which float model, with which ranges and ops in float. activations: of that model.
     content, measured: it in `scheme`, finished, and what the held-out pictures say of it. steps: all that was tried,
     in order. shares: what each op costs, the dearest first, where that was analysed."""
@@ -68,11 +68,11 @@ class Found:
     activations: dict[str, Activation]
     ranges: Ranges
     float_ops: tuple[str, ...]
-    steps: tuple[Step, ...]
-    shares: tuple[Share, ...]
+    steps: tuple[SearchStep, ...]
+    sensitivities: tuple[OpSensitivity, ...]
     scheme: Scheme
     content: bytes
-    measured: Measured
+    measured: VariantResult
 
 
 class Search:
@@ -88,10 +88,10 @@ class Search:
             values = sum(int(np.prod(shape)) for shape in source.shapes)
             self.frames = self.frames[: max(16, OUTPUT_BYTES // (4 * values))]
         self.reference = self._outputs(source.float_model)
-        self.steps: list[Step] = []
-        self.shares: tuple[Share, ...] = ()
+        self.steps: list[SearchStep] = []
+        self.sensitivities: tuple[OpSensitivity, ...] = ()
 
-    def run(self, exam: Examination, limits: Limits) -> Found:
+    def run(self, exam: HeldOutEvaluation, limits: Limits) -> SearchResult:
         """exam, limits: the gate that is to be satisfied. Raises QualityError where no kernel computes the best."""
         best = self._by_ranges("ranges", self.source.float_model, None)
         measured = self._look(exam, best)
@@ -114,9 +114,9 @@ class Search:
             raise QualityError(f"{self.scheme}: the channels' ranges differ so much that no int8 kernel can compute it")
         if passed is not None and passed[0] is not best and not passes(measured, exam, limits):
             best, measured = passed  # nearer to float on the calibration pictures is not always nearer on others
-            self.steps.append(Step("back", "to the last that the gate lets pass", np.inf, best.divergence, True))
-        return Found(
-            best.float_model, best.activations, best.ranges, best.float_ops, tuple(self.steps), self.shares,
+            self.steps.append(SearchStep("back", "to the last that the gate lets pass", np.inf, best.divergence, True))
+        return SearchResult(
+            best.float_model, best.activations, best.ranges, best.float_ops, tuple(self.steps), self.sensitivities,
             self.scheme, best.content, measured,
         )  # fmt: skip
 
@@ -125,10 +125,10 @@ class Search:
         found = observe(float_model, self.source.calibration, self.source.input)
         tried = [self._candidate(float_model, found, ranges(found, method)) for method in METHODS]
         nearest = min(tried, key=lambda c: c.divergence)
-        kept = before is None or nearest.divergence < WORTH * before.divergence
+        kept = before is None or nearest.divergence < MAX_DIVERGENCE_RATIO * before.divergence
         reference = (before or tried[0]).divergence
         for method, c in zip(METHODS, tried, strict=True):
-            self.steps.append(Step(name, f"ranges by {method}", reference, c.divergence, kept and c is nearest))
+            self.steps.append(SearchStep(name, f"ranges by {method}", reference, c.divergence, kept and c is nearest))
         return nearest if kept or before is None else before
 
     def _equalized(self, best: Candidate) -> Iterator[Candidate]:
@@ -157,8 +157,8 @@ class Search:
                 quantize(best.float_model, "static_int8_float_io", best.ranges, self.config.fully_connected, others)
             )
 
-        self.shares = by_share(best.float_model, alone)
-        for float_ops in float_sets(self.shares):  # growing: the fewest that are enough
+        self.sensitivities = rank_ops(best.float_model, alone)
+        for float_ops in float_sets(self.sensitivities):  # growing: the fewest that are enough
             candidate = self._candidate(best.float_model, best.activations, best.ranges, float_ops)
             if self._kept("mixed precision", f"ops in float: {len(float_ops)}", best, candidate):
                 best = candidate
@@ -172,11 +172,11 @@ class Search:
         return Candidate(content, float_model, found, limits, self._divergence(content), float_ops)
 
     def _kept(self, name: str, detail: str, best: Candidate, candidate: Candidate) -> bool:
-        kept = candidate.divergence < WORTH * best.divergence
-        self.steps.append(Step(name, detail, best.divergence, candidate.divergence, kept))
+        kept = candidate.divergence < MAX_DIVERGENCE_RATIO * best.divergence
+        self.steps.append(SearchStep(name, detail, best.divergence, candidate.divergence, kept))
         return kept
 
-    def _look(self, exam: Examination, candidate: Candidate) -> Measured | None:
+    def _look(self, exam: HeldOutEvaluation, candidate: Candidate) -> VariantResult | None:
         """The candidate on the held-out pictures; None where no int8 kernel computes it."""
         if candidate.divergence == np.inf:
             return None
@@ -199,10 +199,12 @@ class Search:
         return class_divergence(self.reference, outputs, self.source.output)
 
 
-def _content(measured: Measured | None, exam: Examination, limits: Limits) -> bool:
-    return measured is not None and passes(measured, exam, limits) and 100 * measured.agreement >= AIM
+def _content(measured: VariantResult | None, exam: HeldOutEvaluation, limits: Limits) -> bool:
+    return (
+        measured is not None and passes(measured, exam, limits) and 100 * measured.agreement >= TARGET_AGREEMENT_PERCENT
+    )
 
 
-def requantize(found: Found, scheme: Scheme, fully_connected: str) -> bytes:
+def requantize(found: SearchResult, scheme: Scheme, fully_connected: str) -> bytes:
     """What was found, in another static scheme."""
     return quantize(found.float_model, scheme, found.ranges, fully_connected, found.float_ops)

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from converters.evaluate.acceptance import Examination, Limits, Measured
-from converters.evaluate.metrics import BoxRules
+from converters.evaluate.acceptance import HeldOutEvaluation, Limits, VariantResult
+from converters.evaluate.metrics import DetectionMetrics
 from converters.evaluate.op_snr import OpNoise
-from converters.quantize.search import Found
+from converters.quantize.search import SearchResult
 from converters.report.charts import bars, histogram
 from converters.report.html import drawn, kib, page, percent, points, shown_frame, table
 from sightline.device import Scheme
@@ -36,11 +36,11 @@ class Report:
 
     name: str
     device: str
-    exam: Examination
+    exam: HeldOutEvaluation
     limits: Limits
     parity: float
-    measured: dict[Scheme, Measured]
-    found: Found | None
+    measured: dict[Scheme, VariantResult]
+    found: SearchResult | None
     noise: Sequence[OpNoise]
     latency_ms: dict[str, float]
     seconds: dict[str, float]
@@ -103,7 +103,7 @@ def to_json(r: Report) -> dict[str, Any]:
     }
 
 
-def steps(found: Found | None) -> list[dict[str, Any]]:
+def steps(found: SearchResult | None) -> list[dict[str, Any]]:
     """What was tried to make a static scheme better; a divergence that no kernel computes is None."""
     return [
         {
@@ -154,7 +154,7 @@ def _variants(r: Report) -> str:
         worst = f"{html.escape(m.worst_class)} {points(m.worst_drop)}" if m.worst_class else ""
         rows.append([
             m.scheme, kib(m.bytes), percent(m.quality), points(m.drop), f"{m.agreement:.2%}", worst,
-            f"{m.snr_db:.1f}", points(m.control_drop), f"{r.latency_ms[m.scheme]:.2f}",
+            f"{m.snr_db:.1f}", points(m.negative_control_drop), f"{r.latency_ms[m.scheme]:.2f}",
         ])  # fmt: skip
     heads = [
         "variant",
@@ -223,7 +223,7 @@ def _ranges(r: Report) -> str:
 
 def _pictures(r: Report) -> str:
     shown = "".join(_picture(r, i) for i in r.differing[:PICTURES])
-    boxed = isinstance(r.exam.rules, BoxRules)
+    boxed = isinstance(r.exam.rules, DetectionMetrics)
     wide = "wide" if boxed else ""
     text = f"White: what is there; green: float32; red: {next(iter(r.measured))}." if boxed and shown else ""
     key = f'<p class="dim">{text}</p>' if text else ""
@@ -235,7 +235,7 @@ def _picture(r: Report, i: int) -> str:
     rules = r.exam.rules
     path, right = r.exam.source.heldout[i]
     answer = r.exam.float_answers[i]
-    if isinstance(rules, BoxRules):
+    if isinstance(rules, DetectionMetrics):
         said = (answer, next(iter(r.measured.values())).answers[i])
         image, truth = drawn(path, right, rules.spec.labels, [rules.shown(a) for a in said])
     else:

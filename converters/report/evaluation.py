@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from converters.evaluate.evaluate import Evaluation
-from converters.evaluate.metrics import BoxRules, ClassRules
+from converters.evaluate.metrics import ClassificationMetrics, DetectionMetrics
 from converters.report.charts import curves
 from converters.report.html import drawn, kib, page, percent, shown_frame, table
 from sightline.metrics import RECALLS
@@ -57,7 +57,7 @@ def worst(e: Evaluation) -> list[int]:
 def variants(e: Evaluation) -> tuple[list[str], list[list[str]]]:
     """A table: heads, and a row for each model."""
     first = e.results[0]
-    boxes = isinstance(first.rules, BoxRules)
+    boxes = isinstance(first.rules, DetectionMetrics)
     wrong = "missed or false" if boxes else "wrong"
     more = ["mAP50" if key == "map50" else key for key in first.quality.more]
     heads = ["", "size", first.rules.title, *more, wrong]
@@ -74,7 +74,7 @@ def variants(e: Evaluation) -> tuple[list[str], list[list[str]]]:
 def classes(e: Evaluation) -> tuple[list[str], list[list[str]]]:
     """A table: heads, and a row for each class that occurs, worst first by the last model."""
     sizes, last = e.results[0].quality.sizes, e.results[-1].quality.per_class
-    heads = ["class", "boxes" if isinstance(e.results[0].rules, BoxRules) else "pictures"]
+    heads = ["class", "boxes" if isinstance(e.results[0].rules, DetectionMetrics) else "pictures"]
     rows = [
         [label, f"{sizes[label]:,}", *(percent(r.quality.per_class[label]) for r in e.results)]
         for label in sorted(last, key=lambda label: last[label])
@@ -119,7 +119,7 @@ of the models; the first one's line is dashed.</p>"""
 
 def _confusions(e: Evaluation) -> str:
     r = e.results[-1]
-    if not isinstance(r.rules, ClassRules):
+    if not isinstance(r.rules, ClassificationMetrics):
         return ""
     labels = r.rules.labels
     pairs = Counter((int(t), int(a)) for t, a in zip(r.rules.truth, r.answers, strict=True) if t != a)
@@ -133,7 +133,7 @@ def _pictures(e: Evaluation) -> str:
     found = worst(e)
     shown = "".join(_picture(e, i) for i in found[:PICTURES])
     key = wide = ""
-    if isinstance(e.results[0].rules, BoxRules):
+    if isinstance(e.results[0].rules, DetectionMetrics):
         others = f"; red: {html.escape(e.results[-1].candidate.name)}" if len(e.results) > 1 else ""
         first, wide = e.results[0], "wide"
         key = (
@@ -147,12 +147,12 @@ def _pictures(e: Evaluation) -> str:
 def _picture(e: Evaluation, i: int) -> str:
     first, last = e.results[0], e.results[-1]
     rules = first.rules
-    if isinstance(rules, BoxRules):
+    if isinstance(rules, DetectionMetrics):
         models = [first] if last is first else [first, last]
-        shown = [r.rules.shown(r.answers[i]) for r in models if isinstance(r.rules, BoxRules)]
+        shown = [r.rules.shown(r.answers[i]) for r in models if isinstance(r.rules, DetectionMetrics)]
         image, right = drawn(e.paths[i], rules.truth[i], rules.spec.labels, shown)
     else:
-        assert isinstance(rules, ClassRules)
+        assert isinstance(rules, ClassificationMetrics)
         image, right = shown_frame(first.frames[i]), rules.labels[rules.truth[i]]
     said = "<br>".join(f"{html.escape(r.candidate.name)}: {html.escape(r.rules.say(r.answers[i]))}" for r in e.results)
     right = html.escape(right)

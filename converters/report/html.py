@@ -12,7 +12,7 @@ import numpy as np
 
 from converters.evaluate.metrics import boxes_of
 from sightline.images import read_image
-from sightline.metrics import Truth
+from sightline.metrics import GroundTruth
 from sightline.predictions import Detection
 from sightline.preprocess import Frame
 
@@ -71,7 +71,7 @@ def shown_frame(frame: Frame) -> str:
 
 
 def drawn(
-    path: Path, truth: Truth, labels: Sequence[str], shown: Sequence[Sequence[Detection]], side: int = 420
+    path: Path, truth: GroundTruth, labels: Sequence[str], shown: Sequence[Sequence[Detection]], side: int = 420
 ) -> tuple[str, str]:
     """(the address, `data:`, of a picture `side` pixels large, what is there in words). In it what is there is white,
     what the first model shows green, the second's red."""

@@ -40,7 +40,7 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Given:
+class ModelOptions:
     """What the user says of a model. For a run only data and calibration may be said: it knows the rest.
 
     data: class folders; for a run, where its data set is now, if it moved. calibration: pictures, or an .npz with
@@ -55,7 +55,7 @@ class Given:
     resize: Resize | None = None
 
 
-NOTHING_GIVEN = Given()
+DEFAULTS = ModelOptions()
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Op:
         return " ".join(filter(None, (_short(self.target), self.module and f"in module {self.module}", self.line)))
 
 
-def blame(error: BaseException, program: ExportedProgram) -> str:
+def diagnose(error: BaseException, program: ExportedProgram) -> str:
     """One line: the op at which a conversion of `program` failed, why, and what converts in its place."""
     said = str(error)
     failed = re.search(r"target=torch\.ops\.([\w.]+)\]", said)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from converters.log_capture import to_log
 from converters.sources.base import Say, silent
-from converters.sources.diagnose import author_line, blame, instead, saved_op, training_op
+from converters.sources.diagnose import author_line, diagnose, instead, saved_op, training_op
 from converters.tflite.rewrites import rewritten
 from sightline.errors import ModelError, reason
 from sightline.program_file import UnlistedOpError, checked_program, unlisted
@@ -122,7 +122,7 @@ def convert_program(program: torch.export.ExportedProgram, name: str) -> bytes:
             litert_torch.convert(module, sample).export(str(path))
             return rewritten(path.read_bytes())
     except Exception as e:  # its errors have no common class
-        why = blame(e, program)
+        why = diagnose(e, program)
         raise ModelError(f"{name}: {why} (everything it said: {log})") from e
 
 

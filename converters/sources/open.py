@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.sources.base import NORMALIZATIONS, Given, Reader, Say, Source, silent
+from converters.sources.base import NORMALIZATIONS, ModelOptions, Reader, Say, Source, silent
 from converters.tflite.graph import ops
 from sightline.data.classification import balanced, read_class_folders, read_frames
 from sightline.detection_postprocess import check_shapes
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def open_source(
-    model: Path | str | nn.Module, given: Given, say: Say = silent, *, size: tuple[int, int] | None = None
+    model: Path | str | nn.Module, given: ModelOptions, say: Say = silent, *, size: tuple[int, int] | None = None
 ) -> Source:
     """Open a run folder, a .pt2, .onnx, .keras, .h5, SavedModel or float .tflite, and make it a float32 TFLite; or a
     PyTorch module that takes float32 [1, 3, height, width], whose `size` is (width, height).
@@ -80,7 +80,7 @@ def _instead(path: Path) -> str:
     return ""
 
 
-def _from_run(path: Path, given: Given, say: Say) -> Source:
+def _from_run(path: Path, given: ModelOptions, say: Say) -> Source:
     for option in ("labels", "normalization", "resize"):
         if getattr(given, option):
             raise ConfigError(f"{path}: a run knows its {option}; leave --{option} out")
@@ -132,7 +132,7 @@ def _from_run(path: Path, given: Given, say: Say) -> Source:
     )
 
 
-def _from_module(module: nn.Module, given: Given, say: Say, size: tuple[int, int] | None) -> Source:
+def _from_module(module: nn.Module, given: ModelOptions, say: Say, size: tuple[int, int] | None) -> Source:
     from converters.sources import from_torch as torch_source
 
     name = type(module).__name__
@@ -149,7 +149,7 @@ def _from_module(module: nn.Module, given: Given, say: Say, size: tuple[int, int
             raise type(e)(str(e).replace(str(path), name)) from e
 
 
-def _from_model(path: Path, reader: Reader, given: Given, say: Say) -> Source:
+def _from_model(path: Path, reader: Reader, given: ModelOptions, say: Say) -> Source:
     if given.data is None and (given.calibration is None or given.labels is None):
         raise DataError(
             f"{path}: a model alone cannot be judged; give labelled pictures with --data DIR, one subfolder per class, "
@@ -236,7 +236,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return labels
 
 
-def _check_outputs(path: Path, interpreter: Interpreter, labels: tuple[str, ...], given: Given) -> None:
+def _check_outputs(path: Path, interpreter: Interpreter, labels: tuple[str, ...], given: ModelOptions) -> None:
     sizes = [int(np.prod(t.shape)) for t in interpreter.outputs]
     if len(sizes) != 1:
         shapes = ", ".join(str(list(t.shape)) for t in interpreter.outputs)

@@ -120,7 +120,7 @@ def finite_pads(content: bytes, lowest: Mapping[str, float]) -> bytes:
     return bytes(changed)
 
 
-def damaged(content: bytes) -> bytes:
+def shuffle_weights(content: bytes) -> bytes:
     """The same graph with every weight tensor turned by half its length: loads, runs, and knows nothing.
 
     What a verification says of it shows whether that verification could have said no.

@@ -10,11 +10,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from edge.capture.mailbox import Mailbox, Slot
-from edge.capture.motion import Frozen, Motion
+from edge.capture.motion import FreezeDetector, MotionDetector
 from edge.capture.sources.base import Source
 from edge.capture.sources.factory import moment_ns
 from sightline.errors import ConfigError, DataError, InputError, SightlineError, SourceError, reason
-from sightline.interpreter import Encoder
+from sightline.interpreter import InputQuantizer
 from sightline.predictions import Cause
 from sightline.preprocess import Preprocessor
 from sightline.timestamps import utc_now
@@ -48,8 +48,8 @@ class Watch:
                 raise ConfigError(f"{key} must be a number from 0 on, not {value:g}")
 
 
-OPENING, LIVE = Cause("opening", "opening"), Cause("no_frame", "the camera gives no frame")
-STILL = Cause("no_motion", "nothing moves")
+OPENING, STREAMING = Cause("opening", "opening"), Cause("no_frame", "the camera gives no frame")
+NO_MOTION = Cause("no_motion", "nothing moves")
 
 
 @dataclass(eq=False)
@@ -90,12 +90,12 @@ class Capture:
         self.resized = 0
         self._unopened = copy.copy(source)
         self._period_ns = int(min(1e9 / watch.max_fps, 86_400e9)) if watch.max_fps and source.live else 0
-        self._model: tuple[int, Encoder] | None = None
+        self._model: tuple[int, InputQuantizer] | None = None
         self._known = threading.Event()
         self._stopping = threading.Event()
         self._size: tuple[int, int] | None = None
-        self._frozen, self._opened_ns = Frozen(), 0
-        self._motion = Motion(watch.motion)
+        self._frozen, self._opened_ns = FreezeDetector(), 0
+        self._motion = MotionDetector(watch.motion)
         self._left: list[_Reader] = []
 
     def start(self) -> None:
@@ -103,9 +103,9 @@ class Capture:
         self.read_ns = time.monotonic_ns()
         self._begin()
 
-    def prepare(self, number: int, encoder: Encoder) -> None:
+    def prepare(self, number: int, quantizer: InputQuantizer) -> None:
         """From the next frame on, make the input of this model."""
-        self._model = (number, encoder)
+        self._model = (number, quantizer)
         self._known.set()
 
     def stop(self) -> None:
@@ -164,7 +164,7 @@ class Capture:
                     self.mailbox.close(fault)
                     self._close(reader)
                     return
-                if self.state in (LIVE, STILL):
+                if self.state in (STREAMING, NO_MOTION):
                     failures = 0
                 self.state = Cause("frozen" if isinstance(fault, _FrozenError) else "camera", str(fault))
                 self.reconnects[self.state.code] += 1
@@ -197,9 +197,9 @@ class Capture:
                 self._known.wait()
                 if self._model is None:  # stopped before there was one
                     return
-                number, encoder = self._model
-                if preprocess is None or preprocess.spec != encoder.spec:
-                    preprocess = Preprocessor(encoder.spec)
+                number, quantizer = self._model
+                if preprocess is None or preprocess.spec != quantizer.spec:
+                    preprocess = Preprocessor(quantizer.spec)
                 if self._period_ns:
                     if slot.captured_ns < due_ns:
                         self.mailbox.lost("max_fps")
@@ -210,11 +210,11 @@ class Capture:
                     make_image(slot, preprocess)
                     if not self._worth_it(slot):
                         continue
-                    make_entry(slot, encoder)
+                    preprocess_into(slot, quantizer)
                 slot.model = number
                 slot.ready_ns = time.monotonic_ns()
                 slot.preprocess_ms = (slot.ready_ns - slot.captured_ns) / 1e6
-                self.state = LIVE
+                self.state = STREAMING
                 kept = True
                 self.mailbox.put(slot)
             finally:
@@ -271,7 +271,7 @@ class Capture:
                 return False
         if self.watch.motion and not self._motion.moved(slot.image, slot.captured_ns):
             self.mailbox.lost("no_motion")
-            self.state = STILL
+            self.state = NO_MOTION
             return False
         return True
 
@@ -284,11 +284,11 @@ def make_image(slot: Slot, preprocess: Preprocessor) -> None:
     preprocess(slot.frame, slot.image)
 
 
-def make_entry(slot: Slot, encoder: Encoder) -> None:
+def preprocess_into(slot: Slot, quantizer: InputQuantizer) -> None:
     """The slot's image as the model's input tensor takes it."""
-    if slot.entry.shape != encoder.tensor.shape or slot.entry.dtype != encoder.tensor.dtype:
-        slot.entry = encoder.empty()
-    encoder(slot.image, slot.entry)
+    if slot.entry.shape != quantizer.tensor.shape or slot.entry.dtype != quantizer.tensor.dtype:
+        slot.entry = quantizer.empty()
+    quantizer(slot.image, slot.entry)
 
 
 class _FrozenError(SourceError):

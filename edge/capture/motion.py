@@ -13,7 +13,7 @@ PIXEL_LEVELS = 20
 REFRESH_S = 10.0
 
 
-class Frozen:
+class FreezeDetector:
     """Notices a camera that gives the same picture again and again: a real one has noise in every frame."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Frozen:
         return (now_ns - self._since_ns) / 1e9
 
 
-class Motion:
+class MotionDetector:
     """Says which pictures are worth an inference: those that differ from the last one that was."""
 
     def __init__(self, percent: float) -> None:

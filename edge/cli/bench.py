@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from edge.benchmark import check_noise, cold_start_ms, compared, measure, subjects, sustain
+from edge.benchmark import check_noise, cold_start_ms, compared, measure, soak_test, subjects
 from edge.inference.self_test import try_in_child
-from edge.system.hardware import look
+from edge.system.hardware import read_hardware
 from sightline import __version__
 from sightline.bare_model import read_model
 from sightline.bundle import add_evidence
@@ -83,7 +83,7 @@ def _measure(
     seconds: float, sustained: float, noise: float,
 ) -> dict[str, Any]:  # fmt: skip
     """What `--json` prints. Raises InputError, and DeviceError where it is too noisy to say."""
-    here = look()
+    here = read_hardware()
     told: dict[str, Any] = {
         "machine": f"{here.board}, {here.cores} cores, {here.system}, {here.architecture}",
         "device": device,
@@ -100,7 +100,7 @@ def _measure(
     figures = measure(chosen, seconds)
     check_noise(figures, noise / 100)
     cold = cold_start_ms(model, device, tried.scheme)  # before the machine is hot
-    lasting = sustain(chosen[0], sustained, _minutes) if sustained else None
+    lasting = soak_test(chosen[0], sustained, _minutes) if sustained else None
     return told | {
         "figures": [asdict(f) for f in figures],
         "compared": asdict(compared(figures[0], figures[own])) if compare else None,

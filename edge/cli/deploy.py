@@ -15,9 +15,9 @@ import click
 
 from edge.cli.service import check_options
 from edge.deploy.inventory import Host, read_hosts
-from edge.deploy.payload import Kit
+from edge.deploy.payload import Payload
 from edge.deploy.preflight import PasswordNeeded
-from edge.deploy.release import Wanted, Wheels
+from edge.deploy.release import ReleaseSpec, Wheels
 from edge.deploy.ssh import Device
 from edge.deploy.steps import NotStarted, Outcome
 from edge.deploy.steps import deploy as deploy_one
@@ -65,9 +65,9 @@ def deploy(
     model = read_model(bundle)
     common = check_unit_name(name or model.manifest.name)
     secret = env_file.read_bytes() if env_file else None
-    all_want = Wanted(model, common, options, secret, wheels, trial, new_token)
+    all_want = ReleaseSpec(model, common, options, secret, wheels, trial, new_token)
     wanted = {} if remove else {host: _wanted(host, all_want) for host in hosts}
-    kit, several, talk = Kit(), len(hosts) > 1, threading.Lock()
+    payload, several, talk = Payload(), len(hosts) > 1, threading.Lock()
 
     def work(host: Host) -> Outcome:
         called = host.name or common
@@ -81,7 +81,11 @@ def deploy(
             with device.connected():
                 while True:
                     try:
-                        return remove_one(device, called, say) if remove else deploy_one(device, wanted[host], kit, say)
+                        return (
+                            remove_one(device, called, say)
+                            if remove
+                            else deploy_one(device, wanted[host], payload, say)
+                        )
                     except PasswordNeeded:
                         if not device.ask or device.password:
                             raise
@@ -105,7 +109,7 @@ def deploy(
     return max(outcome.exit_code for outcome in outcomes)
 
 
-def _wanted(host: Host, common: Wanted) -> Wanted:
+def _wanted(host: Host, common: ReleaseSpec) -> ReleaseSpec:
     """What this device shall run. Raises ConfigError, before anything is done."""
     options = (*common.options, *host.options)
     check_options(common.bundle.path, options)

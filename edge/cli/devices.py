@@ -7,7 +7,7 @@ import json
 
 import click
 
-from edge.system.hardware import Hardware, look
+from edge.system.hardware import Hardware, read_hardware
 from sightline.device import device_names, load_device
 
 
@@ -16,7 +16,7 @@ from sightline.device import device_names, load_device
 def devices(as_json: bool) -> None:
     """Say what this machine is, and list the devices that Sightline knows."""
     configs = {name: load_device(name)[1] for name in device_names()}
-    here = look()
+    here = read_hardware()
     if as_json:
         told = {name: dataclasses.asdict(config) for name, config in configs.items()}
         click.echo(json.dumps({"here": dataclasses.asdict(here), "devices": told}))

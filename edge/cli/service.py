@@ -13,7 +13,7 @@ import click
 
 import sightline
 from edge.cli.run import run
-from edge.credentials import SECRET, hidden, read_env_file, seen_by_all
+from edge.credentials import SECRET, hidden, read_env_file, world_readable_warning
 from edge.system.run_arguments import (
     absolute_files,
     clear_text,
@@ -80,7 +80,7 @@ def install(model: Path, options: tuple[str, ...], root: Path | None, new_token:
         _need_root("install")
     unit = _unit(model, options, **o)
     path = _path(unit.name, root)
-    for warning in [*clear_text(options), *([seen_by_all(unit.env_file)] if unit.env_file else [])]:
+    for warning in [*clear_text(options), *([world_readable_warning(unit.env_file)] if unit.env_file else [])]:
         if warning:
             click.echo(f"warning: {warning}", err=True)
     if root is None:

@@ -40,7 +40,7 @@ class Platform:
 
 
 @dataclass
-class Kit:
+class Payload:
     """One for all devices of a deployment: what several need is made, or fetched, once. Used by several threads."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)

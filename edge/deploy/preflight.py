@@ -16,7 +16,7 @@ class PasswordNeeded(DeviceError):
 
 
 @dataclass(frozen=True)
-class Found:
+class DeviceFacts:
     """What the device is, as device.sh says it; the texts are its own."""
 
     python: str
@@ -49,12 +49,12 @@ class Found:
         )
 
 
-def look(device: Device, name: str) -> Found:
+def gather_facts(device: Device, name: str) -> DeviceFacts:
     """What is there; changes nothing."""
     answer = answers(said := device.step("look", name))
     version, _, bits = answer["version"].partition(" ") if answer.get("version") else ("", "", "0")
     words = {key: tuple(answer.get(key, "").split()) for key in ("groups", "ribbon", "environments", "ports")}
-    return Found(
+    return DeviceFacts(
         python=answer["python"],
         version=version,
         bits=int(bits),
@@ -79,7 +79,7 @@ def look(device: Device, name: str) -> Found:
     )
 
 
-def check_python(found: Found, to: str) -> None:
+def check_python(found: DeviceFacts, to: str) -> None:
     """Whether Sightline runs there. Raises DeviceError with what to do about it."""
     if found.bits == 32 or found.machine not in ("aarch64", "x86_64"):
         raise DeviceError(
@@ -94,7 +94,7 @@ def check_python(found: Found, to: str) -> None:
         raise DeviceError(f"{to}: its Python makes no environments: sudo apt install python3-venv")
 
 
-def check(found: Found, to: str, name: str) -> None:
+def check(found: DeviceFacts, to: str, name: str) -> None:
     """Whether it can be installed as a service. Raises DeviceError with what to do about it."""
     check_python(found, to)
     if not found.systemd:
@@ -106,7 +106,7 @@ def check(found: Found, to: str, name: str) -> None:
     check_rights(found, to, name)
 
 
-def check_rights(found: Found, to: str, name: str) -> None:
+def check_rights(found: DeviceFacts, to: str, name: str) -> None:
     if found.sudo == "missing":
         raise DeviceError(f"{to}: has no sudo, and a service is root's to install: apt install sudo")
     if found.sudo == "password":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge.deploy.preflight import Found
+from edge.deploy.preflight import DeviceFacts
 from edge.deploy.ssh import Device
 from edge.system.run_arguments import LOCAL, device_of, files_of, has_page, has_ribbon_camera, settings_of, with_file
 from edge.system.systemd_unit import Unit
@@ -21,7 +21,7 @@ SERVICES = "services"  # of ~/.sightline: no name of a deployment is that of ano
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReleaseSpec:
     """What shall run. options: of `sightline run`, for this device. env_file: its content. trial_s: seconds of each
     of the benchmark's five rounds; 0 = the self-test alone. new_token: of the page, in place of the one that is there.
     """
@@ -36,7 +36,7 @@ class Wanted:
 
 
 def make_release(
-    found: Found, base: str, environment: str, wanted: Wanted, options: tuple[str, ...], port: str | None
+    found: DeviceFacts, base: str, environment: str, wanted: ReleaseSpec, options: tuple[str, ...], port: str | None
 ) -> tuple[str, dict[str, bytes]]:
     """Its id, a name of its content, and its files. port: of its page, which no other deployment shall take."""
     ribbon = has_ribbon_camera(options)

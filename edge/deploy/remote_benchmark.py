@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from edge.deploy.payload import Kit
-from edge.deploy.preflight import check_python, look
+from edge.deploy.payload import Payload
+from edge.deploy.preflight import check_python, gather_facts
 from edge.deploy.release import SERVICES, model_files, place_of
 from edge.deploy.ssh import Device
 from edge.deploy.steps import make_environment
@@ -27,10 +27,10 @@ def bench_there(
     Raises DeviceError."""
     device = Device(to, ssh_config)
     with device.connected():
-        found = look(device, _NAME)
+        found = gather_facts(device, _NAME)
         check_python(found, to)
         environment = make_environment(
-            device, found, False, "auto", Kit(), lambda title, text: click.echo(f"{title:12} {text}", err=True)
+            device, found, False, "auto", Payload(), lambda title, text: click.echo(f"{title:12} {text}", err=True)
         )
         run = secrets.token_hex(4)
         one, other = read_model(model), read_model(compare) if compare else None

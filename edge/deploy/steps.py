@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge.deploy.payload import WHEEL, Kit, Platform
-from edge.deploy.preflight import Found, answers, check, check_rights, look
-from edge.deploy.release import SERVICES, Wanted, Wheels, make_release, page_of, place_of
+from edge.deploy.payload import WHEEL, Payload, Platform
+from edge.deploy.preflight import DeviceFacts, answers, check, check_rights, gather_facts
+from edge.deploy.release import SERVICES, ReleaseSpec, Wheels, make_release, page_of, place_of
 from edge.deploy.ssh import Device, StepError
 from edge.system.run_arguments import clear_text, device_of, has_ribbon_camera, has_source, value_of
 from edge.system.systemd_unit import check_unit_name
@@ -50,14 +50,14 @@ class NotStarted(DeviceError):
         self.token = token
 
 
-def deploy(device: Device, wanted: Wanted, kit: Kit, say: Say) -> Outcome:
+def deploy(device: Device, wanted: ReleaseSpec, payload: Payload, say: Say) -> Outcome:
     """Raises ConfigError and DeviceError; the agent that ran before goes on then, and the error says so if it had to be
     started again."""
-    found = look(device, wanted.name)
+    found = gather_facts(device, wanted.name)
     say("found", str(found))
     check(found, device.to, wanted.name)
     picamera = _needs_picamera(found, wanted)
-    environment = make_environment(device, found, picamera, wanted.wheels, kit, say)
+    environment = make_environment(device, found, picamera, wanted.wheels, payload, say)
     page = page_of(wanted.options, found.ports)
     options = (*_with_source(device, environment, wanted, say), *page.options)
     base = f"{found.home}/.sightline"
@@ -95,26 +95,28 @@ def deploy(device: Device, wanted: Wanted, kit: Kit, say: Say) -> Outcome:
 def remove(device: Device, name: str, say: Say) -> Outcome:
     """The service, its state, the model and, where nothing else needs it, Sightline itself."""
     check_unit_name(name)
-    found = look(device, name)
+    found = gather_facts(device, name)
     check_rights(found, device.to, name)
     done = device.step("remove", name).strip()
     say("service", f"sightline-{name}.service: " + ("nothing of it is there" if done == "nothing" else "removed"))
     return Outcome(device.to, name, done)
 
 
-def make_environment(device: Device, found: Found, picamera: bool, wheels: Wheels, kit: Kit, say: Say) -> str:
+def make_environment(
+    device: Device, found: DeviceFacts, picamera: bool, wheels: Wheels, payload: Payload, say: Say
+) -> str:
     """The id of an environment with this very Sightline in it, made where it is not there yet."""
     platform = Platform(found.version, found.machine)
     # picamera2 comes from Debian, with modules that were compiled for Debian's numpy
     more = ("numpy<2",) if picamera and found.numpy.startswith("1.") else ()
-    content = hashlib.sha256(kit.sightline + repr((platform, picamera, more)).encode()).hexdigest()
+    content = hashlib.sha256(payload.sightline + repr((platform, picamera, more)).encode()).hexdigest()
     environment = f"python{found.version}-{content[:12]}"
     if environment in found.environments:
         say("installed", "as it was")
         return environment
     if found.free_mb < FREE_MB:
         raise DeviceError(f"{device.to}: {found.free_mb} MB are free, {FREE_MB} are needed")
-    own = {WHEEL: kit.sightline, "pip.zip": kit.pip}
+    own = {WHEEL: payload.sightline, "pip.zip": payload.pip}
     arguments = ("environment", environment, found.python, "yes" if picamera else "no")
     if wheels != "carry":
         try:
@@ -125,14 +127,14 @@ def make_environment(device: Device, found: Found, picamera: bool, wheels: Wheel
             if e.code != _PIP_FAILED or wheels == "index":
                 raise
             say("installing", "the device reaches no index: the wheels are fetched here and carried over")
-    fetched = kit.wheels(platform, more)
+    fetched = payload.wheels(platform, more)
     device.step(*arguments, "carried", *more, files={**own, **fetched})
     size = sum(map(len, fetched.values())) / 1e6
     say("installed", f"{WHEEL.removesuffix('-py3-none-any.whl')}, with {len(fetched)} wheels ({size:.0f} MB) from here")
     return environment
 
 
-def _needs_picamera(found: Found, wanted: Wanted) -> bool:
+def _needs_picamera(found: DeviceFacts, wanted: ReleaseSpec) -> bool:
     """Only then its environment sees Debian's packages."""
     asked = has_ribbon_camera(wanted.options)
     if asked and not found.picamera2:
@@ -140,7 +142,7 @@ def _needs_picamera(found: Found, wanted: Wanted) -> bool:
     return found.picamera2 and (asked or bool(found.ribbon and not has_source(wanted.options)))
 
 
-def _with_source(device: Device, environment: str, wanted: Wanted, say: Say) -> tuple[str, ...]:
+def _with_source(device: Device, environment: str, wanted: ReleaseSpec, say: Say) -> tuple[str, ...]:
     """The options, with the device's only camera where none is named."""
     here = json.loads(device.step("call", environment, "sightline", "devices", "--json").splitlines()[-1])["here"]
     for problem in here["problems"]:
@@ -162,7 +164,7 @@ def _with_source(device: Device, environment: str, wanted: Wanted, say: Say) -> 
 
 
 def try_there(
-    device: Device, environment: str, wanted: Wanted, release: str, options: tuple[str, ...]
+    device: Device, environment: str, wanted: ReleaseSpec, release: str, options: tuple[str, ...]
 ) -> dict[str, Any]:
     """Hashes, golden samples and speed, on the device and as what it shall run. Raises DeviceError."""
     place = f"{SERVICES}/{wanted.name}/{release}/{place_of(wanted.bundle)}"

@@ -18,7 +18,7 @@ AGAIN_S = 5.0  # a bundle that is being copied is whole some seconds later
 NICE = 10
 
 
-class Swap:
+class HotReload:
     """Watches the bundle's place. A bundle that changed there is tried in a child; if it may run, it waits in `take`.
 
     swaps, refusals: how many. refused: why the newest one was not taken; None once one was. again: set it to have the

@@ -15,7 +15,7 @@ from sightline.decoders import comparable
 from sightline.detection_postprocess import check_outputs
 from sightline.device import DeviceConfig
 from sightline.errors import InterpreterError, ModelError
-from sightline.interpreter import Interpreter, Tensor
+from sightline.interpreter import Interpreter, TensorInfo
 from sightline.npz import unpack_rows
 from sightline.output_spec import OutputSpec
 from sightline.predictions import ModelId
@@ -111,7 +111,7 @@ def _prove(bundle: Bundle, scheme: str, interpreter: Interpreter, name: str) -> 
 
 
 def _compare(
-    output: NDArray[np.float32], expected: NDArray[np.float32], tensor: Tensor, spec: OutputSpec
+    output: NDArray[np.float32], expected: NDArray[np.float32], tensor: TensorInfo, spec: OutputSpec
 ) -> tuple[float, float]:
     """(how far an output is from what was measured, how far it may be)."""
     if spec.layout == "mask" and tensor.dtype.startswith("int"):  # classes: a step tips a pixel at an edge

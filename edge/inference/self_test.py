@@ -55,9 +55,9 @@ def trial(bundle: Path, device: str, scheme: str | None) -> Trial:
     config = load_device(device)[1]
     model = open_model(read_model(bundle, config.delegate), config, scheme)
     load_ms = 1000 * (time.perf_counter() - began)
-    entry = model.interpreter.encoder.empty()
+    entry = model.interpreter.quantizer.empty()
     width, height = model.interpreter.size
-    model.interpreter.encoder(np.zeros((height, width, 3), np.uint8), entry)
+    model.interpreter.quantizer(np.zeros((height, width, 3), np.uint8), entry)
     times: list[float] = []
     until = time.perf_counter() + SECONDS
     while len(times) < INFERENCES or time.perf_counter() < until:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.capture.capture import LIVE, STILL, Capture
-from edge.inference.hot_reload import Swap
-from edge.results.counters import Tally
+from edge.capture.capture import NO_MOTION, STREAMING, Capture
+from edge.inference.hot_reload import HotReload
+from edge.results.counters import Counters
 from edge.results.publisher import Results
 from edge.results.sink import Sink
 
-SEEN_S = 5.0  # without a frame, or without a look beyond the time that a look at each camera takes
+UNREADY_AFTER_S = 5.0  # without a frame, or without a look beyond the time that a look at each camera takes
 Problems = dict[str, dict[str, str]]
 
 
@@ -24,8 +24,8 @@ class Monitor:
     results: Results
     cameras: Sequence[Capture]
     sinks: Sequence[Sink]
-    tally: Tally
-    swap: Swap
+    counters: Counters
+    swap: HotReload
     device: str
     root: Path = Path("/")
 
@@ -46,14 +46,14 @@ class Monitor:
         now = time.monotonic()
         turn_s = len(self.cameras) * self.results.inference_s
         for i, camera in enumerate(self.cameras):
-            if camera.mailbox.ended or camera.state == STILL or not camera.source.live:
+            if camera.mailbox.ended or camera.state == NO_MOTION or not camera.source.live:
                 continue
             period_s = 1 / camera.watch.max_fps if camera.watch.max_fps else 0.0
             cause = None
-            if camera.state != LIVE or now - camera.read_ns / 1e9 > SEEN_S:
+            if camera.state != STREAMING or now - camera.read_ns / 1e9 > UNREADY_AFTER_S:
                 cause = camera.state
-            elif now - self.results.looked_s[i] > SEEN_S + 2 * turn_s + period_s:
-                cause = self.results.causes[i] or LIVE
+            elif now - self.results.last_inference_s[i] > UNREADY_AFTER_S + 2 * turn_s + period_s:
+                cause = self.results.causes[i] or STREAMING
             if cause is not None:
                 problems[camera.source.name] = {"code": cause.code, "text": cause.text}
         for sink in self.sinks:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from edge.capture.capture import LIVE, STILL
+from edge.capture.capture import NO_MOTION, STREAMING
 from edge.monitoring.health import Monitor
-from edge.outputs.durable_sink import Promised
-from edge.system.machine import look_at, this_process
+from edge.outputs.durable_sink import DurableSink
+from edge.system.machine import read_machine, this_process
 
 # upper edges of the histogram's buckets
 EDGES_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
@@ -43,16 +43,21 @@ def _model(monitor: Monitor) -> Iterator[_Metric]:
 
 
 def _cameras(monitor: Monitor) -> Iterator[_Metric]:
-    tally, cameras = monitor.tally, monitor.cameras
+    counters, cameras = monitor.counters, monitor.cameras
     yield _Metric("sightline_frames_total", "counter", "Frames that went through inference.",
-                  [({"camera": c.source.name}, tally.cameras[c.source.name]) for c in cameras])  # fmt: skip
+                  [({"camera": c.source.name}, counters.cameras[c.source.name]) for c in cameras])  # fmt: skip
     yield _Metric("sightline_frames_dropped_total", "counter", "Frames dropped before inference.",
-                  [({"cause": cause}, n) for cause, n in tally.dropped.copy().items()])  # fmt: skip
+                  [({"cause": cause}, n) for cause, n in counters.dropped.copy().items()])  # fmt: skip
     yield _Metric("sightline_not_inferred_total", "counter", "Results without inference, by cause.",
-                  [({"cause": cause}, n) for cause, n in tally.not_inferred.copy().items()])  # fmt: skip
-    yield _Metric("sightline_late_total", "counter", "Frames over the device's latency budget.", [({}, tally.late)])
+                  [({"cause": cause}, n) for cause, n in counters.not_inferred.copy().items()])  # fmt: skip
+    yield _Metric(
+        "sightline_over_budget_total",
+        "counter",
+        "Frames over the device's latency budget.",
+        [({}, counters.over_budget)],
+    )
     yield _Metric("sightline_camera_up", "gauge", "1 while the camera gives frames.",
-                  [({"camera": c.source.name}, float(c.state in (LIVE, STILL))) for c in cameras])  # fmt: skip
+                  [({"camera": c.source.name}, float(c.state in (STREAMING, NO_MOTION))) for c in cameras])  # fmt: skip
     reconnects = [
         ({"camera": c.source.name, "cause": cause}, n) for c in cameras for cause, n in c.reconnects.copy().items()
     ]
@@ -63,7 +68,7 @@ def _cameras(monitor: Monitor) -> Iterator[_Metric]:
 
 def _outputs(monitor: Monitor) -> Iterator[_Metric]:
     sinks = monitor.sinks
-    promised = [sink for sink in sinks if isinstance(sink, Promised)]
+    promised = [sink for sink in sinks if isinstance(sink, DurableSink)]
     yield _Metric("sightline_output_dropped_total", "counter", "Results that an output lost.",
                   [({"output": s.name}, s.dropped) for s in sinks])  # fmt: skip
     yield _Metric("sightline_output_failed", "gauge", "1 if the last write to the output failed.",
@@ -83,7 +88,7 @@ def _outputs(monitor: Monitor) -> Iterator[_Metric]:
 
 def _stages(monitor: Monitor) -> _Metric:
     samples: list[_Sample] = []
-    for stage, h in monitor.tally.latency.items():
+    for stage, h in monitor.counters.latency.items():
         samples += [({"_": "_bucket", "stage": stage, "le": f"{ms / 1000:g}"}, h.below(ms)) for ms in EDGES_MS]
         samples += [({"_": "_bucket", "stage": stage, "le": "+Inf"}, h.count)]
         samples += [({"_": "_sum", "stage": stage}, h.sum_ms / 1000), ({"_": "_count", "stage": stage}, h.count)]
@@ -91,7 +96,7 @@ def _stages(monitor: Monitor) -> _Metric:
 
 
 def _machine(monitor: Monitor) -> Iterator[_Metric]:
-    machine, process = look_at(monitor.root), this_process()
+    machine, process = read_machine(monitor.root), this_process()
     if machine.celsius is not None:
         yield _Metric("sightline_temperature_celsius", "gauge", "Temperature of the hottest zone.",
                       [({}, machine.celsius)])  # fmt: skip

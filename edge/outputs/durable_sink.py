@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from edge.outputs.outbox import Message, Outbox
-from edge.outputs.send_filter import Wanted, What
+from edge.outputs.send_filter import SendFilter, SendMode
 from edge.results.sink import Sink
 from sightline.predictions import Result
 
@@ -25,16 +25,16 @@ FAULT_S = 5.0  # after a fault of our own
 BATCH, BATCH_BYTES = 64, 1 << 20  # of one commit
 
 
-class Promised(Sink):
+class DurableSink(Sink):
     """An output that keeps what it could not send yet. Subclasses say how to send, in `_send_all`, a thread of its own.
 
     sent: messages that arrived since the start. refused: that the receiver does not want.
     """
 
-    def __init__(self, name: str, outbox: Outbox, what: What, **options: Any) -> None:
+    def __init__(self, name: str, outbox: Outbox, what: SendMode, **options: Any) -> None:
         super().__init__(name, **options)
         self.outbox = outbox
-        self.wanted = Wanted(what)
+        self.wanted = SendFilter(what)
         self.sent = self.refused = self._told = 0
         self._closing = threading.Event()
         self._batch: list[tuple[str, str, bytes]] = []

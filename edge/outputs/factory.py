@@ -15,13 +15,13 @@ from edge.capture.mailbox import Slot
 from edge.credentials import expand
 from edge.outputs.event_log import Log
 from edge.outputs.file_sinks import JsonLines, Rotation
-from edge.outputs.send_filter import What
+from edge.outputs.send_filter import SendMode
 from edge.outputs.snapshots import Snapshots
-from edge.results.event_rules import Event, Rule, Watcher, parse_rule
+from edge.results.event_rules import Event, EventTracker, Rule, parse_rule
 from edge.results.open_events import OpenEvents
 from edge.results.publisher import Observer
 from edge.results.sink import Sink
-from edge.results.zones import Counter, Place, parse_place
+from edge.results.zones import Zone, ZoneCounter, parse_zone
 from sightline.documents import home
 from sightline.errors import ConfigError
 from sightline.predictions import ModelId, Result
@@ -67,11 +67,11 @@ class Outputs:
         self._events: Events | None = None
         self._snapshots: Snapshots | None = None
         rules = [parse_rule(text, agent.labels, agent.cameras) for text in o["rules"]]
-        places = self.places = [parse_place("zone", text, agent.cameras) for text in o["zones"]]
-        places += [parse_place("line", text, agent.cameras) for text in o["lines"]]
+        places = self.places = [parse_zone("zone", text, agent.cameras) for text in o["zones"]]
+        places += [parse_zone("line", text, agent.cameras) for text in o["lines"]]
         if places and not o["track"]:
             raise ConfigError("--zone and --line are of things that are followed: --track is needed")
-        send: What = o["send"] or ("events" if rules or places else "changes")
+        send: SendMode = o["send"] or ("events" if rules or places else "changes")
         if send == "events" and not (rules or places):
             raise ConfigError("--send events: an --on rule, a --zone or a --line says what an event is")
         if len({place.name for place in places}) < len(places):
@@ -82,7 +82,7 @@ class Outputs:
         if o["output"]:
             mb = (0 if lossless else FILE_MB) if o["rotate_mb"] is None else o["rotate_mb"]
             rotation = Rotation(mb * 1_000_000, o["rotate_days"], o["rotate_keep"])
-            what: What = "results" if send == "changes" and not o["send"] else send
+            what: SendMode = "results" if send == "changes" and not o["send"] else send
             self.sinks.append(JsonLines(o["output"], what=what, rotation=rotation, **shared))
         if o["mqtt"] or o["webhook"]:
             from edge.outputs.outbox import Outbox
@@ -144,17 +144,17 @@ class Events:
     def __init__(
         self,
         rules: Sequence[Rule],
-        places: Sequence[Place],
+        places: Sequence[Zone],
         cameras: Sequence[str],
         sinks: Sequence[Sink],
         snapshots: Snapshots | None,
         log: Log,
     ) -> None:
         self._watchers = {
-            camera: [Watcher(rule) for rule in rules if rule.camera in ("", camera)] for camera in cameras
+            camera: [EventTracker(rule) for rule in rules if rule.camera in ("", camera)] for camera in cameras
         }
         self._counters = {
-            camera: [Counter(place) for place in places if place.camera in ("", camera)] for camera in cameras
+            camera: [ZoneCounter(place) for place in places if place.camera in ("", camera)] for camera in cameras
         }
         self._sinks, self._snapshots, self._log = sinks, snapshots, log
 

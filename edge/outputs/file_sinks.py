@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.outputs.send_filter import Wanted, What
+from edge.outputs.send_filter import SendFilter, SendMode
 from edge.results.sink import Sink
 from sightline.predictions import Detection, Pose, Result
 from sightline.text import one_line
@@ -45,11 +45,11 @@ class JsonLines(Sink):
         *,
         lossless: bool,
         stopping: threading.Event | None = None,
-        what: What = "results",
+        what: SendMode = "results",
         rotation: Rotation = Rotation(),
     ) -> None:
         super().__init__(f"output {path or 'stdout'}", lossless=lossless, stopping=stopping)
-        self._path, self._wanted, self._rotation = path, Wanted(what), rotation
+        self._path, self._wanted, self._rotation = path, SendFilter(what), rotation
         self._file: io.FileIO | None = None
         self._day = 0
         self._torn = False  # a part of a line still fitted on a disk that is full

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge.results.zones import COUNTS, Place
+from edge.results.zones import COUNTS, Zone
 from sightline import __version__
 from sightline.predictions import ModelId
 
@@ -20,7 +20,7 @@ def discovery_topic(device: str) -> str:
 
 
 def discovery(
-    device: str, base: str, cameras: Mapping[str, str], model: ModelId, places: Sequence[Place] = ()
+    device: str, base: str, cameras: Mapping[str, str], model: ModelId, places: Sequence[Zone] = ()
 ) -> dict[str, Any]:
     """device: a slug, the same for ever. base: the topics' beginning. cameras: names, and what stands for them in
     topics. places: zones and lines, whose counts the states of their cameras have."""

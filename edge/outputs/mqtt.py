@@ -25,11 +25,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.capture.mailbox import Slot
 from edge.credentials import load_key_pair
-from edge.outputs.durable_sink import FLUSH_S, Promised, payload
+from edge.outputs.durable_sink import FLUSH_S, DurableSink, payload
 from edge.outputs.homeassistant import STATUS, discovery, discovery_topic
 from edge.outputs.outbox import Message, Outbox
-from edge.outputs.send_filter import What
-from edge.results.zones import COUNTS, Passage, Place
+from edge.outputs.send_filter import SendMode
+from edge.results.zones import COUNTS, Zone, ZoneEvent
 from sightline.errors import ConfigError
 from sightline.predictions import Detection, ModelId, Pose, Result
 from sightline.preprocess import Frame
@@ -113,7 +113,7 @@ def parse_broker(address: str, **files: Path | None) -> Broker:
     return broker
 
 
-class Mqtt(Promised):
+class Mqtt(DurableSink):
     """An output, and an observer of results for the pictures. Everything goes out in its sender's thread.
 
     facts: of the agent, for its state: asked every ten seconds, and must have `threshold`.
@@ -123,7 +123,7 @@ class Mqtt(Promised):
         self,
         broker: Broker,
         outbox: Outbox,
-        what: What,
+        what: SendMode,
         *,
         name: str,
         prefix: str,
@@ -132,7 +132,7 @@ class Mqtt(Promised):
         facts: Callable[[], Mapping[str, Any]],
         set_threshold: Callable[[float], None],
         picture_s: float,
-        places: Sequence[Place] = (),
+        places: Sequence[Zone] = (),
         **options: Any,
     ) -> None:
         """name: of this agent, the same for ever. picture_s: seconds between two pictures of one camera; 0 = none."""
@@ -163,7 +163,7 @@ class Mqtt(Promised):
         if isinstance(item, Result) and not (item.cause and item.cause.code == "no_motion"):
             counts = {name: dict(numbers) for name, numbers in self._counts[item.source].items()}
             self._states[item.source] = state_of(item) | ({"places": counts} if counts else {})
-        if isinstance(item, Passage):
+        if isinstance(item, ZoneEvent):
             self._counts[item.source][item.place][item.counts] = item.count
         return super().write(item)
 

@@ -9,15 +9,15 @@ from sightline.predictions import Detection, Pose, Result
 if TYPE_CHECKING:
     from edge.results.sink import Item
 
-What = Literal["results", "changes", "events"]
+SendMode = Literal["results", "changes", "events"]
 CHANGES_S = 1.0  # between two changes of one camera, at least
 
 
-class Wanted:
+class SendFilter:
     """Which items go out: every result, each event, or the results whose answer is another than before; of those one a
     second and camera, the newest."""
 
-    def __init__(self, what: What) -> None:
+    def __init__(self, what: SendMode) -> None:
         self.what = what
         self._before: dict[str, tuple[object, int]] = {}
 

@@ -20,9 +20,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from edge.credentials import without_path
-from edge.outputs.durable_sink import FLUSH_S, Promised, payload
+from edge.outputs.durable_sink import FLUSH_S, DurableSink, payload
 from edge.outputs.outbox import Message, Outbox
-from edge.outputs.send_filter import What
+from edge.outputs.send_filter import SendMode
 from sightline import __version__
 from sightline.errors import ConfigError
 
@@ -83,8 +83,8 @@ def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
     return headers
 
 
-class Webhook(Promised):
-    def __init__(self, receiver: Receiver, outbox: Outbox, what: What, **options: Any) -> None:
+class Webhook(DurableSink):
+    def __init__(self, receiver: Receiver, outbox: Outbox, what: SendMode, **options: Any) -> None:
         super().__init__("webhook", outbox, what, **options)
         self._receiver = receiver
         self._connection: http.client.HTTPConnection | None = None

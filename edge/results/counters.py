@@ -15,22 +15,28 @@ STAGES = ("capture", "preprocess", "wait", "inference", "decode", "total")
 
 
 @dataclass
-class Tally:
-    """began: with the first frame that was inferred. latency: milliseconds a stage; `wait` is in the mailbox, `total`
-    from the end of capture to the result. late: frames over the device's latency budget. not_inferred: results without
-    a look, by the cause's code. dropped: frames by cause. cameras: of each one, frames that were inferred, by its name.
-    said: the newest text of each cause's code. recent_fps: over the last seconds.
+class Counters:
+    """Frames, losses and latencies since the start.
+
+    began: when the first frame was inferred.
+    latency: milliseconds of each stage; `wait` is the time in the mailbox, `total` is from capture to result.
+    over_budget: frames over the device's latency budget.
+    not_inferred: results without inference, by the cause's code.
+    dropped: frames by cause.
+    cameras: frames that were inferred, by camera.
+    examples: the newest text of each cause's code.
+    recent_fps: over the last seconds.
     """
 
     began: float = field(default_factory=time.monotonic)
     frames: int = 0
     recent_fps: float = 0.0
     seconds: float = 0.0
-    late: int = 0
+    over_budget: int = 0
     not_inferred: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     cameras: Counter[str] = field(default_factory=Counter)
-    said: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     latency: dict[str, Histogram] = field(default_factory=lambda: {stage: Histogram() for stage in STAGES})
     _window: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
 
@@ -38,13 +44,13 @@ class Tally:
         self.dropped.update(result.dropped)
         if result.cause:
             self.not_inferred[result.cause.code] += 1
-            self.said[result.cause.code] = result.cause.text
+            self.examples[result.cause.code] = result.cause.text
         else:
             if not self.frames:  # opening a camera is no frame's time
                 self.began = time.monotonic() - result.latency_ms["total"] / 1000
             self.frames += 1
             self.cameras[result.source] += 1
-            self.late += result.latency_ms["total"] > latency_budget_ms
+            self.over_budget += result.latency_ms["total"] > latency_budget_ms
             for stage, ms in result.latency_ms.items():
                 self.latency[stage].add(ms)
         now = time.monotonic()
@@ -64,7 +70,7 @@ class Tally:
             "frames": self.frames,
             "seconds": round(self.seconds, 3),
             "fps": round(self.fps, 2),
-            "late": self.late,
+            "over_budget": self.over_budget,
             "cameras": dict(self.cameras),
             "dropped": dict(self.dropped),
             "not_inferred": dict(self.not_inferred),

@@ -109,7 +109,7 @@ class Event:
         }
 
 
-class Watcher:
+class EventTracker:
     """One rule on one camera, fed with each of its results in order."""
 
     def __init__(self, rule: Rule) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge.capture.capture import HANGS, LIVE, STILL, Capture
+from edge.capture.capture import HANGS, NO_MOTION, STREAMING, Capture
 from edge.capture.mailbox import Slot
 from edge.inference.model import Model
 from edge.inference.time_limit import stuck_after_s
-from edge.results.counters import Tally
+from edge.results.counters import Counters
 from edge.results.sink import Sink
 from edge.results.tracker import LOW, Tracker
 from sightline.errors import DeviceError
@@ -44,11 +44,11 @@ class Answer:
 class Results:
     """Takes answers from the loop, in order; gives the slots back.
 
-    said: set with the first result. done: set when there is nothing more to say: `frames` results are out, or stdout's
+    first_result_published: set with the first result. done: set when `frames` results are out, or stdout's
     reader is gone. observers: called with each result and its slot, whose frame is valid during the call only; more may
     be added at any time. threshold: may be changed at any time.
-    looked_s: monotonic, when the model last looked at each camera; 0 = never yet. causes: why it did not look at the
-    newest frame of each; None = it did. inference_s: of one inference, the slowest of the last ones.
+    last_inference_s: monotonic, of each camera's last inference; 0 = never yet. causes: why the newest frame of each
+    got no inference; None = it did. inference_s: of one inference, the slowest of the last ones.
     inferring_since_ns: the loop writes it, 0 = it is not inferring: a stuck interpreter is told while it is stuck.
     stuck_after_s: seconds in one inference after which it is; the loop writes it with another model.
     """
@@ -58,7 +58,7 @@ class Results:
         model: Model,
         cameras: Sequence[Capture],
         sinks: Sequence[Sink],
-        tally: Tally,
+        counters: Counters,
         *,
         device: str,
         latency_budget_ms: float,
@@ -76,16 +76,16 @@ class Results:
         self.inference_s = model.inference_s
         self.stuck_after_s = stuck_after_s(model.inference_s)
         self.alive_ns = time.monotonic_ns()
-        self.done, self.said = threading.Event(), threading.Event()
+        self.done, self.first_result_published = threading.Event(), threading.Event()
         self.error: BaseException | None = None
-        self._cameras, self._sinks, self._tally = cameras, sinks, tally
+        self._cameras, self._sinks, self._tally = cameras, sinks, counters
         self._device, self._budget_ms, self._top, self._frames = device, latency_budget_ms, top, frames
         self._observers = observers
         self._track, self._trackers = track, [(model.identity, Tracker()) for _ in cameras]
         self._queue: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._heard = [time.monotonic()] * len(cameras)
         self._next_id = [0] * len(cameras)
-        self.looked_s = [0.0] * len(cameras)
+        self.last_inference_s = [0.0] * len(cameras)
         self.causes: list[Cause | None] = [None] * len(cameras)
         self._thread = threading.Thread(target=self._run, name="results", daemon=True)
 
@@ -133,7 +133,7 @@ class Results:
         latency: dict[str, float] = {}
         size = None
         if slot.cause is None:
-            self.looked_s[slot.camera] = self._heard[slot.camera]
+            self.last_inference_s[slot.camera] = self._heard[slot.camera]
             self.inference_s = max((answer.inferred_ns - answer.taken_ns) / 1e9, 0.98 * self.inference_s)
             began = time.monotonic_ns()
             predictions = self._decoded(answer)
@@ -183,7 +183,7 @@ class Results:
             cause = camera.state
             if stuck:
                 cause = Cause("inference_stuck", f"the interpreter has been busy with one frame for {stuck_s:.0f} s")
-            elif cause == LIVE and (now_ns - camera.read_ns) / 1e9 < max(SILENCE_S, 2 * camera.interval_s):
+            elif cause == STREAMING and (now_ns - camera.read_ns) / 1e9 < max(SILENCE_S, 2 * camera.interval_s):
                 continue
             self._heard[i] = now_ns / 1e9
             dropped = camera.mailbox.take_dropped()
@@ -199,13 +199,13 @@ class Results:
         has more to lose than this one to win."""
         cameras = [camera for camera in self._cameras if camera.source.live and not camera.mailbox.ended]
         blocked = next((camera for camera in cameras if camera.hangs >= HANGS), None)
-        if blocked and not any(camera.state in (LIVE, STILL) for camera in cameras):
+        if blocked and not any(camera.state in (STREAMING, NO_MOTION) for camera in cameras):
             others = "; no other camera works" if len(self._cameras) > 1 else ""
             raise DeviceError(f"{blocked.state.text}{others}. Restart the agent; a supervisor does it by itself")
 
     def _say(self, result: Result, slot: Slot | None) -> None:
-        if not self.said.is_set():
-            self.said.set()
+        if not self.first_result_published.is_set():
+            self.first_result_published.set()
         self._tally.add(result, self._budget_ms)
         for sink in self._sinks:
             sink.put(result)

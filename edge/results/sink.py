@@ -15,9 +15,9 @@ from sightline.predictions import Pose, Region, Result
 
 if TYPE_CHECKING:
     from edge.results.event_rules import Event
-    from edge.results.zones import Passage
+    from edge.results.zones import ZoneEvent
 
-    Item = Result | Event | Passage
+    Item = Result | Event | ZoneEvent
 
 QUEUE_LENGTH, QUEUE_BYTES = 256, 16_000_000  # whichever is reached first; masks are a megabyte each
 PATIENCE_S = 2.0  # with a sink that takes nothing, at the end

@@ -16,7 +16,7 @@ from sightline.errors import ConfigError
 from sightline.predictions import Detection, ModelId, Result
 from sightline.strict_config import near
 
-SURE = 2  # looks in a row
+MIN_CONSECUTIVE_FRAMES = 2  # looks in a row
 GONE_S = 3.0  # out of sight, longer than a tracker keeps it: it has left
 Point = tuple[float, float]
 # what is counted of each kind: who is in the zone now; who went across since the start, to which side
@@ -25,7 +25,7 @@ _PLACE = re.compile(r"\s*(?P<name>[\w-]+)\s*:\s*(?P<points>[\d.,\s]+?)(?:\s+on\s
 
 
 @dataclass(frozen=True)
-class Place:
+class Zone:
     """kind: `zone`, three corners or more, or `line`, two ends. points: fractions of the picture, from the left and the
     top. camera: '' = each one."""
 
@@ -50,11 +50,11 @@ class Place:
     def between(self, p: Point, q: Point) -> bool:
         """Whether the way from p to q goes through a line, and not past one of its ends."""
         a, b = self.points
-        way = Place("line", "", (p, q))
+        way = Zone("line", "", (p, q))
         return self.side(p) * self.side(q) < 0 and way.side(a) * way.side(b) <= 0
 
 
-def parse_place(kind: Literal["zone", "line"], text: str, cameras: Sequence[str]) -> Place:
+def parse_zone(kind: Literal["zone", "line"], text: str, cameras: Sequence[str]) -> Zone:
     """Raises ConfigError for what is none."""
     shape = "'door: 0.1,0.2 0.6,0.2 0.6,0.9'" if kind == "zone" else "'gate: 0.5,0 0.5,1'"
     found = _PLACE.fullmatch(text)
@@ -74,11 +74,11 @@ def parse_place(kind: Literal["zone", "line"], text: str, cameras: Sequence[str]
     camera = found["camera"] or ""
     if camera and camera not in cameras:
         raise ConfigError(f"--{kind} {text!r}: no camera {camera!r}{near(camera, cameras)}")
-    return Place(kind, found["name"], tuple((x, y) for x, y in points), camera)
+    return Zone(kind, found["name"], tuple((x, y) for x, y in points), camera)
 
 
 @dataclass(frozen=True)
-class Passage:
+class ZoneEvent:
     """Something went in, out, or across. state: `enter` or `leave` a zone; `right` or `left`, across a line, to that
     side of who looks from its first end to its second. count: in the zone now, or across the line in this direction
     since the start. seconds: that it was in the zone. at: UTC, ISO 8601."""
@@ -134,16 +134,16 @@ class _Seen:
     since_ns: int = 0
 
 
-class Counter:
+class ZoneCounter:
     """One place in one camera's picture. inside: things that are in the zone. crossed: {direction: how many}."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Zone) -> None:
         self.place = place
         self.inside = 0
         self.crossed = {"right": 0, "left": 0}
         self._seen: dict[int, _Seen] = {}
 
-    def see(self, result: Result) -> Iterable[Passage]:
+    def see(self, result: Result) -> Iterable[ZoneEvent]:
         """What this result lets pass. A frame that nobody looked at lets nothing pass."""
         if result.cause is not None or not result.width or not result.height:
             return
@@ -158,7 +158,7 @@ class Counter:
             seen.new = side
             if side == seen.side:
                 seen.point = point
-            elif side and seen.looks >= SURE:
+            elif side and seen.looks >= MIN_CONSECUTIVE_FRAMES:
                 yield from self._passed(result, d.track, seen, point, side)
         for track in [t for t, s in self._seen.items() if result.moment - s.last_ns > GONE_S * 1e9]:
             seen = self._seen.pop(track)
@@ -173,7 +173,7 @@ class Counter:
         side = self.place.side(point)
         return (side > 0) - (side < 0)
 
-    def _passed(self, result: Result, track: int, seen: _Seen, point: Point, side: int) -> Iterable[Passage]:
+    def _passed(self, result: Result, track: int, seen: _Seen, point: Point, side: int) -> Iterable[ZoneEvent]:
         before, came_from = seen.side, seen.point
         seen.side, seen.point = side, point
         if self.place.kind == "zone":
@@ -191,9 +191,9 @@ class Counter:
 
     def _passage(
         self, result: Result, state: Literal["enter", "leave", "right", "left"], track: int, seen: _Seen, count: int
-    ) -> Passage:
+    ) -> ZoneEvent:
         seconds = (result.moment - seen.since_ns) / 1e9 if state == "leave" else None
-        return Passage(
+        return ZoneEvent(
             secrets.token_hex(8), state, self.place.name, result.device, result.source, seen.label, track, count,
             seconds, result.captured_at, result.model,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.capture.sources.v4l2 import RASPBERRY_PI_PORT, Node, ask
-from edge.system.machine import look_at
+from edge.system.machine import read_machine
 
 Ioctl = Callable[[int, int, bytes], bytes]
 
@@ -72,10 +72,10 @@ class Hardware:
     problems: tuple[str, ...]
 
 
-def look(root: Path = Path("/"), ioctl: Ioctl = fcntl.ioctl) -> Hardware:
+def read_hardware(root: Path = Path("/"), ioctl: Ioctl = fcntl.ioctl) -> Hardware:
     """root, ioctl: others for tests."""
     board = _text(root / "proc/device-tree/model") or _text(root / "sys/class/dmi/id/product_name")
-    machine = look_at(root)
+    machine = read_machine(root)
     problems = [
         f"{what.replace('_', ' ')} {'now' if now else 'since it was started'}"
         for what, (now, once) in machine.power.items()

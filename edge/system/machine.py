@@ -22,7 +22,7 @@ class Machine:
     power: dict[str, tuple[bool, bool]]
 
 
-def look_at(root: Path = Path("/")) -> Machine:
+def read_machine(root: Path = Path("/")) -> Machine:
     """root: another one for tests."""
     degrees = []
     for zone in root.glob("sys/class/thermal/thermal_zone*/temp"):

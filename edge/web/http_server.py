@@ -82,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.rfile.close()
-        self.rfile: Any = Wire(self.connection)
+        self.rfile: Any = BoundedReader(self.connection)
 
     def handle_one_request(self) -> None:
         self.rfile.begin()
@@ -108,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
         """Requests are not logged: stderr belongs to the agent."""
 
 
-class Wire:
+class BoundedReader:
     """What http.server reads from: a request's head has a limit in bytes and a time-out for all of it, where the
     library has one for each line and each read."""
 

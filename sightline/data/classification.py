@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from sightline.data.detection import BoxedPicture
+from sightline.data.detection import DetectionImage
 from sightline.documents import is_file, utf8
 from sightline.errors import DataError
 from sightline.files import sha256
@@ -24,7 +24,7 @@ from sightline.strict_config import near
 
 VAL_NAMES = ("val", "valid", "validation")
 Progress = Callable[[int, int], None]
-AnyPicture = TypeVar("AnyPicture", "Picture", BoxedPicture)
+AnyPicture = TypeVar("AnyPicture", "Picture", DetectionImage)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class ClassFolders:
+class ClassificationDataset:
     """A classification data set. skipped: what was left out, each as 'path: why'. leaked: pictures that are, byte for
     byte, in both parts."""
 
@@ -65,7 +65,7 @@ def read_class_folders(
     seed: int = 0,
     corrupt: Literal["refuse", "skip"] = "refuse",
     progress: Progress | None = None,
-) -> ClassFolders:
+) -> ClassificationDataset:
     """Read `root`, with one subfolder per class, or with train/ and val/ that each have them.
 
     Every picture is decoded once. Without val/, `val_fraction` of each class is held out by a seeded shuffle: at least
@@ -126,7 +126,7 @@ def read_class_folders(
                 f"{root}: no {part} pictures of {', '.join(empty)}; each class needs at least 2 different pictures"
             )
     leaked = len({p.sha256 for p in train} & {p.sha256 for p in val})
-    return ClassFolders(root, labels, tuple(train), tuple(val), tuple(bad), leaked)
+    return ClassificationDataset(root, labels, tuple(train), tuple(val), tuple(bad), leaked)
 
 
 def balanced(pictures: Sequence[AnyPicture], count: int, seed: int) -> list[AnyPicture]:
@@ -139,13 +139,13 @@ def balanced(pictures: Sequence[AnyPicture], count: int, seed: int) -> list[AnyP
     return turns[:count]
 
 
-def _class_of(picture: Picture | BoxedPicture) -> int:
+def _class_of(picture: Picture | DetectionImage) -> int:
     if isinstance(picture, Picture):
         return picture.label
     return picture.boxes[0].label if picture.boxes else -1
 
 
-def read_frames(root: Path, pictures: Sequence[Picture] | Sequence[BoxedPicture], spec: InputSpec) -> Frame:
+def read_frames(root: Path, pictures: Sequence[Picture] | Sequence[DetectionImage], spec: InputSpec) -> Frame:
     """uint8 [n, spec.height, spec.width, 3]: the pictures as the model takes them."""
     preprocess = Preprocessor(spec)
     return np.stack([preprocess(read_image(root / p.path)) for p in pictures])

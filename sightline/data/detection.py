@@ -18,7 +18,7 @@ from sightline.documents import read_bytes, utf8
 from sightline.errors import DataError
 from sightline.files import sha256
 from sightline.images import decode_image
-from sightline.metrics import Truth
+from sightline.metrics import GroundTruth
 from sightline.output_spec import check_label
 
 # what annotators' tools round, and VOC's counting from one
@@ -41,7 +41,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class BoxedPicture:
+class DetectionImage:
     """path: relative to the data set's root. sha256: of the file. width, height: pixels, upright."""
 
     path: str
@@ -51,9 +51,11 @@ class BoxedPicture:
     boxes: tuple[Box, ...]
 
     @property
-    def truth(self) -> Truth:
+    def truth(self) -> GroundTruth:
         rows = [(b.x, b.y, b.width, b.height) for b in self.boxes]
-        return Truth(np.asarray([b.label for b in self.boxes], np.int64), np.asarray(rows, np.float64).reshape(-1, 4))
+        return GroundTruth(
+            np.asarray([b.label for b in self.boxes], np.int64), np.asarray(rows, np.float64).reshape(-1, 4)
+        )
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,15 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class BoxedPictures:
+class DetectionDataset:
     """A detection data set. problems: what was wrong, and was left out or mended. leaked: pictures that are, byte for
     byte, in both parts."""
 
     root: Path
     format: Format
     labels: tuple[str, ...]
-    train: tuple[BoxedPicture, ...]
-    val: tuple[BoxedPicture, ...]
+    train: tuple[DetectionImage, ...]
+    val: tuple[DetectionImage, ...]
     problems: tuple[Problem, ...]
     leaked: int
 
@@ -96,7 +98,7 @@ def read_boxes(
     seed: int = 0,
     wrong: Literal["refuse", "skip"] = "refuse",
     progress: Progress | None = None,
-) -> BoxedPictures:
+) -> DetectionDataset:
     """Read `root` in COCO's, Pascal VOC's or YOLO's form; kind: where more than one lie there.
 
     Every picture is decoded once, every box is held against it. wrong: `skip` leaves out pictures that are missing or
@@ -112,7 +114,7 @@ def read_boxes(
         except ValueError as e:
             raise DataError(f"{root}: {e}; rename the class") from None
     problems: list[Problem] = []
-    read: list[tuple[str, BoxedPicture]] = []
+    read: list[tuple[str, DetectionImage]] = []
     with ThreadPoolExecutor(8) as pool:
         for i, (picture, content) in enumerate(zip(raw.pictures, pool.map(_content, raw.pictures), strict=True)):
             if isinstance(content, Problem):
@@ -121,7 +123,7 @@ def read_boxes(
                 digest, width, height = content
                 boxes = _checked(picture, width, height, raw.labels, problems)
                 path = picture.path.relative_to(root).as_posix()
-                read.append((picture.part, BoxedPicture(path, digest, width, height, boxes)))
+                read.append((picture.part, DetectionImage(path, digest, width, height, boxes)))
             if progress:
                 progress(i + 1, len(raw.pictures))
     if problems and wrong == "refuse":
@@ -139,7 +141,7 @@ def read_boxes(
         if not any(p.boxes for p in pictures):
             raise DataError(f"{root}: no box in the {name} pictures; there are {len(pictures)}")
     leaked = len({p.sha256 for p in train} & {p.sha256 for p in val})
-    return BoxedPictures(root, raw.format, raw.labels, tuple(train), tuple(val), tuple(problems), leaked)
+    return DetectionDataset(root, raw.format, raw.labels, tuple(train), tuple(val), tuple(problems), leaked)
 
 
 def _content(picture: RawPicture) -> tuple[str, int, int] | Problem:
@@ -201,7 +203,9 @@ def _shown(raw: RawBox) -> str:
     return " ".join(f"{v:{digits}}" for v in (raw.x, raw.y, raw.width, raw.height))
 
 
-def _split(pictures: list[BoxedPicture], fraction: float, seed: int) -> tuple[list[BoxedPicture], list[BoxedPicture]]:
+def _split(
+    pictures: list[DetectionImage], fraction: float, seed: int
+) -> tuple[list[DetectionImage], list[DetectionImage]]:
     """By content, not by name, so that equal pictures stay on one side; of each side at least one."""
     order = sorted({p.sha256 for p in pictures})
     random.Random(seed).shuffle(order)

@@ -19,7 +19,7 @@ from edge import agent
 from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox
 from edge.inference.model import Model, open_model
-from edge.results.counters import Tally
+from edge.results.counters import Counters
 from edge.results.publisher import Results
 from edge.results.sink import Sink
 from sightline.bundle import read_bundle
@@ -86,7 +86,7 @@ class Held:
 @dataclasses.dataclass
 class Running:
     kept: Kept
-    tally: Tally
+    counters: Counters
     interpreter: Held
     model: Model
     progress: list[float]
@@ -100,9 +100,9 @@ def running(bundle: Path, *sources: Frames, held: bool = False, **options: Any) 
     if held:
         interpreter.go.clear()
     model = dataclasses.replace(model, interpreter=interpreter)  # type: ignore[arg-type]
-    inbox, tally, kept, stopping = Inbox([not s.live for s in sources]), Tally(), Kept(), threading.Event()
+    inbox, counters, kept, stopping = Inbox([not s.live for s in sources]), Counters(), Kept(), threading.Event()
     cameras = [Capture(s, mailbox) for s, mailbox in zip(sources, inbox.mailboxes, strict=True)]  # type: ignore[arg-type]
-    results = Results(model, cameras, [kept], tally, device="desktop", latency_budget_ms=50)
+    results = Results(model, cameras, [kept], counters, device="desktop", latency_budget_ms=50)
     progress: list[float] = []
     options.setdefault("progress", lambda: progress.append(time.monotonic()))
     for camera in cameras:
@@ -112,7 +112,7 @@ def running(bundle: Path, *sources: Frames, held: bool = False, **options: Any) 
     )
     loop.start()
     try:
-        yield Running(kept, tally, interpreter, model, progress)
+        yield Running(kept, counters, interpreter, model, progress)
     finally:
         stopping.set()
         interpreter.go.set()
@@ -134,8 +134,8 @@ def wait_until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
 def test_two_cameras_get_the_same_rate_and_their_own_names(bundle: Path) -> None:
     with running(bundle, Frames("fast", 0.001, "red"), Frames("slow", 0.004, "blue")) as r:
         r.interpreter.seconds = 0.01
-        wait_until(lambda: r.tally.frames >= 80)
-        counts = r.tally.cameras
+        wait_until(lambda: r.counters.frames >= 80)
+        counts = r.counters.cameras
     assert abs(counts["fast"] - counts["slow"]) <= 0.1 * counts["fast"]
     for result in r.kept.kept:
         if not result.cause:
@@ -158,16 +158,16 @@ def test_a_stuck_interpreter_is_told_while_it_is_stuck_and_stops_the_progress(
     monkeypatch.setattr(edge.results.publisher, "SILENCE_S", 0.3)
     monkeypatch.setattr(edge.inference.time_limit, "MINIMUM_S", 0.6)
     with running(bundle, Frames("a", 0.02)) as r:
-        wait_until(lambda: r.tally.frames >= 5)
+        wait_until(lambda: r.counters.frames >= 5)
         assert len(r.progress) >= 5
         r.interpreter.go.clear()
         wait_until(lambda: r.kept.codes().count("inference_stuck") >= 2)
         before = len(r.progress)
         time.sleep(0.3)
         assert len(r.progress) == before, "who watches the progress must not be told that all is well"
-        seen = r.tally.frames
+        seen = r.counters.frames
         r.interpreter.go.set()
-        wait_until(lambda: r.tally.frames > seen + 3)
+        wait_until(lambda: r.counters.frames > seen + 3)
         assert len(r.progress) > before
 
 
@@ -176,13 +176,13 @@ def test_cameras_behind_a_slow_model_are_seen_all_the_time(bundle: Path, monkeyp
     monkeypatch.setattr(edge.results.publisher, "SILENCE_S", 0.5)
     with running(bundle, Frames("a", 0.02), Frames("b", 0.02)) as r:
         r.interpreter.seconds = 0.4
-        wait_until(lambda: r.tally.frames >= 6, within_s=10)
+        wait_until(lambda: r.counters.frames >= 6, within_s=10)
         assert set(r.kept.codes()) <= {"ok", "opening"}
 
 
 def test_a_silent_camera_is_no_lack_of_progress(bundle: Path) -> None:
     with running(bundle, Frames("a", 0.01, count=1)) as r:
-        wait_until(lambda: r.tally.frames == 1)
+        wait_until(lambda: r.counters.frames == 1)
         before = len(r.progress)
         time.sleep(0.5)
         assert len(r.progress) - before >= 3
@@ -190,7 +190,7 @@ def test_a_silent_camera_is_no_lack_of_progress(bundle: Path) -> None:
 
 def test_a_sink_that_blocks_the_results_stops_the_progress(bundle: Path) -> None:
     with running(bundle, Frames("a", 0.01)) as r:
-        wait_until(lambda: r.tally.frames >= 3)
+        wait_until(lambda: r.counters.frames >= 3)
         gate = threading.Event()
         r.kept.put = lambda result: gate.wait(20)  # type: ignore[method-assign,assignment,return-value]
         time.sleep(edge.inference.time_limit.MINIMUM_S / 2 + 0.3)
@@ -207,9 +207,9 @@ def test_another_model_takes_over_between_two_frames(bundle: Path) -> None:
     waiting: list[Model] = []
     replay = Frames("a", 0.002, count=200, live=False)
     with running(bundle, replay, replacement=lambda: waiting.pop() if waiting else None) as r:
-        wait_until(lambda: r.tally.frames >= 20)
+        wait_until(lambda: r.counters.frames >= 20)
         waiting.append(other)
-        wait_until(lambda: r.tally.frames >= 60)
+        wait_until(lambda: r.counters.frames >= 60)
     results = r.kept.kept
     assert [x.frame_id for x in results] == list(range(len(results)))
     assert {x.predictions[0].label for x in results} == {LABELS[2]}

@@ -14,12 +14,12 @@ import pytest
 
 import edge.capture.capture
 from edge import agent
-from edge.capture.capture import LIVE, Capture, Watch
+from edge.capture.capture import STREAMING, Capture, Watch
 from edge.capture.mailbox import Inbox
 from edge.capture.sources import mjpeg, stream
-from edge.capture.sources.factory import find_source
+from edge.capture.sources.factory import make_source
 from edge.inference.model import open_model
-from edge.results.counters import Tally
+from edge.results.counters import Counters
 from edge.results.publisher import Results
 from edge.results.sink import Sink
 from sightline.bundle import read_bundle
@@ -67,13 +67,13 @@ def test_the_other_cameras_lose_nothing(bundle: Path, monkeypatch: pytest.Monkey
     config = load_device("desktop")[1]
     model, kept, stopping = open_model(read_bundle(bundle), config), Kept(), threading.Event()
     good, bad = Camera(fps=20), Camera(fps=40)
-    sources = [find_source(camera.address, config) for camera in (good, bad)]
+    sources = [make_source(camera.address, config) for camera in (good, bad)]
     for source, name in zip(sources, ("good", "bad"), strict=True):
         source.name = name
     inbox = Inbox([False, False])
     watch = Watch(frozen_s=0.3)
     captures = [Capture(source, box, watch) for source, box in zip(sources, inbox.mailboxes, strict=True)]
-    results = Results(model, captures, [kept], Tally(), device="desktop", latency_budget_ms=50)
+    results = Results(model, captures, [kept], Counters(), device="desktop", latency_budget_ms=50)
     loop = threading.Thread(target=agent.run, args=(model, captures, inbox, results, stopping), daemon=True)
     for capture in captures:
         capture.start()
@@ -97,7 +97,7 @@ def test_the_other_cameras_lose_nothing(bundle: Path, monkeypatch: pytest.Monkey
     try:
         for manner in MANNERS:
             wait_until(
-                lambda: all(c.state == LIVE for c in captures),
+                lambda: all(c.state == STREAMING for c in captures),
                 f"not seen before: {manner}, {[c.state for c in captures]}, {seen}",
             )
             before = captures[1].reconnects.total(), captures[1].resized, len(kept.of("bad")), captures[0].frames
@@ -109,7 +109,7 @@ def test_the_other_cameras_lose_nothing(bundle: Path, monkeypatch: pytest.Monkey
             assert peak_mb() < peak_before + 80, manner
             seen[manner] = captures[1].state.text
             bad.manner = "well"
-        wait_until(lambda: captures[1].state == LIVE, "not seen again")
+        wait_until(lambda: captures[1].state == STREAMING, "not seen again")
         assert loop.is_alive()
     finally:
         stopping.set()

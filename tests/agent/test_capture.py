@@ -22,7 +22,7 @@ from edge.capture.capture import BETWEEN_KEY_FRAMES, HANG_MAX_S, LEFT_BEHIND, Ca
 from edge.capture.mailbox import SLOTS, Mailbox, Slot
 from edge.capture.sources.files import Pictures
 from sightline.errors import ConfigError, InputError, SightlineError, SourceError
-from sightline.interpreter import Encoder, Tensor
+from sightline.interpreter import InputQuantizer, TensorInfo
 from sightline.preprocess import Frame, InputSpec
 from tests.conftest import BGR
 
@@ -69,7 +69,7 @@ def frame(level: int = 0) -> Frame:
 
 
 WATCH = Watch()
-ENCODER = Encoder(Tensor(0, "in", (1, 8, 8, 3), "uint8", 1.0, 0), SPEC, "model")
+ENCODER = InputQuantizer(TensorInfo(0, "in", (1, 8, 8, 3), "uint8", 1.0, 0), SPEC, "model")
 
 
 def made(source: Scripted | Pictures, watch: Watch = WATCH) -> Capture:
@@ -533,7 +533,7 @@ def test_a_frozen_picture_is_noticed_named_and_never_shown_as_new(kind: str, giv
         assert len(source.times("open")) >= 3
         source.still = False
         slot = capture.mailbox.take(2)
-        assert slot is not None and capture.state == edge.capture.capture.LIVE
+        assert slot is not None and capture.state == edge.capture.capture.STREAMING
         assert slot.dropped["frozen"] >= 2
     finally:
         capture.stop()
@@ -626,7 +626,7 @@ def test_a_call_that_does_not_come_back_is_left_behind(where: str) -> None:
         blocks(capture, source, 1)
         assert capture.reconnects["hung"] == 1
         assert taken(capture).frame is not None, "a new thread reads"
-        assert capture.state == edge.capture.capture.LIVE and capture.hangs == 0
+        assert capture.state == edge.capture.capture.STREAMING and capture.hangs == 0
         left = capture._left[0].thread
         source.release.set()
         left.join(3)
@@ -721,7 +721,7 @@ def test_where_nothing_moves_nobody_looks_and_it_is_said() -> None:
         assert capture.mailbox.take(1) is not None, "the first picture"
         wait_until(lambda: source.given > 20)
         assert capture.mailbox.take(0) is None
-        assert capture.state == edge.capture.capture.STILL
+        assert capture.state == edge.capture.capture.NO_MOTION
         assert capture.mailbox.take_dropped()["no_motion"] > 10
         source.still = False
         assert capture.mailbox.take(1) is not None

@@ -17,10 +17,10 @@ from edge.credentials import (
     expand,
     hidden,
     read_env_file,
-    seen_by_all,
     sends_in_clear,
     shows_credentials,
     without_credentials,
+    world_readable_warning,
 )
 from edge.outputs.webhook import parse_receiver
 from sightline.errors import InputError
@@ -266,9 +266,9 @@ def test_an_env_file_that_is_none_is_named(tmp_path: Path) -> None:
 
 def test_an_env_file_that_everybody_can_read_is_told_of(tmp_path: Path) -> None:
     path = env_file(tmp_path, "A=1")
-    assert seen_by_all(path) is None
+    assert world_readable_warning(path) is None
     path.chmod(0o644)
-    assert "chmod 600" in str(seen_by_all(path))
+    assert "chmod 600" in str(world_readable_warning(path))
 
 
 PROGRAM = """

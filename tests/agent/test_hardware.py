@@ -13,7 +13,7 @@ import pytest
 from edge.capture.sources.v4l2 import Node
 from edge.cli.devices import describe
 from edge.system import hardware
-from edge.system.hardware import look
+from edge.system.hardware import read_hardware
 from tests.conftest import Sightline
 
 # v4l2-ctl --list-formats-ext of a Logitech C920, shortened: {format: {size: rates}}
@@ -80,7 +80,7 @@ def pi5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_raspberry_pi_5_with_everything(pi5: Path) -> None:
-    here = look(pi5, kernel(C920))
+    here = read_hardware(pi5, kernel(C920))
     assert here.board == "Raspberry Pi 5 Model B Rev 1.0" and here.fits == "raspberry_pi_5"
     assert here.memory_mb == 8062 and here.system == "Debian GNU/Linux 13 (trixie)" and not here.problems
     usb, ribbon = here.cameras
@@ -108,7 +108,7 @@ def test_what_is_wrong_is_said(pi5: Path, monkeypatch: pytest.MonkeyPatch) -> No
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(hardware, "ask", ask)
-    here = look(pi5, kernel(C920))
+    here = read_hardware(pi5, kernel(C920))
     text = "\n".join(here.problems)
     assert "undervoltage now" in text and "throttled now" in text and "82 °C" in text and "32-bit" in text
     assert "usermod -aG video" in here.cameras[0].problem
@@ -126,11 +126,11 @@ def test_what_is_wrong_is_said(pi5: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_the_board_says_which_config_fits(model: str, fits: str, tmp_path: Path) -> None:
-    assert look(write(tmp_path, {"proc/device-tree/model": model + "\0"})).fits == fits
+    assert read_hardware(write(tmp_path, {"proc/device-tree/model": model + "\0"})).fits == fits
 
 
 def test_a_machine_that_says_nothing_is_no_error(tmp_path: Path) -> None:
-    here = look(tmp_path)
+    here = read_hardware(tmp_path)
     assert here.cameras == () and here.accelerators == () and here.memory_mb == 0 and here.board
     assert "cameras        none" in describe(here)
 
@@ -139,7 +139,7 @@ def test_a_driver_that_never_ends_is_not_listened_to(pi5: Path) -> None:
     def ioctl(fd: int, request: int, question: bytes) -> bytes:
         return struct.pack("<I", 0) * (len(question) // 4)
 
-    assert look(pi5, ioctl).cameras[0].source
+    assert read_hardware(pi5, ioctl).cameras[0].source
 
 
 def test_the_command(sightline: Sightline) -> None:

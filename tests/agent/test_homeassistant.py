@@ -13,7 +13,7 @@ import pytest
 
 from edge.outputs.homeassistant import discovery, discovery_topic
 from edge.outputs.mqtt import state_of
-from edge.results.zones import Place
+from edge.results.zones import Zone
 from sightline.predictions import Cause, Classification, ModelId, Result
 from sightline.text import slugs
 
@@ -119,7 +119,7 @@ def test_the_document_is_as_home_assistant_wants_it(cameras: tuple[str, ...]) ->
 
 
 def test_zones_and_lines_have_their_counts() -> None:
-    places = [Place("zone", "door", ((0, 0), (1, 0), (1, 1))), Place("line", "gate", ((0, 0), (1, 1)), "yard")]
+    places = [Zone("zone", "door", ((0, 0), (1, 0), (1, 1))), Zone("line", "gate", ((0, 0), (1, 1)), "yard")]
     document = discovery("pi", "sightline/pi", slugs(["yard", "roof"]), MODEL, places)
     for component in document["cmps"].values():
         jsonschema.validate(component, PLATFORMS[component["p"]])

@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from edge.capture.capture import LIVE, STILL
+from edge.capture.capture import NO_MOTION, STREAMING
 from edge.monitoring.health import Monitor
 from edge.monitoring.prometheus import EDGES_MS, exposition
-from edge.results.counters import Tally
-from edge.system.machine import look_at
+from edge.results.counters import Counters
+from edge.system.machine import read_machine
 from sightline.predictions import Cause, ModelId
 
 _SAMPLE = re.compile(r'([a-zA-Z_:][\w:]*)(?:\{((?:[a-z0-9_]+="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)')
@@ -73,30 +73,31 @@ def check_histogram(name: str, samples: dict[str, list[tuple[dict[str, str], flo
         assert buckets[-1][1] == counts[stage]
 
 
-def monitor(tally: Tally | None = None, root: Path = Path("/nowhere"), **camera: Any) -> Monitor:
+def monitor(counters: Counters | None = None, root: Path = Path("/nowhere"), **camera: Any) -> Monitor:
     """Of an agent that never ran, with one camera of an awkward name; all is well, but for what is said of it."""
     one = SimpleNamespace(
         source=SimpleNamespace(name='a "quoted" \\ name', live=True), mailbox=SimpleNamespace(ended=False),
-        state=LIVE, reconnects=Counter(), resized=0, read_ns=time.monotonic_ns(), watch=SimpleNamespace(max_fps=0.0),
+        state=STREAMING, reconnects=Counter(), resized=0, read_ns=time.monotonic_ns(),
+        watch=SimpleNamespace(max_fps=0.0),
     )  # fmt: skip
     vars(one).update(camera)
     now = time.monotonic_ns()
     model = SimpleNamespace(identity=ModelId("m", "1\n2", "ab" * 32), scheme="static_int8")
     results = SimpleNamespace(
-        model=model, inferring_since_ns=0, alive_ns=now, looked_s=[now / 1e9], causes=[None], inference_s=0.01,
+        model=model, inferring_since_ns=0, alive_ns=now, last_inference_s=[now / 1e9], causes=[None], inference_s=0.01,
         stuck_after_s=2.0,
     )  # fmt: skip
     sink = SimpleNamespace(name="output x", dropped=3, problem=None)
     swap = SimpleNamespace(swaps=1, refusals=2)
-    return Monitor(results, [one], [sink], tally or Tally(), swap, "desktop", root)  # type: ignore[arg-type]
+    return Monitor(results, [one], [sink], counters or Counters(), swap, "desktop", root)  # type: ignore[arg-type]
 
 
 def test_the_text_is_what_prometheus_reads() -> None:
-    tally = Tally()
-    tally.dropped.update({"overwritten": 4})
+    counters = Counters()
+    counters.dropped.update({"overwritten": 4})
     for ms in (0.4, 0.6, 3, 30, 9000):
-        tally.latency["inference"].add(ms)
-    samples = parse(exposition(monitor(tally)))
+        counters.latency["inference"].add(ms)
+    samples = parse(exposition(monitor(counters)))
     assert samples["sightline_model_info"][0][0]["version"] == "1\n2"
     assert samples["sightline_frames_total"] == [({"camera": 'a "quoted" \\ name'}, 0)]
     assert samples["sightline_frames_dropped_total"] == [({"cause": "overwritten"}, 4)]
@@ -129,14 +130,14 @@ def test_a_file_with_nonsense_is_no_figure(tmp_path: Path) -> None:
     zone = tmp_path / "sys/class/thermal/thermal_zone0"
     zone.mkdir(parents=True)
     (zone / "temp").write_text("hot")
-    assert look_at(tmp_path).celsius is None
+    assert read_machine(tmp_path).celsius is None
 
 
 def test_alive_is_not_ready() -> None:
     gone = monitor(state=Cause("camera", "unplugged?"))
     assert gone.dead() == {}
     assert gone.unready() == {'a "quoted" \\ name': {"code": "camera", "text": "unplugged?"}}
-    assert monitor(state=STILL).unready() == {}, "nothing moves: it is seen"
+    assert monitor(state=NO_MOTION).unready() == {}, "nothing moves: it is seen"
     assert monitor().unready() == {}
 
 
@@ -144,7 +145,7 @@ def test_alive_is_not_ready() -> None:
 def test_an_open_camera_without_frames_is_not_ready(what: str) -> None:
     one = monitor(read_ns=time.monotonic_ns() - 6_000_000_000 * (what == "gives nothing"))
     if what == "is not looked at":
-        one.results.looked_s[0] = time.monotonic() - 6
+        one.results.last_inference_s[0] = time.monotonic() - 6
     assert [p["code"] for p in one.unready().values()] == ["no_frame"]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edge.capture.sources import picamera
-from edge.capture.sources.factory import find_source
+from edge.capture.sources.factory import make_source
 from edge.capture.sources.picamera import PiCamera
 from sightline.device import load_device
 from sightline.errors import InputError, SourceError
@@ -90,7 +90,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> type[Picamera2]:
 
 
 def find(what: str) -> PiCamera:
-    source = find_source(what, CONFIG)
+    source = make_source(what, CONFIG)
     assert isinstance(source, PiCamera)
     return source
 

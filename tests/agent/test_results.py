@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from edge.capture.capture import HANGS, LIVE, STILL
+from edge.capture.capture import HANGS, NO_MOTION, STREAMING
 from edge.inference.time_limit import MINIMUM_S, SLOWER, stuck_after_s
 from edge.monitoring.health import Monitor
-from edge.results.counters import Tally
+from edge.results.counters import Counters
 from edge.results.publisher import Results
 from edge.results.sink import Sink
 from sightline.errors import DeviceError
@@ -31,7 +31,7 @@ class Kept(Sink):
         self.codes.append(f"{item.source} {item.cause.code}")
 
 
-def camera(name: str, state: Cause = LIVE, *, silent_s: float = 0.0, interval_s: float = 0.06, **more: Any) -> Any:
+def camera(name: str, state: Cause = STREAMING, *, silent_s: float = 0.0, interval_s: float = 0.06, **more: Any) -> Any:
     """A capture whose thread read its last frame `silent_s` ago."""
     one = SimpleNamespace(
         source=SimpleNamespace(name=name, live=True, kind="camera"),
@@ -50,9 +50,9 @@ def results(*cameras: Any, inference_s: float = 0.01, result_s: float = 60.0) ->
         inference_s=inference_s,
     )  # fmt: skip
     kept = Kept()
-    made = Results(model, cameras, [kept], Tally(), device="d", latency_budget_ms=50)  # type: ignore[arg-type]
+    made = Results(model, cameras, [kept], Counters(), device="d", latency_budget_ms=50)  # type: ignore[arg-type]
     made._heard = [time.monotonic() - result_s] * len(cameras)
-    made.looked_s = list(made._heard)
+    made.last_inference_s = list(made._heard)
     return made, kept
 
 
@@ -81,8 +81,8 @@ def test_a_camera_that_is_slow_by_itself_is_not_silent_between_two_frames() -> N
 def test_a_slow_model_is_not_stuck_and_one_limit_says_when_it_is() -> None:
     one, kept = results(camera("a"), inference_s=1.4)
     assert stuck_after_s(1.4) == 1.4 * SLOWER and stuck_after_s(0.001) == MINIMUM_S
-    monitor = Monitor(one, one._cameras, [], Tally(), SimpleNamespace(), "d", Path("/nowhere"))  # type: ignore[arg-type]
-    one.looked_s = [time.monotonic() - 7.0]
+    monitor = Monitor(one, one._cameras, [], Counters(), SimpleNamespace(), "d", Path("/nowhere"))  # type: ignore[arg-type]
+    one.last_inference_s = [time.monotonic() - 7.0]
     for seconds, stuck in ((2.5, False), (27.0, False), (28.5, True)):
         one.inferring_since_ns = time.monotonic_ns() - int(1e9 * seconds)
         one.alive_ns = time.monotonic_ns()
@@ -96,11 +96,11 @@ def test_nobody_looks_at_a_camera_though_it_gives_frames() -> None:
     one, _ = results(camera("a"), camera("b", watch=SimpleNamespace(max_fps=0.05)), result_s=10.0)
     stale = Cause("stale", "1200 ms old when its turn came")
     one.causes = [stale, None]
-    monitor = Monitor(one, one._cameras, [], Tally(), SimpleNamespace(), "d", Path("/nowhere"))  # type: ignore[arg-type]
+    monitor = Monitor(one, one._cameras, [], Counters(), SimpleNamespace(), "d", Path("/nowhere"))  # type: ignore[arg-type]
     assert monitor.unready() == {"a": {"code": "stale", "text": stale.text}}, "b wants a look each 20 s"
 
 
-@pytest.mark.parametrize("other", [LIVE, STILL])
+@pytest.mark.parametrize("other", [STREAMING, NO_MOTION])
 def test_a_driver_that_blocks_again_and_again_does_not_end_the_cameras_that_work(other: Cause) -> None:
     one, _ = results(camera("a", AWAY, hangs=HANGS + 5), camera("b", other))
     one._watch()

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.outputs.send_filter import Wanted
+from edge.outputs.send_filter import SendFilter
 from edge.outputs.snapshots import Snapshots
-from edge.results.event_rules import MARGIN, UNSEEN_S, UPDATE_S, Event, Rule, Watcher, parse_rule
+from edge.results.event_rules import MARGIN, UNSEEN_S, UPDATE_S, Event, EventTracker, Rule, parse_rule
 from sightline.errors import ConfigError
 from sightline.predictions import Cause, Classification, Code, ModelId, Result
 from sightline.text import slug, slugs
@@ -30,7 +30,7 @@ def result(seconds: float, score: float | None, *, code: Code = "camera", label:
 
 def run(rule: Rule, *frames: tuple[float, float | None]) -> list[tuple[float, str, str]]:
     """(when, state, ended by) of each event."""
-    watcher = Watcher(rule)
+    watcher = EventTracker(rule)
     found = []
     for seconds, score in frames:
         if event := watcher.see(result(seconds, score)):
@@ -99,12 +99,12 @@ def test_a_low_limit_can_be_left_too() -> None:
 
 
 def test_another_label_is_none_of_its_business() -> None:
-    watcher = Watcher(Rule("", "fox", 0.5))
+    watcher = EventTracker(Rule("", "fox", 0.5))
     assert watcher.see(result(0, 0.9, label="red fox")) is None
 
 
 def test_it_is_told_again_while_it_lasts_with_its_best_score() -> None:
-    watcher = Watcher(Rule("", "fox", 0.5))
+    watcher = EventTracker(Rule("", "fox", 0.5))
     events = [e for t in range(25) if (e := watcher.see(result(t, 0.6 if t != 3 else 0.95)))]
     assert [(e.state, e.seconds) for e in events] == [("new", 0.0), ("update", UPDATE_S), ("update", 2 * UPDATE_S)]
     assert [e.best for e in events] == [0.6, 0.95, 0.95]
@@ -151,7 +151,7 @@ def test_turns_of_more_than_a_second_make_events() -> None:
 
 
 def test_where_nothing_moves_it_lasts() -> None:
-    watcher = Watcher(Rule("", "fox", 0.5))
+    watcher = EventTracker(Rule("", "fox", 0.5))
     watcher.see(result(0, 0.9))
     still = [watcher.see(result(t, None, code="no_motion")) for t in range(1, 100)]
     assert not any(still)
@@ -162,7 +162,7 @@ def test_where_nothing_moves_it_lasts() -> None:
 
 
 def test_the_end_of_the_agent_is_the_end_of_its_events() -> None:
-    watcher = Watcher(Rule("", "fox", 0.5))
+    watcher = EventTracker(Rule("", "fox", 0.5))
     assert watcher.stop("now") is None
     watcher.see(result(0, 0.9))
     watcher.see(result(3, 0.9))
@@ -192,12 +192,12 @@ def event(camera: str = "door") -> Event:
 
 def test_what_goes_out_is_what_was_asked_for() -> None:
     frames = [result(t / 10, 0.9, label="fox" if t < 25 else "red fox") for t in range(50)]
-    assert sum(map(Wanted("results"), frames)) == 50 and not Wanted("results")(event())
-    assert sum(map(Wanted("events"), frames)) == 0 and Wanted("events")(event())
-    changes = Wanted("changes")
+    assert sum(map(SendFilter("results"), frames)) == 50 and not SendFilter("results")(event())
+    assert sum(map(SendFilter("events"), frames)) == 0 and SendFilter("events")(event())
+    changes = SendFilter("changes")
     assert [r.captured_at for r in frames if changes(r)] == ["at 0", "at 2.5"] and not changes(event())
     flapping = [result(t / 10, 0.9, label=("fox", "red fox")[t % 2]) for t in range(51)]
-    changes = Wanted("changes")
+    changes = SendFilter("changes")
     assert sum(map(changes, flapping)) <= 6, "one a second"
 
 

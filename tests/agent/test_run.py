@@ -25,7 +25,7 @@ from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox
 from edge.inference.model import open_model
 from edge.results import publisher as results_thread
-from edge.results.counters import Tally
+from edge.results.counters import Counters
 from edge.results.sink import Sink
 from sightline.bundle import read_bundle
 from sightline.device import load_device
@@ -340,10 +340,10 @@ def test_a_silent_camera_is_said_to_be_silent_and_a_slow_replay_is_not(
     monkeypatch.setattr(results_thread, "SILENCE_S", 0.2)
     config = load_device("desktop")[1]
     model, kept = open_model(read_bundle(bundle), config), Kept()
-    inbox, tally = Inbox([not live]), Tally()
+    inbox, counters = Inbox([not live]), Counters()
     capture = Capture(Slowly(live=live), inbox.mailboxes[0])
     capture.start()
-    results = results_thread.Results(model, [capture], [kept], tally, device="desktop", latency_budget_ms=50)
+    results = results_thread.Results(model, [capture], [kept], counters, device="desktop", latency_budget_ms=50)
     try:
         agent.run(model, [capture], inbox, results, threading.Event())
     finally:
@@ -352,9 +352,9 @@ def test_a_silent_camera_is_said_to_be_silent_and_a_slow_replay_is_not(
     check(lines)
     assert [line["frame_id"] for line in lines if line["status"] == "ok"] == [0, 1, 2]
     silent = [line["cause"] for line in lines if line["status"] == "not_inferred"]
-    assert tally.frames == 3
+    assert counters.frames == 3
     if live:
         assert set(silent) == {"opening", "the camera gives no frame"}
-        assert sum(tally.not_inferred.values()) == len(silent) >= 2
+        assert sum(counters.not_inferred.values()) == len(silent) >= 2
     else:
         assert silent == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge.capture.motion import REFRESH_S, Frozen, Motion
+from edge.capture.motion import REFRESH_S, FreezeDetector, MotionDetector
 from sightline.preprocess import Frame
 
 S = 1_000_000_000
@@ -23,12 +23,12 @@ def with_square(picture: Frame, side: int, x: int = 0) -> Frame:
 
 
 def test_the_very_same_picture_has_a_duration() -> None:
-    frozen, picture = Frozen(), noisy(0)
+    frozen, picture = FreezeDetector(), noisy(0)
     assert [frozen.seconds(picture.copy(), t * S) for t in range(4)] == [0, 1, 2, 3]
 
 
 def test_noise_of_one_level_in_one_pixel_is_life() -> None:
-    frozen, picture = Frozen(), noisy(0)
+    frozen, picture = FreezeDetector(), noisy(0)
     frozen.seconds(picture, 0)
     picture = picture.copy()
     picture[7, 9, 1] ^= 1
@@ -37,20 +37,20 @@ def test_noise_of_one_level_in_one_pixel_is_life() -> None:
 
 
 def test_the_buffer_may_be_used_again() -> None:
-    frozen, buffer = Frozen(), noisy(0)
+    frozen, buffer = FreezeDetector(), noisy(0)
     frozen.seconds(buffer, 0)
     buffer[:] = noisy(1)
     assert frozen.seconds(buffer, 3 * S) == 0
 
 
 def test_another_size_is_another_picture() -> None:
-    frozen = Frozen()
+    frozen = FreezeDetector()
     frozen.seconds(noisy(0), 0)
     assert frozen.seconds(np.zeros((8, 8, 3), np.uint8), 9 * S) == 0
 
 
 def test_noise_is_no_motion_and_a_thing_that_comes_is() -> None:
-    motion = Motion(1.0)
+    motion = MotionDetector(1.0)
     assert motion.moved(noisy(0), 0), "the first picture is worth a look"
     assert not any(motion.moved(noisy(i), i * S // 30) for i in range(1, 20))
     assert motion.moved(with_square(noisy(30), 8), S)  # 64 of 2,000 pixels
@@ -60,20 +60,20 @@ def test_noise_is_no_motion_and_a_thing_that_comes_is() -> None:
 
 @pytest.mark.parametrize(("side", "moved"), [(4, False), (5, True)])
 def test_the_percentage_is_of_the_pixels(side: int, moved: bool) -> None:
-    motion = Motion(1.0)  # of 2,000 pixels: 20
+    motion = MotionDetector(1.0)  # of 2,000 pixels: 20
     motion.moved(noisy(0), 0)
     assert motion.moved(with_square(noisy(1), side), 1) == moved
 
 
 def test_what_changes_slowly_adds_up() -> None:
-    motion = Motion(1.0)
+    motion = MotionDetector(1.0)
     motion.moved(noisy(0), 0)
     moved = [motion.moved(with_square(noisy(i), i // 4), i) for i in range(1, 24)]
     assert any(moved), "it is compared with what was looked at, not with the frame before"
 
 
 def test_now_and_then_it_is_looked_at_anyway() -> None:
-    motion, picture = Motion(1.0), noisy(0)
+    motion, picture = MotionDetector(1.0), noisy(0)
     motion.moved(picture, 0)
     assert not motion.moved(picture, int((REFRESH_S - 0.1) * S))
     assert motion.moved(picture, int(REFRESH_S * S))

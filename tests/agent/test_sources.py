@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge.capture.sources.base import Source
-from edge.capture.sources.factory import find_source, tell_apart
+from edge.capture.sources.factory import make_names_unique, make_source
 from edge.capture.sources.files import Clip, Pictures
 from edge.capture.sources.stream import Stream
 from edge.capture.sources.test_pattern import TestPattern
@@ -25,7 +25,7 @@ CONFIG = load_device("desktop")[1]
 
 
 def find(what: object, *, realtime: bool = False, loop: bool = False) -> Source:
-    return find_source(str(what), CONFIG, realtime=realtime, loop=loop)
+    return make_source(str(what), CONFIG, realtime=realtime, loop=loop)
 
 
 def frames(source: Source, limit: int = 1000) -> list[Frame]:
@@ -175,7 +175,7 @@ def test_a_source_says_what_kind_it_is(what: str, kind: str) -> None:
 
 def test_sources_of_the_same_name_are_told_apart() -> None:
     found = [find(what) for what in ("rtsp://a:b@h/x?key=1", "0", "rtsp://a:b@h/x?key=2", "/dev/video0", "1")]
-    tell_apart(found)
+    make_names_unique(found)
     assert [s.name for s in found] == [
         "rtsp://h/x #1",
         "/dev/video0 #1",

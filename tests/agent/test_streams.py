@@ -22,7 +22,7 @@ import pytest
 
 from edge.capture.sources import mjpeg, stream
 from edge.capture.sources.base import JpegDecoder, Source
-from edge.capture.sources.factory import find_source
+from edge.capture.sources.factory import make_source
 from edge.capture.sources.stream import Stream
 from edge.credentials import expand
 from sightline.device import load_device
@@ -151,7 +151,7 @@ def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def opened(address: str) -> Iterator[Source]:
-    source = find_source(address, CONFIG)
+    source = make_source(address, CONFIG)
     try:
         source.open()
         yield source
@@ -167,7 +167,7 @@ def why_not(address: str) -> str:
 
 
 def test_mjpeg_over_http_gives_frames_and_says_what_they_are(camera: str) -> None:
-    source = find_source(f"http://{camera}/live?channel=2&pwd=hunter2", CONFIG)
+    source = make_source(f"http://{camera}/live?channel=2&pwd=hunter2", CONFIG)
     assert isinstance(source, Stream)
     assert (source.kind, source.live, source.name) == ("stream", True, f"http://{camera}/live?channel=2")
     source.open()
@@ -430,7 +430,7 @@ def test_garbage_after_a_question_for_the_password_is_a_failed_camera() -> None:
 
 def test_a_host_that_is_no_name_is_a_wrong_address() -> None:
     with pytest.raises(InputError, match=r"^rtsp://camera\.\.local/live: not an address"):
-        find_source("rtsp://camera..local/live", CONFIG)
+        make_source("rtsp://camera..local/live", CONFIG)
 
 
 @pytest.mark.parametrize("what", ["head", "chunk", "part", "picture"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.tracking import SURE, compare
+from benchmarks.tracking import HIGH_SCORE, compare
 from edge.results.tracker import LOW, Tracker, TrackerConfig, overlaps
 from sightline.predictions import Box, Detection
 
@@ -17,7 +17,7 @@ def thing(
 
 
 def ids(tracker: Tracker, found: list[Detection], seconds: float) -> list[int | None]:
-    return [d.track for d in tracker(found, int(seconds * 1e9), SURE)]
+    return [d.track for d in tracker(found, int(seconds * 1e9), HIGH_SCORE)]
 
 
 @pytest.mark.parametrize("fps", [5, 15, 60])
@@ -50,7 +50,7 @@ def test_one_that_scores_low_for_a_while_is_followed_on_and_one_that_always_does
     for f in range(60):
         low = 20 <= f < 40
         found = [thing(100 + 2 * f, score=0.2 if low else 0.9), thing(600, score=0.3)]
-        got = tracker(found, f * 33_000_000, SURE)
+        got = tracker(found, f * 33_000_000, HIGH_SCORE)
         if f >= 2:
             assert [d.track for d in got] == [1], f
     assert LOW < 0.2
@@ -80,7 +80,7 @@ def test_a_pause_of_hours_and_a_flood_of_boxes_are_borne() -> None:
     rng = np.random.default_rng(0)
     for f in range(20):
         flood = [thing(*rng.uniform(0, 5000, 2)) for _ in range(400)]
-        got = tracker(flood, f * 33_000_000, SURE)
+        got = tracker(flood, f * 33_000_000, HIGH_SCORE)
         assert len(got) == 400
     assert len(tracker._ids) <= 200, "memory has an end"
     assert ids(tracker, [thing(100)], 1e5) == [None]
@@ -114,8 +114,8 @@ def test_a_second_thought_about_the_same_thing_is_no_thing_of_its_own() -> None:
     """Something that was taken for another class for a while: once that is unsure, the better box alone is shown."""
     tracker = Tracker()
     for f in range(5):
-        tracker([thing(100, score=0.9), thing(102, score=0.6, label=1)], int(f * 1e8), SURE)
-    found = tracker([thing(100, score=0.9), thing(102, score=0.2, label=1)], int(5e8), SURE)
+        tracker([thing(100, score=0.9), thing(102, score=0.6, label=1)], int(f * 1e8), HIGH_SCORE)
+    found = tracker([thing(100, score=0.9), thing(102, score=0.2, label=1)], int(5e8), HIGH_SCORE)
     assert [d.label for d in found] == ["a"]
-    apart = tracker([thing(100, score=0.9), thing(124, score=0.2, label=1)], int(6e8), SURE)
+    apart = tracker([thing(100, score=0.9), thing(124, score=0.2, label=1)], int(6e8), HIGH_SCORE)
     assert [d.label for d in apart] == ["a", "b"], "half hidden behind another it is still followed"

@@ -14,7 +14,7 @@ import pytest
 
 from edge.capture.sources import v4l2
 from edge.capture.sources.base import ENOUGH_DAMAGED
-from edge.capture.sources.factory import find_source
+from edge.capture.sources.factory import make_source
 from sightline.device import load_device
 from sightline.errors import DataError, SourceError
 
@@ -175,7 +175,7 @@ def test_a_path_by_id_is_a_camera(camera: type[FakeCapture], tmp_path: Path) -> 
     by_id.unlink()
     with pytest.raises(SourceError, match="index0: no such camera"):
         source.open()
-    found = find_source("/dev/v4l/by-id/usb-046d_HD_Webcam-video-index0", CONFIG)
+    found = make_source("/dev/v4l/by-id/usb-046d_HD_Webcam-video-index0", CONFIG)
     assert isinstance(found, v4l2.Camera)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.results.zones import GONE_S, Counter, Passage, Place, parse_place
+from edge.results.zones import GONE_S, Zone, ZoneCounter, ZoneEvent, parse_zone
 from sightline.errors import ConfigError
 from sightline.predictions import Box, Cause, Detection, ModelId, Result
 from tests.agent.conftest import write_crossing
@@ -19,8 +19,8 @@ from tests.broker import wait_until as broker_wait
 from tests.conftest import Sightline
 
 MODEL = ModelId("m", "1", "ab" * 32)
-ZONE = Place("zone", "door", ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75)))
-LINE = Place("line", "gate", ((0.5, 0.0), (0.5, 1.0)))  # from the top down: who looks along it has x < 0.5 on the right
+ZONE = Zone("zone", "door", ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75)))
+LINE = Zone("line", "gate", ((0.5, 0.0), (0.5, 1.0)))  # from the top down: who looks along it has x < 0.5 on the right
 
 
 def at(seconds: float, *things: tuple[int, float, float], away: bool = False) -> Result:
@@ -31,8 +31,8 @@ def at(seconds: float, *things: tuple[int, float, float], away: bool = False) ->
     return Result("d", "yard", 0, f"at {seconds:g}", ns, MODEL, 100, 100, {}, () if away else boxes, {}, cause)
 
 
-def walk(place: Place, *way: tuple[float, float], every: float = 0.1) -> list[tuple[str, int]]:
-    counter = Counter(place)
+def walk(place: Zone, *way: tuple[float, float], every: float = 0.1) -> list[tuple[str, int]]:
+    counter = ZoneCounter(place)
     return [(p.state, p.count) for i, (x, y) in enumerate(way) for p in counter.see(at(i * every, (1, x, y)))]
 
 
@@ -41,7 +41,7 @@ def line_of(a: tuple[float, float], b: tuple[float, float], steps: int = 20) -> 
 
 
 def test_through_a_zone_is_in_and_out() -> None:
-    counter = Counter(ZONE)
+    counter = ZoneCounter(ZONE)
     way = line_of((0.1, 0.5), (0.9, 0.5), 81)
     passages = [p for i, (x, y) in enumerate(way) for p in counter.see(at(i / 10, (7, x, y)))]
     assert [(p.state, p.count, p.track, p.place) for p in passages] == [
@@ -68,7 +68,7 @@ def test_a_line_knows_its_directions() -> None:
 
 
 def test_past_the_end_of_a_line_is_not_across() -> None:
-    short = Place("line", "gate", ((0.5, 0.4), (0.5, 0.6)))
+    short = Zone("line", "gate", ((0.5, 0.4), (0.5, 0.6)))
     assert walk(short, *line_of((0.2, 0.9), (0.8, 0.9))) == []
     assert walk(short, *line_of((0.2, 0.5), (0.8, 0.5))) == [("left", 1)]
     around = [*line_of((0.2, 0.5), (0.4, 0.9)), *line_of((0.4, 0.9), (0.6, 0.9)), *line_of((0.6, 0.9), (0.8, 0.5))]
@@ -79,14 +79,14 @@ def test_a_fast_one_crosses_between_two_looks() -> None:
     assert walk(LINE, (0.1, 0.5), (0.2, 0.5), (0.9, 0.5), (0.95, 0.5), every=0.2) == [("left", 1)]
 
 
-@pytest.mark.parametrize("place", [LINE, Place("zone", "half", ((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)))])
-def test_one_that_jitters_on_the_border_goes_nowhere(place: Place) -> None:
+@pytest.mark.parametrize("place", [LINE, Zone("zone", "half", ((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)))])
+def test_one_that_jitters_on_the_border_goes_nowhere(place: Zone) -> None:
     way = [(0.4, 0.5)] * 3 + [(0.5 + (0.01 if i % 2 else -0.01), 0.5) for i in range(50)] + [(0.4, 0.5)] * 3
     assert walk(place, *way) == []
 
 
 def test_one_that_vanishes_in_a_zone_has_left_it_in_the_end() -> None:
-    counter = Counter(ZONE)
+    counter = ZoneCounter(ZONE)
     states = []
     for i in range(60):
         states += [(i / 10, p.state) for p in counter.see(at(i / 10, *([(1, 0.5, 0.5)] if i < 10 else [])))]
@@ -96,7 +96,7 @@ def test_one_that_vanishes_in_a_zone_has_left_it_in_the_end() -> None:
 
 
 def test_a_camera_that_is_away_lets_nobody_out() -> None:
-    counter = Counter(ZONE)
+    counter = ZoneCounter(ZONE)
     list(counter.see(at(0, (1, 0.5, 0.5))))
     list(counter.see(at(0.1, (1, 0.5, 0.5))))
     assert [p for i in range(100) for p in counter.see(at(0.2 + i / 10, away=True))] == []
@@ -104,8 +104,8 @@ def test_a_camera_that_is_away_lets_nobody_out() -> None:
 
 
 def test_many_are_counted_apart() -> None:
-    counter = Counter(ZONE)
-    seen: list[Passage] = []
+    counter = ZoneCounter(ZONE)
+    seen: list[ZoneEvent] = []
     for i in range(30):
         things = [(k, 0.1 + i * 0.03, 0.3 + k * 0.05) for k in range(8)]
         seen += counter.see(at(i / 10, *things))
@@ -114,7 +114,7 @@ def test_many_are_counted_apart() -> None:
 
 
 def test_what_is_not_followed_is_nobody() -> None:
-    counter = Counter(ZONE)
+    counter = ZoneCounter(ZONE)
     untracked = Result(
         "d", "yard", 0, "t", 1, MODEL, 100, 100, {}, (Detection("fox", 0, 0.9, Box(45, 30, 10, 20)),)
     )  # fmt: skip
@@ -135,14 +135,14 @@ def test_what_is_not_followed_is_nobody() -> None:
 )
 def test_what_is_no_place_is_named(kind: str, text: str, word: str) -> None:
     with pytest.raises(ConfigError) as error:
-        parse_place(kind, text, ["yard"])  # type: ignore[arg-type]
+        parse_zone(kind, text, ["yard"])  # type: ignore[arg-type]
     assert word in str(error.value) and f"--{kind}" in str(error.value)
 
 
 def test_a_place_is_read() -> None:
-    place = parse_place("zone", " door : 0,0  0.5,0 0.5,1 on yard ", ["yard"])
-    assert place == Place("zone", "door", ((0, 0), (0.5, 0), (0.5, 1)), "yard")
-    hollow = parse_place("zone", "u: 0,0 1,0 1,1 0.7,1 0.7,0.3 0.3,0.3 0.3,1 0,1", [])
+    place = parse_zone("zone", " door : 0,0  0.5,0 0.5,1 on yard ", ["yard"])
+    assert place == Zone("zone", "door", ((0, 0), (0.5, 0), (0.5, 1)), "yard")
+    hollow = parse_zone("zone", "u: 0,0 1,0 1,1 0.7,1 0.7,0.3 0.3,0.3 0.3,1 0,1", [])
     assert hollow.contains((0.1, 0.9)) and not hollow.contains((0.5, 0.9)) and hollow.contains((0.5, 0.1))
 
 

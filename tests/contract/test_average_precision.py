@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sightline.metrics import Truth, average_precision, iou
+from sightline.metrics import GroundTruth, average_precision, iou
 from sightline.predictions import Box, Detection
 
 
@@ -13,9 +13,9 @@ def found(label: int, score: float, *box: float) -> Detection:
     return Detection(str(label), label, score, Box(*box))
 
 
-def truth(*rows: tuple[int, float, float, float, float]) -> Truth:
+def truth(*rows: tuple[int, float, float, float, float]) -> GroundTruth:
     table = np.asarray(rows, np.float64).reshape(-1, 5)
-    return Truth(table[:, 0].astype(np.int64), table[:, 1:])
+    return GroundTruth(table[:, 0].astype(np.int64), table[:, 1:])
 
 
 ONE = truth((0, 0, 0, 10, 10))

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sightline.data.detection import BoxedPicture, BoxedPictures, read_boxes
+from sightline.data.detection import DetectionDataset, DetectionImage, read_boxes
 from sightline.data.formats import find_format, read_format
 from sightline.errors import DataError
 from tests.conftest import Sightline
@@ -78,7 +78,7 @@ GIVEN: Given = {
 WRITERS: dict[str, Callable[[Path, Given], None]] = {"coco": coco, "voc": voc, "yolo": yolo}
 
 
-def all_of(data: BoxedPictures) -> list[BoxedPicture]:
+def all_of(data: DetectionDataset) -> list[DetectionImage]:
     return sorted((*data.train, *data.val), key=lambda p: p.path)
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sightline.data.classification import ClassFolders, balanced, read_class_folders, read_frames
+from sightline.data.classification import ClassificationDataset, balanced, read_class_folders, read_frames
 from sightline.errors import DataError
 from sightline.preprocess import InputSpec, preprocess
 
@@ -31,7 +31,7 @@ def folders(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
     return root
 
 
-def contents(data: ClassFolders) -> dict[str, set[str]]:
+def contents(data: ClassificationDataset) -> dict[str, set[str]]:
     return {"train": {p.sha256 for p in data.train}, "val": {p.sha256 for p in data.val}}
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightline.detection_postprocess import CANDIDATES, IOU, LOWEST, check_outputs, detect
-from sightline.interpreter import Tensor
+from sightline.interpreter import TensorInfo
 from sightline.output_spec import OutputSpec
 from sightline.predictions import Detection
 from sightline.preprocess import InputSpec, Placement, place
@@ -23,16 +23,16 @@ WHOLE = Placement((0, 0, SIZE, SIZE), (0, 0, SIZE, SIZE))
 SPEC = OutputSpec("detect", "sigmoid", LABELS, STRIDES, 0.3)
 
 
-def tensors(scale: float, zero_point: int, dtype: str) -> list[Tensor]:
+def tensors(scale: float, zero_point: int, dtype: str) -> list[TensorInfo]:
     found = []
     for stride in STRIDES:
         for channels, s in ((len(LABELS), scale), (4, scale / 2)):
             shape = (1, SIZE // stride, SIZE // stride, channels)
-            found.append(Tensor(len(found), f"output_{len(found)}", shape, dtype, s, zero_point))
+            found.append(TensorInfo(len(found), f"output_{len(found)}", shape, dtype, s, zero_point))
     return found
 
 
-def outputs(seed: int, about: list[Tensor]) -> list[np.ndarray[Any, Any]]:
+def outputs(seed: int, about: list[TensorInfo]) -> list[np.ndarray[Any, Any]]:
     rng = np.random.default_rng(seed)
     if about[0].scale:
         return [rng.integers(-128, 128, t.shape).astype(t.dtype) for t in about]
@@ -40,7 +40,7 @@ def outputs(seed: int, about: list[Tensor]) -> list[np.ndarray[Any, Any]]:
             rng.uniform(0, 3, t.shape).astype(np.float32) for t in about]  # fmt: skip
 
 
-def plainly(given_: list[np.ndarray[Any, Any]], about: list[Tensor], threshold: float) -> list[tuple[Any, ...]]:
+def plainly(given_: list[np.ndarray[Any, Any]], about: list[TensorInfo], threshold: float) -> list[tuple[Any, ...]]:
     """(score, class, x1, y1, x2, y2) of every cell and class over the threshold, best first."""
     found = []
     for level, stride in enumerate(STRIDES):

@@ -14,7 +14,7 @@ import pytest
 from sightline.decoders import BODY, read_layout
 from sightline.errors import ModelError
 from sightline.identify_outputs import Hints, recognize
-from sightline.interpreter import Interpreter, Tensor
+from sightline.interpreter import Interpreter, TensorInfo
 from sightline.output_spec import OutputSpec
 from sightline.postprocess import answer
 from sightline.predictions import SCHEMA_FILE, Detection, Pose, Region
@@ -146,8 +146,8 @@ def test_a_mask_lies_over_the_frame_and_not_over_what_was_padded() -> None:
         assert np.array_equal(cells.astype(bool), r.mask), "its runs are the mask"
 
 
-def tensor(shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
-    return Tensor(0, "", shape, dtype, 0.0, 0)
+def tensor(shape: tuple[int, ...], dtype: str = "float32") -> TensorInfo:
+    return TensorInfo(0, "", shape, dtype, 0.0, 0)
 
 
 def poses(layout: Any, *outputs: Any, relative: bool = True, order: tuple[int, ...] = ()) -> tuple[Pose, ...]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from converters.convert import convert
-from converters.sources.base import Given
+from converters.sources.base import ModelOptions
 from sightline import cli, files
 from sightline.bundle import read_bundle
 from sightline.errors import InputError
@@ -66,7 +66,7 @@ def test_a_model_that_is_none(pictures: Path, tmp_path: Path, make: Callable[[Pa
 def refused(folder: Path, model: Path, why: str, **given: Any) -> None:
     before = tree(folder)
     with pytest.raises(InputError, match=why) as e:
-        convert(model, folder / "c.bundle", device="desktop", given=Given(**given))
+        convert(model, folder / "c.bundle", device="desktop", given=ModelOptions(**given))
     assert e.value.exit_code == 2
     assert "\n" not in str(e.value)
     assert tree(folder) == before
@@ -131,7 +131,7 @@ def test_a_corrupt_picture_is_named(model: Path, pictures: Path, tmp_path: Path)
     bad = data / "red" / "003.png"
     bad.write_bytes(bad.read_bytes()[:60])
     with pytest.raises(InputError, match=r"data/red/003\.png: "):
-        convert(model, tmp_path / "c.bundle", device="desktop", given=Given(data=data, normalization="0..255"))
+        convert(model, tmp_path / "c.bundle", device="desktop", given=ModelOptions(data=data, normalization="0..255"))
     assert not (tmp_path / "c.bundle").exists()
 
 

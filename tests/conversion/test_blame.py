@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.convert import convert
-from converters.sources.base import Given
+from converters.sources.base import ModelOptions
 from converters.sources.diagnose import instead
 from converters.sources.from_torch import save_module, to_tflite
 from sightline.errors import ModelError
@@ -93,7 +93,7 @@ def test_a_module_in_memory_is_told_the_same(pictures: Path, tmp_path: Path) -> 
     with pytest.raises(ModelError, match=rf"Sequential: .*aten\.linalg_det in module '1\.1' .*{HERE}:\d+: return x \*"):
         convert(
             net(Determinant()).eval(), tmp_path / "c.bundle", device="desktop", size=(16, 16),
-            given=Given(data=pictures, normalization="0..255"),
+            given=ModelOptions(data=pictures, normalization="0..255"),
         )  # fmt: skip
     assert not (tmp_path / "c.bundle").exists()
 

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from converters.convert import convert, report_path
-from converters.evaluate.acceptance import Examination, Limits, judge
+from converters.evaluate.acceptance import HeldOutEvaluation, Limits, judge
 from converters.evaluate.divergence import box_divergence, split
-from converters.evaluate.metrics import BoxRules
+from converters.evaluate.metrics import DetectionMetrics
 from converters.evaluate.run import run_all
-from converters.sources.base import Given
+from converters.sources.base import ModelOptions
 from converters.sources.open import open_source
 from converters.tflite.graph import ops
 from sightline.bundle import Bundle, read_bundle
 from sightline.errors import ModelError, QualityError
 from sightline.files import seal
 from sightline.metadata import read_metadata
-from sightline.metrics import Truth
+from sightline.metrics import GroundTruth
 from sightline.npz import unpack
 from sightline.output_spec import OutputSpec
 from sightline.predictions import Box, Detection
@@ -74,9 +74,9 @@ def test_the_report_shows_map_and_draws_what_differs(spots_bundle: Bundle, spots
 
 
 def test_a_detector_that_lost_its_boxes_is_refused(spots: Path, spots_run: Path, tmp_path: Path) -> None:
-    exam = Examination(open_source(spots_run, Given()), lambda done, total: None)
+    exam = HeldOutEvaluation(open_source(spots_run, ModelOptions()), lambda done, total: None)
     smaller = export_spots(tmp_path / "smaller", spots, SpotNet("blue, red", reach=0.9, doubt=13))
-    content = open_source(smaller, Given()).float_model
+    content = open_source(smaller, ModelOptions()).float_model
     m = exam.control(exam.measure("float16", content), content)
     assert m.quality is not None and 0.5 < m.quality < 0.9, "81 % of each box's area is left"
     with pytest.raises(QualityError, match=r"lost .* points of mAP, --max-drop is 0.5"):
@@ -94,18 +94,18 @@ def test_a_run_whose_outputs_are_not_its_strides_is_refused(spots_run: Path, tmp
     document.pop("sha256", None)
     (run / "model.json").write_bytes(seal({k: v for k, v in document.items() if k != "seal"}))
     with pytest.raises(ModelError, match=r"golden outputs of .* are needed, by its model\.json"):
-        open_source(run, Given())
+        open_source(run, ModelOptions())
 
 
 def detection(label: int, score: float, *box: float) -> Detection:
     return Detection(LABELS[label], label, score, Box(*box))
 
 
-def rules(truth: list[Truth]) -> BoxRules:
-    return BoxRules(OutputSpec("detect", "sigmoid", LABELS, (8, 16), 0.5), InputSpec(64, 64), truth)
+def rules(truth: list[GroundTruth]) -> DetectionMetrics:
+    return DetectionMetrics(OutputSpec("detect", "sigmoid", LABELS, (8, 16), 0.5), InputSpec(64, 64), truth)
 
 
-NOTHING = Truth(np.zeros(0, np.int64), np.zeros((0, 4)))
+NOTHING = GroundTruth(np.zeros(0, np.int64), np.zeros((0, 4)))
 A, B = detection(0, 0.9, 0, 0, 10, 10), detection(1, 0.8, 30, 30, 10, 10)
 
 
@@ -132,7 +132,7 @@ def test_agreement_is_the_share_of_boxes_that_both_show(one: Any, other: Any, sa
 
 
 def test_mistakes_are_the_missed_and_the_false() -> None:
-    r = rules([Truth(np.asarray([0, 1]), np.asarray([[0, 0, 10, 10], [50, 50, 10, 10.0]]))])
+    r = rules([GroundTruth(np.asarray([0, 1]), np.asarray([[0, 0, 10, 10], [50, 50, 10, 10.0]]))])
     assert r.mistakes(0, (A,)) == 1
     assert r.mistakes(0, (A, B)) == 2
     assert r.mistakes(0, ()) == 2

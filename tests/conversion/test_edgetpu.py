@@ -18,7 +18,7 @@ from converters.convert import convert
 from converters.edgetpu import compiler as edgetpu_compiler
 from converters.edgetpu.compiler import compile_model
 from converters.edgetpu.lowering import lower
-from converters.edgetpu.rules import mapping, needed_version, problems
+from converters.edgetpu.rules import map_ops, needed_version, problems
 from converters.tflite.graph import pack, unpack
 from converters.tflite.ops import Node, Operand, read_graph
 from edge.inference.model import open_model
@@ -78,7 +78,7 @@ def test_newer_versions_come_down_and_uint8_has_its_own(mobile: dict[str, bytes]
         code.version += 5
     newer = pack(model)
     assert versions(newer)["CONV_2D"] == 6
-    assert mapping(nodes(newer)).stop == 0
+    assert map_ops(nodes(newer)).stop == 0
     assert versions(lower(newer)) == versions(lower(mobile["static_int8"]))
     conv = next(n for n in nodes(mobile["static_int8"]) if n.name == "CONV_2D")
     unsigned = replace(conv, inputs=tuple(replace(t, dtype="uint8") for t in conv.inputs if t is not None))
@@ -117,14 +117,14 @@ def test_lowering_twice_changes_nothing(mobile: dict[str, bytes]) -> None:
 
 
 def test_the_compiler_would_take_all_of_a_lowered_model(mobile: dict[str, bytes]) -> None:
-    before, after = mapping(nodes(mobile["static_int8"])), mapping(nodes(lower(mobile["static_int8"])))
+    before, after = map_ops(nodes(mobile["static_int8"])), map_ops(nodes(lower(mobile["static_int8"])))
     assert (before.stop, before.name, before.problem and before.problem.what) == (16, "FULLY_CONNECTED", "no bias")
     assert (after.mapped, after.ops, after.complete, after.stop) == (17, 17, True, None)
     assert after.unsure == ("TRANSPOSE",)
 
 
 def test_per_channel_weights_of_a_fully_connected_layer_stop_it_there(mobile: dict[str, bytes]) -> None:
-    m = mapping(nodes(lower(mobile["per_channel"])))
+    m = map_ops(nodes(lower(mobile["per_channel"])))
     assert (m.mapped, m.stop, m.name, m.complete) == (16, 16, "FULLY_CONNECTED", False)
     assert m.problem is not None
     assert m.problem.what == "per-channel weights"
@@ -132,13 +132,13 @@ def test_per_channel_weights_of_a_fully_connected_layer_stop_it_there(mobile: di
 
 
 def test_float_ends_stay_on_the_cpu_and_stop_nothing(mobile: dict[str, bytes]) -> None:
-    m = mapping(nodes(lower(mobile["static_int8_float_io"])))
+    m = map_ops(nodes(lower(mobile["static_int8_float_io"])))
     assert (m.before, m.mapped, m.after, m.ops, m.complete) == (1, 17, 1, 19, True)
 
 
 @pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic_int8"])
 def test_a_model_that_computes_in_float_maps_nothing(mobile: dict[str, bytes], scheme: str) -> None:
-    m = mapping(nodes(mobile[scheme]))
+    m = map_ops(nodes(mobile[scheme]))
     assert (m.mapped, m.complete) == (0, False)
     assert m.problem is not None
     assert "--scheme static_int8" in m.problem.fix
@@ -329,7 +329,7 @@ def test_without_a_compiler_a_bundle_says_how_to_finish(
     assert bundle.manifest.metrics["edgetpu"]["compiled"] is False
     assert "is not installed here" in bundle.manifest.metrics["edgetpu"]["how"]
     assert bundle.manifest.metrics["edgetpu"]["how"] in said
-    assert mapping(nodes(bundle.variant()[1])).complete
+    assert map_ops(nodes(bundle.variant()[1])).complete
     done = sightline("run", bundle.path, "--source", "test:", "--frames", 1, "--no-page")
     assert done.returncode == 2
     assert "is compiled for the Edge TPU; convert with --device coral_usb where edgetpu_compiler" in done.stderr

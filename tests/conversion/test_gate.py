@@ -16,14 +16,14 @@ import converters.convert
 import converters.evaluate.acceptance
 import converters.quantize.search
 from converters.convert import convert
-from converters.evaluate.acceptance import Examination, Limits, Measured, check_integer, check_parity, judge
+from converters.evaluate.acceptance import HeldOutEvaluation, Limits, VariantResult, check_integer, check_parity, judge
 from converters.evaluate.divergence import snr_db
 from converters.evaluate.run import run_all
 from converters.quantize.quantize import quantize
 from converters.sources import from_torch as torch_source
-from converters.sources.base import Given
+from converters.sources.base import ModelOptions
 from converters.sources.open import open_source
-from converters.tflite.graph import damaged
+from converters.tflite.graph import shuffle_weights
 from sightline.bundle import read_bundle, write_bundle
 from sightline.device import FOLDER
 from sightline.errors import ConfigError, InputError, QualityError
@@ -57,7 +57,7 @@ def refused(run: Path, out: Path, why: str, **options: Any) -> None:
 
 
 def worse(*args: Any) -> bytes:
-    return damaged(quantize(*args))
+    return shuffle_weights(quantize(*args))
 
 
 @pytest.mark.usefixtures("quick")
@@ -98,7 +98,7 @@ def test_what_may_be_lost_is_the_users_to_say_but_an_examination_must_still_be_o
     refused(
         run_folder,
         tmp_path / "c.bundle",
-        "cannot tell this model from the same one with its weights",
+        "cannot tell this model from the same model with shuffled weights",
         limits=Limits(100, 100, 0),
     )
 
@@ -107,18 +107,18 @@ def test_what_may_be_lost_is_the_users_to_say_but_an_examination_must_still_be_o
 def test_an_examination_that_the_shuffled_model_passes_is_refused(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(converters.evaluate.acceptance, "damaged", lambda content: content)
+    monkeypatch.setattr(converters.evaluate.acceptance, "shuffle_weights", lambda content: content)
     refused(
         run_folder,
         tmp_path / "c.bundle",
-        r"the verification cannot tell this model from the same one with its weights shuffled \(it lost only 0\.00",
+        r"cannot tell this model from the same model with shuffled weights, which lost only 0\.00",
     )
 
 
 def test_a_float_model_that_is_not_the_program_is_refused(
     run_folder: Path, tmp_path: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_source, "convert_program", lambda program, name: damaged(float_model))
+    monkeypatch.setattr(torch_source, "convert_program", lambda program, name: shuffle_weights(float_model))
     refused(run_folder, tmp_path / "c.bundle", r"the float TFLite differs from the PyTorch program by \d+\.\d\d%")
 
 
@@ -130,7 +130,7 @@ def test_a_program_that_answers_the_same_to_everything_is_refused(pictures: Path
         path,
         tmp_path / "out" / "c.bundle",
         "the same outputs for every golden picture",
-        given=Given(data=pictures, normalization="0..255"),
+        given=ModelOptions(data=pictures, normalization="0..255"),
     )
 
 
@@ -210,10 +210,10 @@ def test_a_wrong_destination_is_refused_before_the_work(
 
 
 @pytest.fixture
-def exam(run_folder: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch) -> Examination:
+def exam(run_folder: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch) -> HeldOutEvaluation:
     """The colour model's: 12 pictures, 4 a class, of which float32 has all."""
     monkeypatch.setattr(torch_source, "convert_program", lambda program, name: float_model)
-    return Examination(open_source(run_folder, Given()), lambda done, total: None)
+    return HeldOutEvaluation(open_source(run_folder, ModelOptions()), lambda done, total: None)
 
 
 @pytest.mark.parametrize(
@@ -242,11 +242,11 @@ def exam(run_folder: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_the_judgement_is_strict_at_its_limits(
-    exam: Examination, changes: dict[str, Any], limits: Limits, why: str | None
+    exam: HeldOutEvaluation, changes: dict[str, Any], limits: Limits, why: str | None
 ) -> None:
-    good = Measured(
+    good = VariantResult(
         scheme="static_int8", bytes=1000, quality=0.9, agreement=1.0, drop=0.0, worst_class="red", worst_drop=2.0,
-        control_drop=40.0, snr_db=40.0, outputs=np.zeros((1, 3), np.float32), answers=np.zeros(12, np.int64),
+        negative_control_drop=40.0, snr_db=40.0, outputs=np.zeros((1, 3), np.float32), answers=np.zeros(12, np.int64),
     )  # fmt: skip
     measured = dataclasses.replace(good, **changes)
     if why is None:
@@ -270,7 +270,7 @@ def permuted(content: bytes) -> bytes:
     return bytes(data)
 
 
-def test_what_is_measured_is_what_a_hand_counts(exam: Examination, float_model: bytes) -> None:
+def test_what_is_measured_is_what_a_hand_counts(exam: HeldOutEvaluation, float_model: bytes) -> None:
     """A candidate that takes green for red, and red for green, is wrong on two thirds of the pictures."""
     m = exam.control(exam.measure("float16", permuted(float_model)), permuted(float_model))
     assert exam.quality == 1.0
@@ -280,28 +280,28 @@ def test_what_is_measured_is_what_a_hand_counts(exam: Examination, float_model: 
     assert m.outputs.shape == (12, 3)
     swapped = np.array([0, 2, 1])
     assert m.answers.tolist() == swapped[exam.rules.truth].tolist()
-    assert m.control_drop is not None
-    assert m.control_drop > 30
+    assert m.negative_control_drop is not None
+    assert m.negative_control_drop > 30
     same = exam.measure("float16", float_model)
     assert (same.quality, same.agreement, same.drop, same.snr_db) == (1.0, 1.0, 0.0, 200.0)
     assert same.answers.tolist() == exam.rules.truth.tolist()
 
 
-def test_without_labels_only_agreement_is_known(exam: Examination, float_model: bytes) -> None:
+def test_without_labels_only_agreement_is_known(exam: HeldOutEvaluation, float_model: bytes) -> None:
     source = dataclasses.replace(exam.source, heldout=[(path, None) for path, _ in exam.source.heldout])
     told: list[tuple[int, int]] = []
-    unlabelled = Examination(source, lambda done, total: told.append((done, total)))
+    unlabelled = HeldOutEvaluation(source, lambda done, total: told.append((done, total)))
     assert told == [(i + 1, 12) for i in range(12)]
     m = unlabelled.control(unlabelled.measure("float16", permuted(float_model)), permuted(float_model))
     assert (unlabelled.quality, m.quality, m.drop, m.worst_class, m.worst_drop) == (None,) * 5
     assert m.agreement == pytest.approx(4 / 12)
-    assert m.control_drop is not None
-    assert m.control_drop > 30
+    assert m.negative_control_drop is not None
+    assert m.negative_control_drop > 30
     with pytest.raises(QualityError, match=r"float16 gives float32's answer on 33\.33%"):
         judge(m, unlabelled, Limits())
 
 
-def test_every_picture_gives_what_it_gives_alone(exam: Examination, float_model: bytes) -> None:
+def test_every_picture_gives_what_it_gives_alone(exam: HeldOutEvaluation, float_model: bytes) -> None:
     alone = Interpreter(float_model)
     for i, row in enumerate(run_all(float_model, exam.frames, SPEC, "float32")):
         assert row.tolist() == alone(exam.frames[i])[0][0].tolist()
@@ -314,7 +314,7 @@ def test_noise_is_told_in_decibels_of_what_varies() -> None:
     assert snr_db(wanted, wanted[::-1]) < 0
 
 
-def test_parity_compares_picture_by_picture(exam: Examination, float_model: bytes) -> None:
+def test_parity_compares_picture_by_picture(exam: HeldOutEvaluation, float_model: bytes) -> None:
     frames = np.stack([np.full((SIZE, SIZE, 3), colour, np.uint8) for colour in (30, 90, 150, 210)])
     frames[:, :, :, 0] = [[[40]], [[200]], [[90]], [[10]]]
     expected = run_all(float_model, frames, SPEC, "float32")

@@ -14,7 +14,7 @@ import pytest
 
 from converters.convert import convert
 from converters.sources import from_keras as keras_source
-from converters.sources.base import Given
+from converters.sources.base import ModelOptions
 from converters.tflite.graph import ops
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
@@ -76,7 +76,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 def test_a_net_becomes_an_int8_bundle(models: Path, pictures: Path, tmp_path: Path, name: str) -> None:
     done = convert(
         models / name, tmp_path / "mine.bundle", device="desktop", schemes=("static_int8", "float32"),
-        given=Given(data=pictures, normalization="0..255"),
+        given=ModelOptions(data=pictures, normalization="0..255"),
     )  # fmt: skip
     assert done.quality == done.measured["static_int8"].quality == 1.0
     contents = read_bundle(tmp_path / "mine.bundle")

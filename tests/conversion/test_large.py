@@ -13,7 +13,7 @@ from converters.evaluate.run import run_all
 from converters.quantize.calibrate import observe, ranges
 from converters.quantize.quantize import quantize
 from converters.sources.from_torch import to_tflite
-from converters.tflite.graph import damaged, ops, pack, unpack
+from converters.tflite.graph import ops, pack, shuffle_weights, unpack
 from converters.tflite.metadata_writer import with_metadata
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import Frame, InputSpec
@@ -61,7 +61,7 @@ def test_they_are_weights_and_no_activations(int8: bytes) -> None:
 
 
 def test_the_control_damages_them(int8: bytes, frames: Frame) -> None:
-    model, broken = schema.Model.GetRootAs(int8, 0), damaged(int8)
+    model, broken = schema.Model.GetRootAs(int8, 0), shuffle_weights(int8)
     graph = model.Subgraphs(0)
     for tensor in map(graph.Tensors, range(graph.TensorsLength())):
         place, size = model.Buffers(tensor.Buffer()).Offset(), model.Buffers(tensor.Buffer()).Size()

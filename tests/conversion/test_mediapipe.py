@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from converters.convert import convert
-from converters.sources.base import NOTHING_GIVEN
+from converters.sources.base import DEFAULTS
 from converters.sources.open import open_source
 from converters.tflite.metadata_writer import with_metadata
 from sightline.bundle import Bundle, read_bundle
@@ -89,7 +89,7 @@ def every(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def float_model(run_folder: Path) -> bytes:
-    return open_source(run_folder, NOTHING_GIVEN).float_model
+    return open_source(run_folder, DEFAULTS).float_model
 
 
 def check_same(

@@ -16,7 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter as LiteRT
 
 from converters.quantize.quantize import quantize
-from converters.sources.base import NOTHING_GIVEN
+from converters.sources.base import DEFAULTS
 from converters.sources.open import open_source
 from converters.tflite.graph import pack, unpack
 from converters.tflite.metadata_writer import with_metadata
@@ -38,7 +38,7 @@ def add(content: bytes, **changes: Any) -> bytes:
 @pytest.fixture(scope="module")
 def plain(run_folder: Path) -> bytes:
     """The float .tflite as litert-torch wrote it."""
-    return open_source(run_folder, NOTHING_GIVEN).float_model
+    return open_source(run_folder, DEFAULTS).float_model
 
 
 def outputs(content: bytes) -> list[np.ndarray[Any, Any]]:

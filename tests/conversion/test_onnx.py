@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from converters.convert import convert
 from converters.evaluate.run import run_all
 from converters.sources import from_onnx as onnx_source
-from converters.sources.base import Given
+from converters.sources.base import ModelOptions
 from converters.sources.from_onnx import outputs, to_tflite
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
@@ -94,7 +94,7 @@ def test_what_torch_exports_becomes_an_int8_bundle(
     said: list[str] = []
     done = convert(
         path, tmp_path / "mine.bundle", device="desktop", say=said.append,
-        given=Given(data=pictures, normalization="-1..1"),
+        given=ModelOptions(data=pictures, normalization="-1..1"),
     )  # fmt: skip
     assert done.quality == done.measured["static_int8"].quality == 1.0
     assert any("of ONNX Runtime" in line for line in said)

@@ -11,15 +11,15 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from converters.convert import Converted, convert
-from converters.evaluate.acceptance import Examination, Limits
+from converters.evaluate.acceptance import HeldOutEvaluation, Limits
 from converters.evaluate.op_snr import OpNoise, op_noise
 from converters.quantize.calibrate import observe, ranges
-from converters.quantize.search import Found, Step
+from converters.quantize.search import SearchResult, SearchStep
 from converters.report.charts import bars, histogram
 from converters.report.conversion import Report, render, to_json
-from converters.sources.base import Given
+from converters.sources.base import ModelOptions
 from converters.sources.open import open_source
-from converters.tflite.graph import Op, damaged, ops
+from converters.tflite.graph import Op, ops, shuffle_weights
 from sightline.bundle import Bundle, read_bundle
 from sightline.device import SCHEMES, Scheme
 from sightline.interpreter import Interpreter
@@ -66,7 +66,7 @@ def dense_scales(content: bytes) -> int:
 def test_a_scheme_passes_and_its_shuffled_self_does_not(five: tuple[Path, Converted], scheme: Scheme) -> None:
     m = five[1].measured[scheme]
     assert (m.quality, m.agreement, m.drop, m.worst_drop) == (1.0, 1.0, 0.0, 0.0)
-    assert m.control_drop > 30
+    assert m.negative_control_drop > 30
     assert five[1].quality == 1.0
     assert five[1].pictures == 12
 
@@ -174,7 +174,7 @@ def test_ranges_are_true_minima_and_maxima_and_the_inputs_is_that_of_bytes(conte
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_damaged_model_differs_in_its_weights_and_still_runs(contents: Bundle, scheme: Scheme) -> None:
     content = contents.variant(scheme)[1]
-    broken = damaged(content)
+    broken = shuffle_weights(content)
     assert len(broken) == len(content)
     assert broken != content
     assert [op.name for op in ops(broken)] == [op.name for op in ops(content)]
@@ -203,13 +203,13 @@ def test_the_report_shows_where_answers_differ_and_trusts_no_text(
     five: tuple[Path, Converted], run_folder: Path
 ) -> None:
     evil = "<script>alert(1)</script>"
-    exam = Examination(open_source(run_folder, Given()), lambda done, total: None)
+    exam = HeldOutEvaluation(open_source(run_folder, ModelOptions()), lambda done, total: None)
     output = dataclasses.replace(exam.source.output, labels=(evil, "b", "c"))
     exam.source = dataclasses.replace(exam.source, version=evil, output=output)
     m = dataclasses.replace(five[1].measured["static_int8"], worst_class=evil, answers=(exam.float_answers + 1) % 3)
-    step = Step(evil, evil, 1.0, float("inf"), True)
+    step = SearchStep(evil, evil, 1.0, float("inf"), True)
     content = exam.source.float_model
-    found = Found(content, {}, {}, (), (step,), (), "static_int8", content, m)
+    found = SearchResult(content, {}, {}, (), (step,), (), "static_int8", content, m)
     report = Report(
         evil, evil, exam, Limits(), 1e-6, {"static_int8": m}, found, [OpNoise(Op(evil, evil, ()), 10.0)][:0],
         {"float32": 2.0, "static_int8": 1.0}, {evil: 1.0},

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.evaluate.acceptance import DEFAULT_LIMITS, Examination, passes
+from converters.evaluate.acceptance import DEFAULT_LIMITS, HeldOutEvaluation, passes
 from converters.evaluate.divergence import class_divergence
 from converters.evaluate.run import run_all
 from converters.quantize.bias_correction import correct_biases, rounded
 from converters.quantize.calibrate import METHODS, Activation, observe, ranges
 from converters.quantize.cross_layer_equalization import equalize
-from converters.quantize.mixed_precision import Share, by_share, float_sets
+from converters.quantize.mixed_precision import OpSensitivity, float_sets, rank_ops
 from converters.quantize.quantize import quantize
-from converters.quantize.search import Found, Search, requantize
+from converters.quantize.search import Search, SearchResult, requantize
 from converters.sources import from_torch as torch_source
-from converters.sources.base import Given, Source
+from converters.sources.base import ModelOptions, Source
 from converters.sources.open import open_source
 from converters.tflite.graph import ops, runnable
 from converters.tflite.layers import Network
@@ -37,22 +37,22 @@ SPEC = InputSpec(SIZE, SIZE)
 
 
 @pytest.fixture(scope="module")
-def hard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Examination]:
+def hard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, HeldOutEvaluation]:
     """A model that naive int8 breaks, and what judges it."""
     folder = tmp_path_factory.mktemp("hard")
     data = read_class_folders(write_coloured(folder / "colours", 40))
     export_run(folder / "run", HardNet(), data, SPEC, name="hard", metrics={}, provenance={})
-    source = open_source(folder / "run", Given())
-    return source, Examination(source, lambda done, total: None)
+    source = open_source(folder / "run", ModelOptions())
+    return source, HeldOutEvaluation(source, lambda done, total: None)
 
 
-def search(hard: tuple[Source, Examination], device: str = "desktop") -> tuple[Found, Search]:
+def search(hard: tuple[Source, HeldOutEvaluation], device: str = "desktop") -> tuple[SearchResult, Search]:
     made = Search(hard[0], "static_int8", load_device(device)[1], lambda content: content, lambda line: None)
     return made.run(hard[1], DEFAULT_LIMITS), made
 
 
 def test_a_model_that_naive_int8_breaks_passes_and_each_methods_share_is_told(
-    hard: tuple[Source, Examination],
+    hard: tuple[Source, HeldOutEvaluation],
 ) -> None:
     source, exam = hard
     naive = quantize(
@@ -77,15 +77,15 @@ def test_a_model_that_naive_int8_breaks_passes_and_each_methods_share_is_told(
     assert {step.detail for step in found.steps} == {f"ranges by {m}" for m in METHODS}
 
 
-def test_the_same_search_finds_the_same(hard: tuple[Source, Examination]) -> None:
+def test_the_same_search_finds_the_same(hard: tuple[Source, HeldOutEvaluation]) -> None:
     first, second = search(hard)[0], search(hard)[0]
     assert first.steps == second.steps
     assert requantize(first, "static_int8", "per_channel") == requantize(second, "static_int8", "per_channel")
 
 
 def test_a_model_that_int8_suits_is_left_as_it_is(run_folder: Path) -> None:
-    source = open_source(run_folder, Given())
-    exam = Examination(source, lambda done, total: None)
+    source = open_source(run_folder, ModelOptions())
+    exam = HeldOutEvaluation(source, lambda done, total: None)
     found, _ = search((source, exam))
     assert [step.name for step in found.steps] == ["ranges"] * len(METHODS)
     assert found.float_model == source.float_model
@@ -208,8 +208,8 @@ def test_macs_are_what_a_hand_counts(pairs: tuple[bytes, np.ndarray, dict[str, A
         "FULLY_CONNECTED": 4 * 8,
     }
     counted: dict[str, int] = {}
-    for share in by_share(pairs[0], lambda outputs: 0.0):
-        counted[share.op.name] = counted.get(share.op.name, 0) + share.macs
+    for sensitivity in rank_ops(pairs[0], lambda outputs: 0.0):
+        counted[sensitivity.op.name] = counted.get(sensitivity.op.name, 0) + sensitivity.macs
     assert {name: counted[name] for name in by_hand} == by_hand
 
 
@@ -223,26 +223,28 @@ def test_of_very_many_ops_neighbours_are_looked_at_together(
         asked.append(list(outputs))
         return float(len(asked))
 
-    by_share(pairs[0], divergence_of)
+    rank_ops(pairs[0], divergence_of)
     assert asked == [[output] for output in every]
     asked.clear()
     monkeypatch.setattr("converters.quantize.mixed_precision.GROUPS", 2)
-    shares = by_share(pairs[0], divergence_of)
+    sensitivities = rank_ops(pairs[0], divergence_of)
     half = -(-len(every) // 2)
     assert asked == [every[:half], every[half:]]
-    assert [s.op.output for s in shares] == every[half:] + every[:half], "the dearest first, neighbours in their order"
+    assert [s.op.output for s in sensitivities] == every[half:] + every[:half], (
+        "the dearest first, neighbours in their order"
+    )
 
 
 def test_ops_that_are_left_in_float_compute_in_float_and_the_output_with_them(
     pairs: tuple[bytes, np.ndarray, dict[str, Activation]],
 ) -> None:
     content, frames, found = pairs
-    shares = by_share(content, lambda outputs: 0.0)
+    sensitivities = rank_ops(content, lambda outputs: 0.0)
     last = ops(content)[-1].output
     mixed = quantize(content, "static_int8", ranges(found, "min_max"), "per_channel", (last,))
     left = [op for op in ops(mixed) if op.computes_in_float]
     assert [op.name for op in left] == ["FULLY_CONNECTED"]
-    assert len(shares) == sum(op.computes_in_float for op in ops(content))
+    assert len(sensitivities) == sum(op.computes_in_float for op in ops(content))
     wanted = run_all(content, frames, SPEC, "net")
     all_int8 = quantize(content, "static_int8", ranges(found, "min_max"), "per_channel")
     assert np.square(run_all(mixed, frames, SPEC, "net") - wanted).mean() < (
@@ -252,10 +254,10 @@ def test_ops_that_are_left_in_float_compute_in_float_and_the_output_with_them(
 
 def test_float_ops_keep_to_the_time_that_they_may_take(pairs: tuple[bytes, np.ndarray, dict[str, Activation]]) -> None:
     op = ops(pairs[0])[0]
-    shares = [Share(op, 1.0 / (i + 1), n) for i, n in enumerate((1000, 10, 10, 10, 10, 10))]
-    sets = float_sets(shares)
+    sensitivities = [OpSensitivity(op, 1.0 / (i + 1), n) for i, n in enumerate((1000, 10, 10, 10, 10, 10))]
+    sets = float_sets(sensitivities)
     assert [len(s) for s in sets] == [1, 2, 4, 5], "the first would take most of the time"
-    assert float_sets([Share(op, 1.0, 100)]) == []
+    assert float_sets([OpSensitivity(op, 1.0, 100)]) == []
 
 
 def act(values: np.ndarray, **changes: object) -> Activation:
@@ -327,7 +329,7 @@ def test_divergence_is_zero_for_the_same_and_grows_with_the_difference(activatio
 
 
 def test_scales_at_which_xnnpack_would_crash_are_known_before(
-    hard: tuple[Source, Examination],
+    hard: tuple[Source, HeldOutEvaluation],
 ) -> None:
     """ai-edge-litert 2.3 frees twice at a multiplier of 256: the process ends, and no error can be caught."""
     source, _ = hard

@@ -16,7 +16,7 @@ import torch
 
 from converters.convert import convert
 from converters.evaluate.acceptance import Limits
-from converters.sources.base import Given
+from converters.sources.base import ModelOptions
 from converters.sources.open import open_source
 from sightline.bundle import read_bundle
 from sightline.data.classification import read_class_folders, read_frames
@@ -41,7 +41,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_program_with_pictures_becomes_a_bundle(program: Path, pictures: Path, tmp_path: Path) -> None:
     convert(
-        program, tmp_path / "mine.bundle", device="desktop", given=Given(pictures, None, None, "0..255", "center_crop")
+        program,
+        tmp_path / "mine.bundle",
+        device="desktop",
+        given=ModelOptions(pictures, None, None, "0..255", "center_crop"),
     )
     manifest = read_bundle(tmp_path / "mine.bundle").manifest
     data = read_class_folders(pictures)
@@ -53,7 +56,7 @@ def test_a_program_with_pictures_becomes_a_bundle(program: Path, pictures: Path,
 
 
 def test_a_program_is_judged_by_pictures_that_did_not_calibrate_it(program: Path, pictures: Path) -> None:
-    source = open_source(program, Given(data=pictures, normalization="0..255"))
+    source = open_source(program, ModelOptions(data=pictures, normalization="0..255"))
     data = read_class_folders(pictures)
     assert source.heldout == [(pictures / p.path, p.label) for p in data.val]
     judges = {f.tobytes() for f in read_frames(pictures, data.val, source.input)}
@@ -64,7 +67,7 @@ def test_a_program_is_judged_by_pictures_that_did_not_calibrate_it(program: Path
 
 def test_a_program_without_pictures_is_refused_with_what_is_needed(program: Path) -> None:
     with pytest.raises(DataError, match=r"mine\.pt2: a model alone cannot be judged; give .* --data DIR"):
-        open_source(program, Given(normalization="0..255"))
+        open_source(program, ModelOptions(normalization="0..255"))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_a_program_that_takes_something_else_is_refused_with_what_it_takes(
 ) -> None:
     path = save_program(tmp_path / "mine.pt2", Calls(function), *inputs, dynamic=dynamic)
     with pytest.raises(ModelError, match=rf"mine\.pt2: .*{why}"):
-        open_source(path, Given(data=pictures, normalization="0..255"))
+        open_source(path, ModelOptions(data=pictures, normalization="0..255"))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,7 @@ def test_a_program_that_does_not_give_one_score_a_class_is_refused(
 ) -> None:
     path = save_program(tmp_path / "mine.pt2", Calls(function), ONE)
     with pytest.raises(ModelError, match=r"mine\.pt2: gives"):
-        open_source(path, Given(data=pictures, normalization="0..255"))
+        open_source(path, ModelOptions(data=pictures, normalization="0..255"))
 
 
 def a_zip() -> bytes:
@@ -127,13 +130,13 @@ def a_state_dict() -> bytes:
 def test_what_is_no_program_is_refused(pictures: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mine.pt2").write_bytes(content)
     with pytest.raises(ModelError, match=r"mine\.pt2: not a program that torch\.export saved: ."):
-        open_source(tmp_path / "mine.pt2", Given(data=pictures, normalization="0..255"))
+        open_source(tmp_path / "mine.pt2", ModelOptions(data=pictures, normalization="0..255"))
 
 
 def test_a_cut_program_is_refused(program: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.pt2").write_bytes(program.read_bytes()[:-1000])
     with pytest.raises(ModelError, match="not a program that"):
-        open_source(tmp_path / "mine.pt2", Given(data=pictures, normalization="0..255"))
+        open_source(tmp_path / "mine.pt2", ModelOptions(data=pictures, normalization="0..255"))
 
 
 def test_what_is_neither_is_refused(bundle: Path, tmp_path: Path) -> None:
@@ -146,7 +149,7 @@ def test_what_is_neither_is_refused(bundle: Path, tmp_path: Path) -> None:
         (bundle, r"not a finished run: model\.json cannot be read"),
     ):
         with pytest.raises(ModelError, match=why):
-            open_source(path, Given())
+            open_source(path, ModelOptions())
 
 
 @pytest.fixture
@@ -163,26 +166,26 @@ def moved(tmp_path: Path) -> tuple[Path, Path]:
 def test_a_data_set_that_moved_is_asked_for_and_taken(moved: tuple[Path, Path], tmp_path: Path) -> None:
     run, data = moved
     with pytest.raises(DataError, match=r"before/colours: 3 of the 3 held-out pictures of .*run .*with --data DIR"):
-        open_source(run, Given())
-    source = open_source(run, Given(data=data))
+        open_source(run, ModelOptions())
+    source = open_source(run, ModelOptions(data=data))
     assert [path.is_file() for path, _ in source.heldout] == [True] * 3
     (data / source.heldout[0][0].relative_to(data)).unlink()
     with pytest.raises(DataError, match="1 of the 3 held-out pictures"):
-        open_source(run, Given(data=data))
+        open_source(run, ModelOptions(data=data))
 
 
 def test_a_corrupt_held_out_picture_is_refused_by_name(moved: tuple[Path, Path], tmp_path: Path) -> None:
     run, data = moved
-    bad = open_source(run, Given(data=data)).heldout[1][0]
+    bad = open_source(run, ModelOptions(data=data)).heldout[1][0]
     bad.write_bytes(bad.read_bytes()[:50])
     with pytest.raises(DataError, match=str(bad)):
-        convert(run, tmp_path / "c.bundle", device="desktop", given=Given(data=data))
+        convert(run, tmp_path / "c.bundle", device="desktop", given=ModelOptions(data=data))
     assert not (tmp_path / "c.bundle").exists()
 
 
 def test_a_run_knows_its_own_resize(run_folder: Path) -> None:
     with pytest.raises(InputError, match="a run knows its resize; leave --resize out"):
-        open_source(run_folder, Given(resize="stretch"))
+        open_source(run_folder, ModelOptions(resize="stretch"))
 
 
 @pytest.mark.parametrize("name", ["model.pt2", "calibration.npz", "golden.npz", "heldout.json", "model.json"])
@@ -192,7 +195,7 @@ def test_one_flipped_bit_in_a_run_is_refused_by_the_files_name(run_folder: Path,
     data[len(data) // 2] ^= 1
     (run / name).write_bytes(data)
     with pytest.raises(IntegrityError, match=name):
-        open_source(run, Given())
+        open_source(run, ModelOptions())
 
 
 @pytest.mark.parametrize("name", ["model.pt2", "calibration.npz", "golden.npz", "heldout.json", "model.json"])
@@ -200,7 +203,7 @@ def test_a_run_that_lacks_a_file_is_refused_by_its_name(run_folder: Path, tmp_pa
     run = shutil.copytree(run_folder, tmp_path / "run")
     (run / name).unlink()
     with pytest.raises(ModelError, match=name):
-        open_source(run, Given())
+        open_source(run, ModelOptions())
 
 
 @pytest.mark.parametrize(
@@ -222,7 +225,7 @@ def test_a_run_that_is_not_understood_to_the_last_key_is_refused(
     run = shutil.copytree(run_folder, tmp_path / "run")
     rewrite(run, change)
     with pytest.raises(ModelError, match=why):
-        open_source(run, Given())
+        open_source(run, ModelOptions())
 
 
 @pytest.mark.parametrize(
@@ -274,13 +277,13 @@ def test_held_out_pictures_that_are_none_are_refused(
 def test_other_pictures_calibrate_when_they_are_given(run_folder: Path, pictures: Path, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
     (tmp_path / "c.npz").write_bytes(pack(frames=frames))
-    assert np.array_equal(open_source(run_folder, Given(calibration=tmp_path / "c.npz")).calibration, frames)
+    assert np.array_equal(open_source(run_folder, ModelOptions(calibration=tmp_path / "c.npz")).calibration, frames)
     (tmp_path / "folder" / "deeper").mkdir(parents=True)
     for i, frame in enumerate(frames):
         cv2.imwrite(str(tmp_path / "folder" / "deeper" / f"{i}.PNG"), frame)
-    given = open_source(run_folder, Given(calibration=tmp_path / "folder")).calibration
+    given = open_source(run_folder, ModelOptions(calibration=tmp_path / "folder")).calibration
     assert np.array_equal(given, frames[:, :, :, ::-1])
-    usual = open_source(run_folder, Given()).calibration
+    usual = open_source(run_folder, ModelOptions()).calibration
     assert usual.shape == (48, SIZE, SIZE, 3)
 
 
@@ -291,7 +294,7 @@ def test_calibration_decides_the_scales(run_folder: Path, bundle: Path, tmp_path
         run_folder,
         tmp_path / "c.bundle",
         device="desktop",
-        given=Given(calibration=tmp_path / "c.npz"),
+        given=ModelOptions(calibration=tmp_path / "c.npz"),
         limits=Limits(60, 100, 0),
     )
     contents = read_bundle(tmp_path / "c.bundle")
@@ -324,20 +327,20 @@ def npy() -> bytes:
 def test_a_wrong_npz_to_calibrate_with_is_refused(run_folder: Path, tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / "c.npz").write_bytes(content)
     with pytest.raises(InputError, match=rf"c\.npz: {why}"):
-        open_source(run_folder, Given(calibration=tmp_path / "c.npz"))
+        open_source(run_folder, ModelOptions(calibration=tmp_path / "c.npz"))
 
 
 def test_wrong_folders_to_calibrate_with_are_refused(run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent: no such folder of calibration pictures"):
-        open_source(run_folder, Given(calibration=tmp_path / "absent"))
+        open_source(run_folder, ModelOptions(calibration=tmp_path / "absent"))
     with pytest.raises(DataError, match="no pictures to calibrate with"):
-        open_source(run_folder, Given(calibration=tmp_path))
+        open_source(run_folder, ModelOptions(calibration=tmp_path))
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"bad\.jpg: not a picture"):
-        open_source(run_folder, Given(calibration=tmp_path))
+        open_source(run_folder, ModelOptions(calibration=tmp_path))
 
 
 def test_opening_a_source_changes_nothing_in_it(run_folder: Path) -> None:
     before = tree(run_folder)
-    open_source(run_folder, Given())
+    open_source(run_folder, ModelOptions())
     assert tree(run_folder) == before

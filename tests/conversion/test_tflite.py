@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from converters.convert import convert
 from converters.evaluate.run import run_all
 from converters.quantize.quantize import quantize
-from converters.sources.base import Given
+from converters.sources.base import ModelOptions
 from converters.sources.from_tflite import check_float, outputs, to_tflite
 from converters.tflite.graph import ops, pack, unpack
 from converters.tflite.rewrites import rewritten
@@ -65,7 +65,7 @@ def test_a_file_of_anybody_becomes_a_bundle(float_model: bytes, pictures: Path, 
     (tmp_path / "mine.tflite").write_bytes(float_model)
     done = convert(
         tmp_path / "mine.tflite", tmp_path / "mine.bundle", device="desktop",
-        given=Given(data=pictures, normalization="0..255"),
+        given=ModelOptions(data=pictures, normalization="0..255"),
     )  # fmt: skip
     assert done.quality == done.measured["static_int8"].quality == 1.0
     assert read_bundle(tmp_path / "mine.bundle").manifest.provenance["source"]["file"] == "mine.tflite"

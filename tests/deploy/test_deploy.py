@@ -493,9 +493,9 @@ def test_a_service_that_cannot_start_is_tried_ever_more_rarely(
 
 
 def test_what_is_said_of_a_device_that_cannot() -> None:
-    from edge.deploy.preflight import Found, check
+    from edge.deploy.preflight import DeviceFacts, check
 
-    fit = Found(
+    fit = DeviceFacts(
         python="/usr/bin/python3", version="3.11", bits=64, venv=True, numpy="", machine="aarch64", system="", board="",
         memory_mb=900, free_mb=9000, user="pi", home="/home/pi", groups=("video",), systemd=True, picamera2=False,
         ribbon=(), environments=(), ports=(), sudo="", refused=False, as_root=(),
@@ -518,14 +518,14 @@ def test_what_is_said_of_a_device_that_cannot() -> None:
 
 
 def test_the_wheel_is_this_very_sightline(tmp_path: Path) -> None:
-    from edge.deploy.payload import PACKAGES, Kit
+    from edge.deploy.payload import PACKAGES, Payload
 
     root = Path(__file__).parents[2]
     text = (root / "pyproject.toml").read_text()
     assert f'packages = ["{chr(34) + ", " + chr(34)}'.replace(chr(34) + ", " + chr(34), '", "'.join(PACKAGES)) in text
-    assert Kit().sightline == Kit().sightline
+    assert Payload().sightline == Payload().sightline
     wheel = tmp_path / "sightline-0.1.0-py3-none-any.whl"
-    wheel.write_bytes(Kit().sightline)
+    wheel.write_bytes(Payload().sightline)
     uv = shutil.which("uv", path=str(Path(sys.executable).parent))
     target = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel]
     done = subprocess.run([str(uv), *map(str, target)], capture_output=True, text=True)

@@ -22,7 +22,7 @@ import pytest
 
 from benchmarks.agent import view
 from benchmarks.soak import watch
-from edge.capture.sources.factory import find_source
+from edge.capture.sources.factory import make_source
 from edge.credentials import expand
 from sightline.device import load_device
 from sightline.errors import SourceError
@@ -292,7 +292,7 @@ def test_a_password_that_is_wrong_appears_nowhere(bundle: Path) -> None:
 def test_a_password_with_anything_in_it_arrives() -> None:
     login = {"U": "admin@home", "P": "hun/t@er:2?#%é"}
     with rtsp_camera(0, "--user", login["U"], "--password", login["P"]) as (_, address):
-        source = find_source(expand(with_login(address), login), load_device("desktop")[1])
+        source = make_source(expand(with_login(address), login), load_device("desktop")[1])
         source.open()
         try:
             assert source.read(None) is not None
@@ -305,7 +305,7 @@ def test_a_password_with_anything_in_it_arrives() -> None:
             (with_login(address).replace("/live", "/absent"), "has no /absent"),
         ):
             with pytest.raises(SourceError, match=words) as raised:
-                find_source(expand(wrong, login), load_device("desktop")[1]).open()
+                make_source(expand(wrong, login), load_device("desktop")[1]).open()
             assert "hun" not in str(raised.value)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from edge.inference import self_test as selftest
-from edge.inference.hot_reload import Swap
+from edge.inference.hot_reload import HotReload
 from edge.inference.model import open_model, stamp_of
 from edge.inference.self_test import Trial, try_in_child
 from sightline.bundle import read_bundle, write_bundle
@@ -261,7 +261,7 @@ def test_another_manifest_of_the_same_model_is_another_bundle(mine: Path, monkey
     config = load_device("desktop")[1]
     current = open_model(read_bundle(mine), config)
     told: list[str] = []
-    swap = Swap(mine, "desktop", None, current, stamp_of(mine), say=told.append, replaced=lambda _: None)
+    swap = HotReload(mine, "desktop", None, current, stamp_of(mine), say=told.append, replaced=lambda _: None)
     scheme, _, identity = read_bundle(mine).variant()
     trial = Trial("mine", current.identity.version, scheme, identity.sha256, 1.0, 1.0, 1.0, 1.0, None)
     monkeypatch.setattr(selftest, "try_in_child", lambda *_, **__: trial)

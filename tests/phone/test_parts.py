@@ -14,7 +14,7 @@ import pytest
 
 from edge.results.tracker import LOW, Tracker
 from sightline.detection_postprocess import detect
-from sightline.interpreter import Tensor
+from sightline.interpreter import TensorInfo
 from sightline.output_spec import OutputSpec, decode
 from sightline.predictions import Box, Detection, Prediction
 from sightline.preprocess import InputSpec, Preprocessor, place
@@ -122,7 +122,7 @@ def test_boxes_are_those_that_python_finds(tmp_path: Path) -> None:
             shape = (1, 96 // stride, 160 // stride)
             outputs.append(rng.normal(-2, 2, (*shape, 3)).astype(np.float32))
             outputs.append(rng.uniform(-0.3, 4, (*shape, 4)).astype(np.float32))
-        tensors = [Tensor(i, "", o.shape, "float32", 0.0, 0) for i, o in enumerate(outputs)]
+        tensors = [TensorInfo(i, "", o.shape, "float32", 0.0, 0) for i, o in enumerate(outputs)]
         expected = detect(outputs, tensors, output, placement, threshold)
         got = node(
             tmp_path,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.data.classification import ClassFolders, read_class_folders
+from sightline.data.classification import ClassificationDataset, read_class_folders
 from sightline.preprocess import InputSpec, Resize, preprocess
 from trainer.data import Augmented, Plain, Shuffled, loader
 
@@ -20,15 +20,17 @@ SPEC = InputSpec(32, 32)
 
 
 @pytest.fixture(scope="module")
-def data(pictures: Path) -> ClassFolders:
+def data(pictures: Path) -> ClassificationDataset:
     return read_class_folders(pictures)
 
 
-def augmented(data: ClassFolders, augment: str = "default", seed: int = 0, flip: bool = True) -> Augmented:
+def augmented(data: ClassificationDataset, augment: str = "default", seed: int = 0, flip: bool = True) -> Augmented:
     return Augmented(data.root, data.train, SPEC, seed, augment, flip)
 
 
-def an_epoch(data: ClassFolders, augment: str, workers: int, epoch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+def an_epoch(
+    data: ClassificationDataset, augment: str, workers: int, epoch: int = 3
+) -> tuple[torch.Tensor, torch.Tensor]:
     batches = Shuffled(len(data.train), 16, seed=0, rank=0, world=1)
     batches.epoch = epoch
     images, labels = zip(*loader(augmented(data, augment), workers, batches=batches), strict=True)
@@ -37,7 +39,7 @@ def an_epoch(data: ClassFolders, augment: str, workers: int, epoch: int = 3) -> 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than this machine has cores
 @pytest.mark.parametrize("augment", ["light", "default", "strong"])
-def test_the_number_of_workers_changes_nothing(data: ClassFolders, augment: str) -> None:
+def test_the_number_of_workers_changes_nothing(data: ClassificationDataset, augment: str) -> None:
     torch.manual_seed(1)
     images, labels = an_epoch(data, augment, workers=0)
     assert (images.shape, images.dtype) == ((48, 32, 32, 3), torch.uint8)
@@ -49,7 +51,7 @@ def test_the_number_of_workers_changes_nothing(data: ClassFolders, augment: str)
 
 
 @pytest.mark.parametrize("augment", ["light", "default", "strong"])
-def test_a_picture_is_a_function_of_its_key_and_of_the_seed(data: ClassFolders, augment: str) -> None:
+def test_a_picture_is_a_function_of_its_key_and_of_the_seed(data: ClassificationDataset, augment: str) -> None:
     dataset = augmented(data, augment)
     first = [dataset[3, i][0] for i in range(8)]
     dataset[9, 9]  # whatever was made in between
@@ -60,7 +62,7 @@ def test_a_picture_is_a_function_of_its_key_and_of_the_seed(data: ClassFolders, 
     assert not all(torch.equal(other[3, i][0], first[i]) for i in range(8)), "the seed makes no difference"
 
 
-def test_making_pictures_leaves_the_processs_random_state_alone(data: ClassFolders) -> None:
+def test_making_pictures_leaves_the_processs_random_state_alone(data: ClassificationDataset) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -68,7 +70,7 @@ def test_making_pictures_leaves_the_processs_random_state_alone(data: ClassFolde
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_without_augmentation_pictures_are_as_the_device_makes_them(data: ClassFolders) -> None:
+def test_without_augmentation_pictures_are_as_the_device_makes_them(data: ClassificationDataset) -> None:
     dataset = augmented(data, "none")
     plain = Plain(data.root, data.train, SPEC)
     for i, p in enumerate(data.train[:10]):
@@ -79,7 +81,7 @@ def test_without_augmentation_pictures_are_as_the_device_makes_them(data: ClassF
 
 
 @pytest.mark.parametrize("resize", get_args(Resize))
-def test_evaluation_sees_what_the_device_makes(data: ClassFolders, resize: Resize) -> None:
+def test_evaluation_sees_what_the_device_makes(data: ClassificationDataset, resize: Resize) -> None:
     spec = InputSpec(24, 20, resize)
     images, labels = zip(*loader(Plain(data.root, data.val, spec), 0, batch=5), strict=True)
     expected = [preprocess(cv2.imread(str(data.root / p.path)), spec) for p in data.val]

@@ -19,7 +19,7 @@ from sightline.run_folder import read_run
 from tests.conftest import SPOT_BGR, Sightline, write_spots
 from tests.training.helpers import ARCH, arguments, learn, same, weights
 from tests.training.test_resume import Stopped, stop_after
-from trainer.detection_data import CALM, AugmentedBoxes, PlainBoxes, collate
+from trainer.detection_data import UNAUGMENTED_FRACTION, AugmentedBoxes, PlainBoxes, collate
 from trainer.detection_loss import assign, detection_loss, flatten
 from trainer.detector import STRIDES, build_detector, quantizes_badly
 from trainer.model import make
@@ -203,7 +203,7 @@ def test_the_last_epochs_have_no_mosaics(tmp_path: Path) -> None:
     epochs = 20
     items = AugmentedBoxes(data.root, data.train, spec(96), 0, "strong", True, epochs)
     most = [max(len(items[epoch, i][1]) for i in range(len(data.train))) for epoch in range(epochs)]
-    calm = round(epochs * CALM)
+    calm = round(epochs * UNAUGMENTED_FRACTION)
     assert calm == 3 and max(most[:-calm]) > 1 and max(most[-calm:]) == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sightline.data.classification import ClassFolders, read_class_folders
+from sightline.data.classification import ClassificationDataset, read_class_folders
 from sightline.errors import ModelError
 from sightline.preprocess import InputSpec
 from sightline.run_folder import read_run
@@ -17,15 +17,15 @@ from trainer.export import export_run
 
 
 @pytest.fixture(scope="module")
-def data(pictures: Path) -> ClassFolders:
+def data(pictures: Path) -> ClassificationDataset:
     return read_class_folders(pictures)
 
 
-def export(path: Path, model: nn.Module, data: ClassFolders) -> None:
+def export(path: Path, model: nn.Module, data: ClassificationDataset) -> None:
     export_run(path, model, data, InputSpec(32, 32), name="mine", metrics={}, provenance={})
 
 
-def test_the_documented_call_writes_a_run(data: ClassFolders, tmp_path: Path) -> None:
+def test_the_documented_call_writes_a_run(data: ClassificationDataset, tmp_path: Path) -> None:
     model = ColourNet().train()
     export(tmp_path / "run", model, data)
     run = read_run(tmp_path / "run")
@@ -63,7 +63,7 @@ class Forgetful(nn.Module):
     ],
 )
 def test_a_model_that_cannot_be_exported_truly_is_refused(
-    data: ClassFolders, tmp_path: Path, model: nn.Module, why: str
+    data: ClassificationDataset, tmp_path: Path, model: nn.Module, why: str
 ) -> None:
     with pytest.raises(ModelError, match=why):
         export(tmp_path / "run", model, data)
@@ -75,7 +75,9 @@ class TooMany(nn.Module):
         return torch.cat([x.mean((1, 2)), x.amax((1, 2))], 1)
 
 
-def test_a_model_with_another_number_of_scores_than_classes_is_refused(data: ClassFolders, tmp_path: Path) -> None:
+def test_a_model_with_another_number_of_scores_than_classes_is_refused(
+    data: ClassificationDataset, tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match=r"3 classes|3 labels"):
         export(tmp_path / "run", TooMany(), data)
     assert not (tmp_path / "run").exists()

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sightline.decoders import read_layout
-from sightline.interpreter import Tensor
-from sightline.metrics import Truth, in_boxes, point_score
+from sightline.interpreter import TensorInfo
+from sightline.metrics import GroundTruth, in_boxes, point_score
 from sightline.output_spec import OutputSpec
 from sightline.predictions import Box, Detection
 from sightline.preprocess import InputSpec, place
@@ -46,7 +46,7 @@ def test_the_loss_is_least_where_the_points_are() -> None:
     assert np.isfinite(float(point_loss(right, torch.full((1, 1, 5), -1.0))))
 
 
-def read(cells: np.ndarray, tensor: Tensor, threshold: float = 0.5) -> tuple[Detection, ...]:
+def read(cells: np.ndarray, tensor: TensorInfo, threshold: float = 0.5) -> tuple[Detection, ...]:
     placement = place(128, 64, InputSpec(64, 64))  # rows 16 to 48 of the input
     return read_layout([cells], [tensor], SPEC, (64, 64), placement, threshold, 10)  # type: ignore[return-value]
 
@@ -60,12 +60,12 @@ def test_each_peak_is_one_thing_at_its_middle(dtype: str) -> None:
     logits[0, 4, 6, 1] = 1.0
     logits[0, 4, 6, 0] = -0.5  # below the threshold
     stored = np.round(logits / scale + zero).clip(-128, 127).astype(np.int8) if scale else logits.astype(np.float32)
-    found = read(stored, Tensor(0, "", stored.shape, dtype, scale, zero))
+    found = read(stored, TensorInfo(0, "", stored.shape, dtype, scale, zero))
     assert [d.label for d in found] == ["blue", "red"]
     middles = [(d.box.x + d.box.width / 2, d.box.y + d.box.height / 2) for d in found]
     np.testing.assert_allclose(middles, [(48, 24), (104, 40)], atol=0.5)
     assert found[0].score == pytest.approx(1 / (1 + np.exp(-3)), abs=0.01)
-    assert len(read(stored, Tensor(0, "", stored.shape, dtype, scale, zero), 0.99)) == 0
+    assert len(read(stored, TensorInfo(0, "", stored.shape, dtype, scale, zero), 0.99)) == 0
 
 
 def point(label: int, score: float, x: float, y: float) -> Detection:
@@ -73,7 +73,7 @@ def point(label: int, score: float, x: float, y: float) -> Detection:
 
 
 def test_a_point_is_right_in_a_box_of_its_class_that_nobody_took() -> None:
-    truth = Truth(np.asarray([0, 1]), np.asarray([[0, 0, 20, 20], [30, 30, 20, 20.0]]))
+    truth = GroundTruth(np.asarray([0, 1]), np.asarray([[0, 0, 20, 20], [30, 30, 20, 20.0]]))
     found = [point(0, 0.9, 5, 5), point(0, 0.8, 15, 15), point(1, 0.7, 5, 5), point(1, 0.6, 40, 40)]
     assert in_boxes(found, truth) == [True, False, False, True]
     a = point_score([found], [truth], 2, 0.5)

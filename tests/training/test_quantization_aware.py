@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import trainer.classification
 import trainer.train
-from sightline.data.classification import ClassFolders, read_class_folders
+from sightline.data.classification import ClassificationDataset, read_class_folders
 from sightline.errors import ConfigError, DataError, ModelError
 from sightline.images import read_image
 from sightline.preprocess import InputSpec, Preprocessor
@@ -46,7 +46,7 @@ def fine_tune(pictures: Path, parent: Path, out: Path, *more: str) -> None:
     train.main(arguments, standalone_mode=False)
 
 
-def frames(data: ClassFolders) -> tuple[np.ndarray[Any, Any], Tensor]:
+def frames(data: ClassificationDataset) -> tuple[np.ndarray[Any, Any], Tensor]:
     """(uint8 [n, 32, 32, 3], labels [n]) of the held-out pictures."""
     preprocess = Preprocessor(InputSpec(32, 32))
     pictures = np.stack([preprocess(read_image(data.root / p.path)).copy() for p in data.val])

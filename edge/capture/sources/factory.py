@@ -23,7 +23,7 @@ from sightline.errors import InputError
 from sightline.images import SUFFIXES
 
 
-def find_source(what: str, config: DeviceConfig, *, realtime: bool = False, loop: bool = False) -> Source:
+def make_source(what: str, config: DeviceConfig, *, realtime: bool = False, loop: bool = False) -> Source:
     """The source that `--source` names; nothing is opened yet. Raises InputError for what is none."""
     try:
         what.encode()
@@ -57,7 +57,7 @@ def moment_ns(source: Source, frame_id: int) -> int:
     return source.moment_ns(frame_id) if isinstance(source, Recording) else 0
 
 
-def tell_apart(sources: Sequence[Source]) -> None:
+def make_names_unique(sources: Sequence[Source]) -> None:
     """Gives sources of the same name a number each: a result says only by the name where it comes from."""
     count = Counter(source.name for source in sources)
     seen: Counter[str] = Counter()

@@ -41,7 +41,7 @@ def unverified() -> ssl.SSLContext:
     return context
 
 
-class Wire(io.RawIOBase):
+class BoundedReader(io.RawIOBase):
     """Reads a socket. A camera that sends a byte now and then keeps nobody waiting: `allow` says how long all may take.
 
     Raises TimeoutError where nothing comes for `idle_s`, and SourceError where something comes, but too slowly.
@@ -79,7 +79,7 @@ class Wire(io.RawIOBase):
 class Answer(NamedTuple):
     """To one request."""
 
-    wire: Wire
+    wire: BoundedReader
     socket: socket.socket
     response: http.client.HTTPResponse
 
@@ -188,7 +188,7 @@ def _get(address: Address, login: str | None, name: str, timeout_s: float) -> An
         connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
     try:
         connection.request("GET", address.target, headers={"Authorization": login} if login else {})
-        wire = Wire(connection.sock, name, timeout_s)
+        wire = BoundedReader(connection.sock, name, timeout_s)
         response = http.client.HTTPResponse(wire, method="GET")  # type: ignore[arg-type]
         response.begin()
     except BaseException:
