@@ -89,7 +89,7 @@ def make_bundle(folder: Path) -> Path:
     from sightline.data.classification import read_class_folders
     from sightline.preprocess import InputSpec
     from tests.conftest import SIZE, write_coloured
-    from tests.models import ColourNet
+    from tests.support.models import ColourNet
     from trainer.export import export_run
 
     pictures = read_class_folders(write_coloured(folder / "pictures", 20))

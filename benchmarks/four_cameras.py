@@ -1,11 +1,11 @@
 """What one bad camera costs three good ones: `python -m benchmarks.four_cameras [--minutes M]`.
 
 An agent with four MJPEG cameras of 320x240 at 5 frames a second, on loopback. For a quarter of the time all four
-behave well (`control`); then the fourth misbehaves in each manner of tests/mjpeg_camera.py in turn, and behaves well
-until it is seen again, round after round (`bad`). JSON lines: of each good camera in both parts, the images that it
-sent, the frames that were inferred and lost, by cause, and the longest time between two that were inferred; of each
-manner, what the agent reports about the bad camera, how long it took until it was seen again, and the agent's largest
-resident memory; in the end this memory over that of the control.
+behave well (`control`); then the fourth misbehaves in each manner of tests/support/mjpeg_camera.py in turn, and
+behaves well until it is seen again, round after round (`bad`). JSON lines: of each good camera in both parts, the
+images that it sent, the frames that were inferred and lost, by cause, and the longest time between two that were
+inferred; of each manner, what the agent reports about the bad camera, how long it took until it was seen again, and
+the agent's largest resident memory; in the end this memory over that of the control.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agent import SIGHTLINE, make_bundle, show
-from tests.mjpeg_camera import MANNERS, Camera
+from tests.support.mjpeg_camera import MANNERS, Camera
 
 GOOD, BAD = ("first", "second", "third"), "bad"
 FPS = 5.0

@@ -99,7 +99,7 @@ def make(root: Path) -> None:
     from sightline.data.classification import read_class_folders
     from sightline.preprocess import InputSpec
     from tests.conftest import SIZE, write_coloured
-    from tests.models import ColourNet
+    from tests.support.models import ColourNet
     from trainer.export import export_run
 
     pictures = write_coloured(root / "colours", 8)

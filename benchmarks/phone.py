@@ -24,7 +24,7 @@ import websocket  # a part of selenium
 from benchmarks.agent import make_bundle, make_clip, show
 from edge.web_export.export import export
 from sightline.bundle import read_bundle
-from tests.phone.browser import chromium, served, shown, until, write_y4m
+from tests.support.phone_browser import chromium, served, shown, until, write_y4m
 
 SIZE = 416
 SECONDS, ROUNDS = 8, 5

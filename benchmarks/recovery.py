@@ -1,9 +1,9 @@
 """How long it takes until a fault is told, and until the model sees again: `python -m benchmarks.recovery`.
 
-The agent runs as a user runs it, with `--supervise`, on a test pattern or on the RTSP camera of tests/rtsp_camera.py
-(15 frames a second); each fault is injected from outside. One JSON line a fault, in seconds: `told`, from the fault to
-the first result that says so; `again`, from the end of the fault (or from the fault itself, where the remedy is the
-agent's) to the next result with a look.
+The agent runs as a user runs it, with `--supervise`, on a test pattern or on the RTSP camera of
+tests/support/rtsp_camera.py (15 frames a second); each fault is injected from outside. One JSON line a fault, in
+seconds: `told`, from the fault to the first result that says so; `again`, from the end of the fault (or from the
+fault itself, where the remedy is the agent's) to the next result with a look.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 a viewer on the page.
 
 Resident memory, threads and file descriptors of the agent, each second; the first minute is warm-up. Drops and results
-without a look, by cause. One JSON line. Needs the programs of tests/rtsp_camera.py.
+without a look, by cause. One JSON line. Needs the programs of tests/support/rtsp_camera.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.agent import SIGHTLINE, make_bundle, show, view
 
-CAMERA = Path(__file__).parent.parent / "tests" / "rtsp_camera.py"
+CAMERA = Path(__file__).parent.parent / "tests" / "support" / "rtsp_camera.py"
 WARM_UP_S = 60
 
 

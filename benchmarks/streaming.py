@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 
 from benchmarks.agent import FRAMES, ROUNDS, SIGHTLINE, make_bundle, make_clip, make_device, show, view
-from tests.broker import broker, free_port, subscriber, wait_until
+from tests.support.broker import broker, free_port, subscriber, wait_until
 
 FPS = 30
 

@@ -45,7 +45,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path
     """A finished run of a convolutional model whose weights are written by hand: right on every picture. Read only."""
     from sightline.data.classification import read_class_folders
     from sightline.preprocess import InputSpec
-    from tests.models import ColourNet
+    from tests.support.models import ColourNet
     from trainer.export import export_run
 
     path = tmp_path_factory.mktemp("run") / "colours"
@@ -120,7 +120,7 @@ def spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def spots_run(tmp_path_factory: pytest.TempPathFactory, spots: Path) -> Path:
     """A finished run of a detector whose weights are written by hand. Read only."""
-    from tests.models import SpotNet
+    from tests.support.models import SpotNet
 
     return export_spots(tmp_path_factory.mktemp("run") / "spots", spots, SpotNet("blue, red", doubt=13))
 

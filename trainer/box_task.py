@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from sightline.data.detection import DetectionDataset
 from sightline.detection_postprocess import LOWEST
-from sightline.interpreter import Tensor as Stored
+from sightline.interpreter import TensorInfo as Stored
 from sightline.output_spec import OutputSpec
 from sightline.postprocess import answer
 from sightline.predictions import Detection

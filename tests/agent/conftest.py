@@ -13,7 +13,7 @@ from sightline.interpreter import Interpreter
 from sightline.npz import pack
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
-from tests.models import SpotNet
+from tests.support.models import SpotNet
 
 
 def write_crossing(path: Path, frames: int, step: int, start: int = 0) -> Path:

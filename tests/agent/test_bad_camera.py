@@ -25,7 +25,7 @@ from edge.results.sink import Sink
 from sightline.bundle import read_bundle
 from sightline.device import load_device
 from sightline.predictions import Result
-from tests.mjpeg_camera import MANNERS, Camera
+from tests.support.mjpeg_camera import MANNERS, Camera
 
 MB = 1024 * 1024
 

@@ -23,8 +23,8 @@ from edge.web.live_page import Page
 from edge.web.routes import Web, _Handler
 from sightline.bundle import read_bundle
 from sightline.predictions import Cause, Classification, Code, ModelId, Result
-from tests.browser import start_chromium
 from tests.conftest import BGR, LABELS
+from tests.support.browser import start_chromium
 
 SHA = "0123456789abcdef" * 4
 

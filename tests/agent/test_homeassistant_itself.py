@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import homeassistant
 from tests.agent.conftest import write_crossing
-from tests.broker import broker, free_port, subscriber, wait_until
 from tests.conftest import need
-from tests.debian import missing
+from tests.support import homeassistant
+from tests.support.broker import broker, free_port, subscriber, wait_until
+from tests.support.debian import missing
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,10 @@ import pytest
 
 from edge.web.auth import Access, access_for
 from tests.agent.test_browser import text
-from tests.agent.test_page import Shown, camera, wait_until
-from tests.broker import free_port
-from tests.browser import start_chromium
-from tests.webservers import NAMES, documented, web_server
+from tests.agent.test_live_page import Shown, camera, wait_until
+from tests.support.broker import free_port
+from tests.support.browser import start_chromium
+from tests.support.webservers import NAMES, documented, web_server
 
 
 @dataclass(frozen=True)

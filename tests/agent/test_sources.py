@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.capture.sources import test_pattern
 from edge.capture.sources.base import Source
 from edge.capture.sources.factory import make_names_unique, make_source
 from edge.capture.sources.files import Clip, Pictures
 from edge.capture.sources.stream import Stream
-from edge.capture.sources.test_pattern import TestPattern
 from edge.capture.sources.v4l2 import Camera
 from edge.credentials import without_credentials
 from sightline.device import load_device
@@ -246,7 +246,7 @@ def test_a_test_pattern_has_the_size_and_the_rate_that_it_is_given(
     what: str, width: int, height: int, fps: int
 ) -> None:
     source = find(what)
-    assert isinstance(source, TestPattern) and source.live
+    assert isinstance(source, test_pattern.TestPattern) and source.live
     assert (source.name, source.fps) == (f"test:{width}x{height}@{fps}", fps)
     first, second = frames(source, limit=2)
     assert first.shape == (height, width, 3)

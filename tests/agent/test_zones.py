@@ -14,9 +14,9 @@ from edge.results.zones import GONE_S, Zone, ZoneCounter, ZoneEvent, parse_zone
 from sightline.errors import ConfigError
 from sightline.predictions import Box, Cause, Detection, ModelId, Result
 from tests.agent.conftest import write_crossing
-from tests.broker import broker, free_port, subscriber
-from tests.broker import wait_until as broker_wait
 from tests.conftest import Sightline
+from tests.support.broker import broker, free_port, subscriber
+from tests.support.broker import wait_until as broker_wait
 
 MODEL = ModelId("m", "1", "ab" * 32)
 ZONE = Zone("zone", "door", ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75)))

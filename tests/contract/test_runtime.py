@@ -45,7 +45,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("gcc") or shutil.which("cc")
     need(compiler is not None, "a C compiler makes the delegate: apt install gcc")
     folder = tmp_path_factory.mktemp("library")
-    source = Path(__file__).with_name("fake_delegate.c")
+    source = Path(__file__).parents[1] / "support" / "fake_delegate.c"
     command = [str(compiler), "-shared", "-fPIC", "-Wall", "-Werror", "-o", folder / "libedgetpu.so.1", source]
     subprocess.run(command, check=True, timeout=60)
     return folder

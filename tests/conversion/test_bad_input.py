@@ -19,8 +19,8 @@ from sightline.bundle import read_bundle
 from sightline.errors import InputError
 from sightline.npz import pack
 from tests.conftest import LABELS, SIZE
-from tests.conversion.fitted import labels
-from tests.conversion.helpers import Calls, save_program, tree
+from tests.support.conversion import Calls, save_program, tree
+from tests.support.fitted import labels
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from sightline.bundle import read_bundle
 from tests.conftest import Sightline
-from tests.conversion.helpers import tree
+from tests.support.conversion import tree
 
 
 def test_a_conversion_ends_in_a_bundle_and_one_json_object(

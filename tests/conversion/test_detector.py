@@ -27,7 +27,7 @@ from sightline.output_spec import OutputSpec
 from sightline.predictions import Box, Detection
 from sightline.preprocess import InputSpec
 from tests.conftest import SPOT_BGR, Sightline, export_spots
-from tests.models import SpotNet
+from tests.support.models import SpotNet
 
 LABELS = tuple(SPOT_BGR)
 

@@ -17,7 +17,7 @@ from converters.tflite.graph import ops, pack, shuffle_weights, unpack
 from converters.tflite.metadata_writer import with_metadata
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import Frame, InputSpec
-from tests.conversion.helpers import save_program
+from tests.support.conversion import save_program
 
 SPEC = InputSpec(16, 16)
 

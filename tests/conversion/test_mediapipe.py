@@ -67,7 +67,7 @@ def classify(mediapipe: Path, frames: Frame, tmp_path: Path) -> Classify:
     def call(content: bytes) -> Any:
         (tmp_path / "model.tflite").write_bytes(content)
         np.save(tmp_path / "frames.npy", frames)
-        script = Path(__file__).with_name("mediapipe_classify.py")
+        script = Path(__file__).parents[1] / "support" / "mediapipe_classify.py"
         # it asks for play.googleapis.com otherwise: a test stays on its own machine
         nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
         environment = {**os.environ, **nowhere, "no_proxy": "", "PYTHONDONTWRITEBYTECODE": "1"}

@@ -16,8 +16,8 @@ from converters.sources.open import open_source
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
 from tests.conftest import LABELS, SIZE
-from tests.conversion.fitted import fitted
-from tests.models import ColourNet
+from tests.support.fitted import fitted
+from tests.support.models import ColourNet
 
 
 class Nchw(nn.Module):

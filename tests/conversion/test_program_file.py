@@ -22,7 +22,7 @@ from sightline.files import file_table, seal
 from sightline.program_file import checked_program
 from sightline.program_ops import ATEN
 from tests.conftest import SIZE, Sightline
-from tests.conversion.helpers import Calls, save_program
+from tests.support.conversion import Calls, save_program
 
 Parts = dict[str, bytes]
 GRAPH = "archive/models/model.json"

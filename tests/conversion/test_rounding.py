@@ -13,7 +13,7 @@ from converters.sources.from_torch import convert_program, open_program
 from converters.tflite.graph import ops
 from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec
-from tests.models import Neighbours
+from tests.support.models import Neighbours
 from trainer.export import save_program
 from trainer.model import Classifier
 from trainer.quantization_aware import FakeQuantizedActivation, calibrate, fake_quantized

@@ -27,7 +27,7 @@ from sightline.npz import unpack
 from sightline.preprocess import InputSpec
 from sightline.run_folder import read_run
 from tests.conftest import LABELS, SIZE
-from tests.conversion.helpers import tree
+from tests.support.conversion import tree
 
 STATIC: tuple[Scheme, ...] = ("static_int8", "static_int8_float_io")
 

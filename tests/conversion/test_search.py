@@ -29,8 +29,8 @@ from sightline.device import load_device
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
 from tests.conftest import SIZE, write_coloured
-from tests.conversion.helpers import save_program
-from tests.models import HardNet
+from tests.support.conversion import save_program
+from tests.support.models import HardNet
 from trainer.export import export_run
 
 SPEC = InputSpec(SIZE, SIZE)

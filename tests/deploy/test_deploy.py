@@ -22,10 +22,10 @@ import pytest
 
 from edge.deploy.ssh import Device, StepError
 from sightline.errors import DeviceError
-from tests.broker import free_port
 from tests.conftest import need
-from tests.debian import missing
-from tests.deploy.machine import Machine, booted, build
+from tests.support.broker import free_port
+from tests.support.debian import missing
+from tests.support.deploy_machine import Machine, booted, build
 
 UNIT = "sightline-colours.service"
 Deploy = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -21,8 +21,8 @@ import pytest
 from edge.outputs.mqtt import parse_broker
 from sightline.bundle import read_bundle, write_bundle
 from sightline.errors import ConfigError
-from tests.broker import Received, broker, free_port, subscriber, wait_until
 from tests.conftest import LABELS, Sightline
+from tests.support.broker import Received, broker, free_port, subscriber, wait_until
 
 PASSWORD = "hunter2-mqtt"
 

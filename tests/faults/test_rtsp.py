@@ -29,7 +29,7 @@ from sightline.errors import SourceError
 from tests.conftest import Sightline, need
 
 PYTHON = Path("/usr/bin/python3")  # Debian's, which has `gi`
-CAMERA = Path(__file__).parent.parent / "rtsp_camera.py"
+CAMERA = Path(__file__).parents[1] / "support" / "rtsp_camera.py"
 PASSWORD = "hunter2-xyzzy"
 
 

@@ -25,8 +25,8 @@ from edge.outputs.outbox import Outbox
 from edge.outputs.webhook import Webhook, parse_headers, parse_receiver
 from sightline.errors import ConfigError
 from sightline.predictions import Classification, ModelId, Result
-from tests.broker import free_port, wait_until
 from tests.conftest import Sightline
+from tests.support.broker import free_port, wait_until
 
 MODEL = ModelId("m", "1", "ab" * 32)
 SECRET = "hunter2-hook"

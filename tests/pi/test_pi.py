@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Sightline, need
-from tests.debian import missing
-from tests.pi.emulated import SUITES, Pi, build
+from tests.support.debian import missing
+from tests.support.emulated_pi import SUITES, Pi, build
 
 SCORE = 0.02  # a score's difference that int8 kernels and decoders may make
 WHEELS_MB, INSTALLED_MB = 100, 300

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.helpers import learn
+from tests.support.training import learn
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ from sightline.errors import ConfigError, ModelError
 from sightline.preprocess import InputSpec
 from sightline.run_folder import read_run
 from tests.conftest import SPOT_BGR, Sightline, write_spots
-from tests.training.helpers import ARCH, arguments, learn, same, weights
+from tests.support.training import ARCH, arguments, learn, same, weights
 from tests.training.test_resume import Stopped, stop_after
 from trainer.detection_data import UNAUGMENTED_FRACTION, AugmentedBoxes, PlainBoxes, collate
 from trainer.detection_loss import assign, detection_loss, flatten

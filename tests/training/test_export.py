@@ -12,7 +12,7 @@ from sightline.data.classification import ClassificationDataset, read_class_fold
 from sightline.errors import ModelError
 from sightline.preprocess import InputSpec
 from sightline.run_folder import read_run
-from tests.models import ColourNet
+from tests.support.models import ColourNet
 from trainer.export import export_run
 
 

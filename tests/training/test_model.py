@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from sightline.errors import ConfigError, DataError, ModelError
-from tests.training.helpers import ARCH, same, weights
+from tests.support.training import ARCH, same, weights
 from trainer.model import build, check_arch, native_size, one_tensor
 
 OTHER_ARCH = "test_efficientnet"

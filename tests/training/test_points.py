@@ -17,7 +17,7 @@ from sightline.predictions import Box, Detection
 from sightline.preprocess import InputSpec, place
 from sightline.run_folder import read_run
 from tests.conftest import SPOT_BGR, Sightline, write_spots
-from tests.training.helpers import ARCH, learn
+from tests.support.training import ARCH, learn
 from trainer.detector import build_point_detector
 from trainer.points import heat, point_loss
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sightline.run_folder import read_run
-from tests.training.helpers import arguments
+from tests.support.training import arguments
 
 
 def torchrun(*program: str) -> subprocess.CompletedProcess[str]:

@@ -20,8 +20,8 @@ from sightline.images import read_image
 from sightline.preprocess import InputSpec, Preprocessor
 from sightline.run_folder import read_run
 from tests.conftest import write_coloured
-from tests.models import Neighbours
-from tests.training.helpers import ARCH, same, weights
+from tests.support.models import Neighbours
+from tests.support.training import ARCH, same, weights
 from tests.training.test_resume import Stopped, assert_equal_runs, stop_after
 from trainer.classification import Classification
 from trainer.export import export_run

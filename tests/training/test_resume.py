@@ -25,7 +25,7 @@ import trainer.train
 from sightline.errors import ConfigError, IntegrityError, ModelError
 from sightline.run_folder import read_run
 from tests.conftest import write_coloured
-from tests.training.helpers import arguments, learn, same, weights
+from tests.support.training import arguments, learn, same, weights
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")

@@ -21,7 +21,7 @@ from sightline.npz import unpack
 from sightline.preprocess import InputSpec, preprocess
 from sightline.run_folder import read_run
 from tests.conftest import LABELS
-from tests.training.helpers import ARCH, EPOCHS, learn, same, weights
+from tests.support.training import ARCH, EPOCHS, learn, same, weights
 from trainer.classification import Classification
 from trainer.recipe import Recipe
 from trainer.train import learning_rate

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker import listens
 from tests.conftest import need
-from tests.debian import unpacked
+from tests.support.broker import listens
+from tests.support.debian import unpacked
 
 NAMES = ("nginx", "caddy")
 _NGINX = """daemon off; pid {folder}/pid; error_log stderr; {user}
@@ -42,7 +42,7 @@ _COMMANDS = {
 
 def documented(page: str, name: str) -> str:
     """The settings for this server that stand in docs/`page`."""
-    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
     (settings,) = re.findall(rf"```{name}\n(.*?)```", text, re.DOTALL)
     return str(settings)
 

@@ -8,9 +8,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.broker import free_port
-from tests.phone.browser import chromium, shown, until
-from tests.webservers import NAMES, documented, web_server
+from tests.support.broker import free_port
+from tests.support.phone_browser import chromium, shown, until
+from tests.support.webservers import NAMES, documented, web_server
 
 SERVERS = {
     "nginx": "server {{ listen 127.0.0.1:{port};\n{settings}\n}}",

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tests.browser import start_chromium
+from tests.support.browser import start_chromium
 
 OPTIONS = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
 COLLECT = "window.seen = []; addEventListener('sightline', e => seen.push(e.detail));"

@@ -22,8 +22,8 @@ from edge.web_export.litert_js import PACKAGES, runtime_files
 from edge.web_export.serve import certificate, make_server
 from sightline.errors import ConfigError, DeviceError, ModelError
 from tests.conftest import Sightline
-from tests.phone.browser import served
-from tests.phone.conftest import exported
+from tests.support.phone_browser import served
+from tests.web_export.conftest import exported
 
 
 def test_it_says_what_it_made_and_how_large_that_is(colours: Path, tmp_path: Path, sightline: Sightline) -> None:

@@ -19,7 +19,7 @@ from sightline.output_spec import OutputSpec
 from sightline.postprocess import answer
 from sightline.predictions import SCHEMA_FILE, Detection, Pose, Region
 from sightline.preprocess import InputSpec, place
-from tests import foreign_models as f
+from tests.support import foreign_models as f
 
 RAW = ((0.0,) * 3, (1.0,) * 3)
 BYTES = Hints(normalization=RAW)

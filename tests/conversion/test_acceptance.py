@@ -30,7 +30,7 @@ from sightline.errors import ConfigError, InputError, QualityError
 from sightline.interpreter import Interpreter
 from sightline.preprocess import InputSpec
 from tests.conftest import SIZE
-from tests.conversion.helpers import Calls, save_program, tree
+from tests.support.conversion import Calls, save_program, tree
 
 SPEC = InputSpec(SIZE, SIZE)
 

@@ -9,8 +9,8 @@ import cv2
 import pytest
 
 from sightline.bundle import read_bundle
-from tests import foreign_models as f
 from tests.conftest import Sightline
+from tests.support import foreign_models as f
 
 DEVICE = ("--device", "desktop")
 

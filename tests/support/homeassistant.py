@@ -17,8 +17,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from tests.broker import listens
-from tests.debian import call, extracted
+from tests.support.broker import listens
+from tests.support.debian import call, extracted
 
 PYTHON = "3.13.5"
 PACKAGES = ("python3", "libpython3-stdlib", "libstdc++6", "libturbojpeg0", "tzdata")

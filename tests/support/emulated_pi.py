@@ -14,8 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.deploy.payload import Kit, Platform
-from tests.debian import call, extracted, unpacked
+from edge.deploy.payload import Payload, Platform
+from tests.support.debian import call, extracted, unpacked
 
 SUITES = {"bookworm": "3.11", "trixie": "3.13"}  # of Raspberry Pi OS, and their Python
 PROCESSOR = "cortex-a72"  # a Pi 4's
@@ -47,7 +47,7 @@ def build(work: Path, suite: str, wheel: Path) -> Pi:
     wheels.mkdir()
     shutil.copy(wheel, wheels)
     version = SUITES[suite]
-    for name, content in Kit().wheels(Platform(version, "aarch64")).items():
+    for name, content in Payload().wheels(Platform(version, "aarch64")).items():
         (wheels / name).write_bytes(content)
     # pip itself would hold the wheels against the Python that it runs in
     uv = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--no-index", "--find-links", wheels]

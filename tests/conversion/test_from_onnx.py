@@ -21,7 +21,7 @@ from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
 from sightline.preprocess import InputSpec
 from tests.conftest import need
-from tests.conversion.fitted import fitted, save_onnx
+from tests.support.fitted import fitted, save_onnx
 
 HEIGHT, WIDTH = 24, 40
 Nodes = list[onnx.NodeProto]

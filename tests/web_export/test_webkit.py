@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import LABELS, coloured, need
-from tests.phone.browser import served, shown, until
+from tests.support.phone_browser import served, shown, until
 
 # no WebKitGTK has a camera where there is none; what a canvas shows comes the same way
 CAMERA = """

@@ -19,7 +19,7 @@ from converters.tflite.graph import ops
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
 from tests.conftest import SIZE, need
-from tests.conversion.fitted import colours
+from tests.support.fitted import colours
 
 # what `read` says of each model, all in one process, and the largest difference between net.keras and net.h5
 READ = """
@@ -68,7 +68,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     folder = tmp_path_factory.mktemp("keras")
     frames, classes = colours(pictures, SIZE)
     np.savez(folder / "pictures.npz", frames=frames, classes=classes)
-    child(Path(__file__).with_name("keras_models.py"), folder / "pictures.npz", folder)
+    child(Path(__file__).parents[1] / "support" / "keras_models.py", folder / "pictures.npz", folder)
     return folder
 
 

@@ -14,7 +14,7 @@ from converters.quantize.calibrate import observe, ranges
 from converters.quantize.quantize import quantize
 from converters.sources.from_torch import outputs, to_tflite
 from sightline.preprocess import Frame, InputSpec
-from tests.conversion.helpers import save_program
+from tests.support.conversion import save_program
 
 SIZE = 16
 SPEC = InputSpec(SIZE, SIZE)

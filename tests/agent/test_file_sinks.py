@@ -220,7 +220,7 @@ FULL_FOR_A_WHILE = """
 import resource, sys
 from pathlib import Path
 from edge.outputs.file_sinks import JsonLines
-from tests.agent.test_sinks import result
+from tests.agent.test_file_sinks import result
 
 sink = JsonLines(Path(sys.argv[1]), lossless=True)
 full, room = resource.getrlimit(resource.RLIMIT_FSIZE), 1000

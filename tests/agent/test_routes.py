@@ -26,7 +26,7 @@ from edge.web import routes as web
 from edge.web.auth import Access, access_for, host_of
 from edge.web.live_page import BACKLOG
 from sightline.errors import ConfigError
-from tests.agent.test_page import (
+from tests.agent.test_live_page import (
     Shown,
     camera,
     get,

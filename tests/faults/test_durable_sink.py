@@ -25,8 +25,8 @@ from edge.outputs.outbox import Outbox
 from edge.outputs.webhook import Webhook, parse_receiver
 from sightline.errors import ConfigError
 from sightline.predictions import Classification, ModelId, Result
-from tests.broker import wait_until
-from tests.fake_broker import FakeBroker, Manner, fake_broker
+from tests.support.broker import wait_until
+from tests.support.fake_broker import FakeBroker, Manner, fake_broker
 
 MODEL = ModelId("m", "1", "ab" * 32)
 

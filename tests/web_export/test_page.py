@@ -25,8 +25,8 @@ from sightline.postprocess import answer
 from sightline.predictions import Detection
 from sightline.preprocess import Preprocessor
 from tests.conftest import LABELS, coloured
-from tests.phone.browser import chromium, served, shown, until, write_y4m
-from tests.phone.conftest import exported
+from tests.support.phone_browser import chromium, served, shown, until, write_y4m
+from tests.web_export.conftest import exported
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "sightline/prediction.schema.json").read_text())
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.broker import free_port
-from tests.debian import call, source
+from tests.support.broker import free_port
+from tests.support.debian import call, source
 
 SUITE = "bookworm"
 PACKAGES = (
@@ -23,7 +23,7 @@ PACKAGES = (
     "procps",
 )  # fmt: skip
 GROUPS = "video,systemd-journal"
-BOOT = Path(__file__).with_name("boot.sh")
+BOOT = Path(__file__).with_name("deploy_boot.sh")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """An RTSP camera for tests, on 127.0.0.1: a moving test picture from GStreamer's RTSP server.
 
-    /usr/bin/python3 tests/rtsp_camera.py [--port 0] [--codec jpeg|h264] [--size 320x240] [--fps 15]
+    /usr/bin/python3 tests/support/rtsp_camera.py [--port 0] [--codec jpeg|h264] [--size 320x240] [--fps 15]
         [--seconds 120] [--user U --password P]
 
 Run it with Debian's own Python, which has `gi`: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0

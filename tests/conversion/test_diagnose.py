@@ -17,7 +17,7 @@ from converters.sources.diagnose import instead
 from converters.sources.from_torch import save_module, to_tflite
 from sightline.errors import ModelError
 from tests.conftest import Sightline
-from tests.conversion.helpers import save_program
+from tests.support.conversion import save_program
 
 HERE = Path(__file__).name
 ONE = torch.zeros(1, 3, 16, 16)

@@ -26,8 +26,8 @@ from sightline.npz import pack, unpack
 from sightline.preprocess import InputSpec
 from sightline.run_folder import read_run
 from tests.conftest import LABELS, SIZE, write_coloured
-from tests.conversion.helpers import Calls, rewrite, save_program, tree
-from tests.models import ColourNet
+from tests.support.conversion import Calls, rewrite, save_program, tree
+from tests.support.models import ColourNet
 from trainer.export import export_run
 
 ONE = torch.zeros(1, SIZE, SIZE, 3)

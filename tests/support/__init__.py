@@ -1,0 +1,1 @@
+"""What several tests share: brokers, browsers, cameras, models and machines."""
