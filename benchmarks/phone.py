@@ -144,7 +144,7 @@ def collect(driver: Any) -> None:
         while json.loads(wire.recv()).get("id") != k:
             pass
     wire.close()
-    assert len(sessions) == 4, "the page, prepare.js, worker.js and sw.js"
+    assert len(sessions) == 4, "the page, preprocess-worker.js, inference-worker.js and service-worker.js"
     time.sleep(5)
 
 

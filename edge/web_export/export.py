@@ -28,7 +28,16 @@ from sightline.npz import unpack_rows
 SCHEMES = ("static_int8_float_io", "dynamic_int8", "float16", "float32")  # that LiteRT.js takes, the best first
 GOLDEN_FRAMES = 4
 _SITE = Path(__file__).parent / "static"
-_PAGE = ("page.css", "page.js", "worker.js", "prepare.js", "picture.js", "answers.js", "track.js", "icon.svg")
+_PAGE = (
+    "page.css",
+    "app.js",
+    "inference-worker.js",
+    "preprocess-worker.js",
+    "preprocess.js",
+    "postprocess.js",
+    "tracker.js",
+    "icon.svg",
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,12 @@ def export(bundle: Bundle, out: Path, *, scheme: str | None, post: str, runtime:
     index = (_SITE / "index.html").read_text()
     index = index.replace("@VERSION@", version).replace("@NAME@", name).replace("@CSP@", policy)
     shell = ["./", "app.webmanifest", *(f"{version}/{f}" for f in files if not f.startswith("litert_wasm"))]
-    keeper = (_SITE / "sw.js").read_text().replace("@VERSION@", version).replace("/*@SHELL@*/[]", json.dumps(shell))
+    keeper = (
+        (_SITE / "service-worker.js")
+        .read_text()
+        .replace("@VERSION@", version)
+        .replace("/*@SHELL@*/[]", json.dumps(shell))
+    )
     app = {
         "name": bundle.manifest.name, "short_name": bundle.manifest.name, "start_url": "./", "scope": "./",
         "display": "standalone", "background_color": "#05080b", "theme_color": "#05080b",
@@ -69,7 +83,7 @@ def export(bundle: Bundle, out: Path, *, scheme: str | None, post: str, runtime:
     }  # fmt: skip
     top = {
         "app.webmanifest": json.dumps(app, indent=2).encode(),
-        "sw.js": keeper.encode(),
+        "service-worker.js": keeper.encode(),
         "index.html": index.encode(),
     }
     older = [p.parent for p in out.glob("*/bundle.json") if p.parent.name != version]

@@ -33,9 +33,9 @@ def test_another_server(hosted: str, site: Path, tmp_path: Path) -> None:
     (version,) = (p.name for p in site.iterdir() if p.is_dir())
     for name, kind, kept in (
         ("", "text/html", False),
-        ("sw.js", "text/javascript", False),
+        ("service-worker.js", "text/javascript", False),
         ("app.webmanifest", "application/manifest+json", False),
-        (f"{version}/page.js", "text/javascript", True),
+        (f"{version}/app.js", "text/javascript", True),
         (f"{version}/icon.png", "image/png", True),
         (f"{version}/litert_wasm_internal.wasm", "application/wasm", True),
     ):

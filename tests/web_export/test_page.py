@@ -370,7 +370,7 @@ def preparing(site: Path, tmp_path: Path, script: str) -> Path:
     """A copy of the site whose thread for pictures runs the script first."""
     copy = tmp_path / "site"
     shutil.copytree(site, copy)
-    (program,) = copy.glob("*/prepare.js")
+    (program,) = copy.glob("*/preprocess-worker.js")
     program.write_text(script + program.read_text())
     return copy
 

@@ -29,7 +29,7 @@ PRINT = "const print = value => console.log(JSON.stringify(value));"
 def node(work: Path, program: str, **inputs: Any) -> Any:
     """What a program prints as JSON; `inputs` are constants in it."""
     need(shutil.which("node") is not None, "the page's parts are tried with node: apt-get install nodejs")
-    names = {"picture": "Preprocessor, place", "answers": "answer, compare", "track": "Tracker, LOW"}
+    names = {"preprocess": "Preprocessor, place", "postprocess": "answer, compare", "tracker": "Tracker, LOW"}
     lines = [f'import {{{what}}} from "{(SITE / name).as_uri()}.js";' for name, what in names.items()]
     lines += [PRINT, 'import {readFileSync} from "node:fs";', f"const given = {json.dumps(inputs)};", program]
     (work / "program.mjs").write_text("\n".join(lines))

@@ -1,7 +1,7 @@
 // The thread that makes pictures ready, so that the next is ready when the model has done with this one.
 "use strict";
 
-const picture = import(new URL("picture.js", self.location.href).href);
+const picture = import(new URL("preprocess.js", self.location.href).href);
 let model, preprocessor, canvas, context, buffer, copies = true, last = Promise.resolve();
 const inputs = []; // that the model has done with
 

@@ -1,4 +1,4 @@
-// What a person sees and touches: camera, boxes, words. Pictures are made ready in prepare.js, the model works in worker.js.
+// What a person sees and touches: camera, boxes, words. Pictures are made ready in preprocess-worker.js, the model works in inference-worker.js.
 
 const $ = id => document.getElementById(id);
 const text = (id, value) => write($(id), value);
@@ -70,7 +70,7 @@ async function keep() {
     if (data.type === "storage") text("offline", `no: this device's storage is full (${data.text}); it works with a network`);
   });
   try {
-    await navigator.serviceWorker.register("sw.js");
+    await navigator.serviceWorker.register("service-worker.js");
     // what the worker fetches is kept only once the service worker is in between
     await Promise.race([navigator.serviceWorker.ready, sleep(8000)]);
     if (!navigator.serviceWorker.controller) await Promise.race([new Promise(done => navigator.serviceWorker.addEventListener("controllerchange", done, {once: true})), sleep(3000)]);
@@ -88,7 +88,7 @@ async function forget() {
 
 function start() {
   end();
-  workers = ["worker.js", "prepare.js"].map(name => {
+  workers = ["inference-worker.js", "preprocess-worker.js"].map(name => {
     const worker = new Worker(new URL(name, import.meta.url));
     worker.onmessage = ({data}) => ({ready: isReady, result, failed})[data.type](data);
     worker.onerror = event => { event.preventDefault(); stopped(event.message ?? "no reason given"); };

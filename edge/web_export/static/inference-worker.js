@@ -1,4 +1,4 @@
-// The model's own thread: loads it, proves it, and answers what prepare.js made ready. A classic worker: LiteRT.js wants importScripts.
+// The model's own thread: loads it, proves it, and answers what preprocess-worker.js made ready. A classic worker: LiteRT.js wants importScripts.
 "use strict";
 
 const here = new URL(".", self.location.href).href;
@@ -20,8 +20,8 @@ const failed = (during, error) => self.postMessage({type: "failed", during, code
 const fault = (code, text) => Object.assign(new Error(text), {code});
 
 async function start(build) {
-  const [picture, answers, track] = await Promise.all(["picture", "answers", "track"].map(part));
-  parts = {...picture, ...answers, ...track};
+  const [preprocess, postprocess, tracking] = await Promise.all(["preprocess", "postprocess", "tracker"].map(part));
+  parts = {...preprocess, ...postprocess, ...tracking};
   about = await (await got("bundle.json")).json();
   const [content, golden] = await Promise.all(["model.tflite", "golden.bin"].map(async name => (await got(name)).arrayBuffer()));
   for (const [name, data] of [["model.tflite", content], ["golden.bin", golden]]) await check(name, data);

@@ -5,7 +5,7 @@ const CANDIDATES = 300; // the best of them, before that is asked
 const LOWEST = 0.01; // of a score: below it a detector says nothing
 const CLASSES = 3, THINGS = 100; // of a picture, at most
 
-// outputs: Float32Arrays, in the model's order. output: a manifest's, with its labels. placement: see picture.js.
+// outputs: Float32Arrays, in the model's order. output: a manifest's, with its labels. placement: see preprocess.js.
 export function answer(outputs, output, placement, spec, threshold) {
   return output.task === "classify" ? classify(outputs[0], output, threshold) : detect(outputs, output, placement, spec, threshold);
 }
