@@ -35,7 +35,7 @@ class Wrapped:
 
     bundle: Path
     task: str
-    layout: str
+    decoder: str
     labels: tuple[str, ...]
     metric: str
     title: str
@@ -96,7 +96,7 @@ def wrap(
     arrays = {f"{AS_IS}/output_{i}": part for i, part in enumerate(parts)}
     write_bundle(out, manifest, {file: content, "golden.npz": pack(frames=golden, **arrays)})
     return Wrapped(
-        out, output.task, output.layout or "classes", output.labels, metric, title, quality, pictures, len(content),
+        out, output.task, output.decoder or "classes", output.labels, metric, title, quality, pictures, len(content),
         notes,
     )  # fmt: skip
 

@@ -34,7 +34,7 @@ from sightline.predictions import ModelId
 from sightline.preprocess import InputSpec
 from sightline.strict_config import read_record
 
-SCHEMA = 1
+SCHEMA = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

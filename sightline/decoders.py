@@ -52,7 +52,7 @@ def read_layout(
     """outputs: as the model stores them. size: (width, height) of its input. See `sightline.detection_postprocess` for
     the others."""
     threshold = max(threshold, LOWEST)
-    match spec.layout:
+    match spec.decoder:
         case "points":
             return _points(outputs[0], tensors[0], spec, placement, threshold, top)
         case "ssd":
@@ -75,17 +75,17 @@ def read_layout(
         case "posenet":
             heat, offsets = (tensors[i].real(outputs[i])[0] for i in spec.order)
             return _poses(_posenet(heat, offsets, size), None, spec, size, placement, threshold, top)
-    raise ValueError(f"no layout {spec.layout!r}")
+    raise ValueError(f"no layout {spec.decoder!r}")
 
 
 def comparable(outputs: Sequence[Floats], spec: OutputSpec) -> list[Floats]:
     """What two machines must agree on, in the outputs' own shapes, the rest 0. Finished boxes change places where two
     scores are nearly the same, and those beyond their count are whatever lay in the memory: of them it is the scores,
     best first."""
-    if spec.layout not in ("ssd", "boxes"):
+    if spec.decoder not in ("ssd", "boxes"):
         return list(outputs)
     settled = [np.zeros_like(o) for o in outputs]
-    if spec.layout == "boxes":
+    if spec.decoder == "boxes":
         settled[0].reshape(-1, 6)[:, 4] = -np.sort(-outputs[0].reshape(-1, 6)[:, 4])
         return settled
     where, count = spec.order[2], int(outputs[spec.order[3]].reshape(-1)[0])
@@ -131,7 +131,7 @@ def _points(
     px = (x + 0.5 + (weight * (across - 1)).sum(axis=1) / whole) * stride
     py = (y + 0.5 + (weight * (down - 1)).sum(axis=1) / whole) * stride
     boxes = np.stack([px - stride / 2, py - stride / 2, px + stride / 2, py + stride / 2], axis=1).astype(np.float32)
-    return to_detections(boxes, scores.astype(np.float32), classes, spec.labels, placement, top, alone=True)
+    return to_detections(boxes, scores.astype(np.float32), classes, spec.labels, placement, top, nms_done=True)
 
 
 def _ssd(
@@ -151,15 +151,15 @@ def _finished(
     kinds = classes[kept].round().astype(np.int64)
     labels = [name_of(spec.labels, k) for k in range(int(kinds.max(initial=-1)) + 1)]
     corners = _pixels(boxes[kept], spec, size)
-    return to_detections(corners, scores[kept].clip(0, 1), kinds, labels, placement, top, alone=True)
+    return to_detections(corners, scores[kept].clip(0, 1), kinds, labels, placement, top, nms_done=True)
 
 
 def _yolo(
     output: NDArray[Any], tensor: TensorInfo, spec: OutputSpec, size: tuple[int, int], placement: Placement,
     threshold: float, top: int,
 ) -> tuple[Prediction, ...]:  # fmt: skip
-    poses = spec.layout == "yolo_pose"
-    first = 5 if spec.layout == "yolo5" else 4
+    poses = spec.decoder == "yolo_pose"
+    first = 5 if spec.decoder == "yolo5" else 4
     rows = upright(output[0])
     # as stored: the order of integers is that of scores
     best = rows[4] if poses else rows[first:].max(axis=0)
@@ -178,9 +178,9 @@ def _yolo(
     boxes = _pixels(np.concatenate([middle - half, middle + half], axis=1), spec, size)
     if not poses:
         return to_detections(boxes, scores, classes, spec.labels, placement, top)
-    alone = suppress(boxes, scores, classes)[:top]
-    points = real[5:, alone].T.reshape(len(alone), -1, 3)
-    return _poses(points, (boxes[alone], scores[alone]), spec, size, placement, threshold, top)
+    nms_done = suppress(boxes, scores, classes)[:top]
+    points = real[5:, nms_done].T.reshape(len(nms_done), -1, 3)
+    return _poses(points, (boxes[nms_done], scores[nms_done]), spec, size, placement, threshold, top)
 
 
 def _mask(

@@ -71,11 +71,11 @@ def to_detections(
     placement: Placement,
     top: int,
     *,
-    alone: bool = False,
+    nms_done: bool = False,
 ) -> tuple[Detection, ...]:
     """boxes: [n, 4], left, top, right, bottom in pixels of the input. scores, classes: [n]. alone: what overlaps a
     better one of its class stays."""
-    kept = np.argsort(-scores, kind="stable") if alone else suppress(boxes, scores, classes)
+    kept = np.argsort(-scores, kind="stable") if nms_done else suppress(boxes, scores, classes)
     edges = to_frame(boxes[kept], placement)
     inside = [
         Detection(labels[k], k, float(s), Box(x, y, r - x, b - y))

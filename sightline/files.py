@@ -73,8 +73,8 @@ def seal(document: dict[str, Any]) -> bytes:
     return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def unseal(path: Path, what: str, newest: int) -> dict[str, Any]:
-    """Read what `seal` wrote. `what` names it in errors; `newest` is the highest schema that this version knows."""
+def unseal(path: Path, what: str, current: int) -> dict[str, Any]:
+    """Read what `seal` wrote. `what` names it in errors; `current` is the schema number that this version reads."""
     try:
         data, size = read_regular(path, LARGEST_DOCUMENT)
     except OSError as e:
@@ -95,10 +95,15 @@ def unseal(path: Path, what: str, newest: int) -> dict[str, Any]:
     schema = document.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         raise ModelError(f"{path}: not a {what}: it has no schema number")
-    if schema > newest:
+    if schema > current:
         raise ModelError(
-            f"{path}: written by a newer Sightline (schema {schema}, this version reads up to {newest}); "
-            "upgrade with: pip install -U sightline"
+            f"{path}: written by a newer Sightline (schema {schema}; this version reads schema {current}). "
+            "Upgrade with: pip install -U sightline"
+        )
+    if schema < current:
+        raise ModelError(
+            f"{path}: written by an older Sightline (schema {schema}; this version reads schema {current}). "
+            f"Make the {what} again with this version."
         )
     if document.get("sealed") != digest:
         raise IntegrityError(f"{path}: is not the document that was written (its seal differs); copy the folder again")

@@ -20,14 +20,14 @@ from sightline.errors import ModelError
 from sightline.flatbuffer import Table
 from sightline.interpreter import Delegate, Interpreter, TensorInfo
 from sightline.metadata import Metadata, read_metadata
-from sightline.output_spec import TASKS, Layout, OutputSpec
+from sightline.output_spec import TASKS, Decoder, OutputSpec
 from sightline.preprocess import InputSpec, Resize
 
 POSTPROCESS = "TFLite_Detection_PostProcess"
 STRIDES = (8, 16, 32)  # of YOLO's three levels
 THRESHOLDS = {"ssd": 0.4, "yolo": 0.25, "yolo5": 0.25, "yolo_pose": 0.25, "boxes": 0.25, "movenet": 0.3,
               "movenet_multi": 0.3, "posenet": 0.3}  # fmt: skip  # as their makers show them
-_BY_TASK: dict[str, tuple[Layout, ...]] = {
+_BY_TASK: dict[str, tuple[Decoder, ...]] = {
     "detect": ("yolo", "yolo5", "boxes"), "pose": ("yolo_pose",), "classify": ("",),
 }  # fmt: skip
 _SCORES = (14, 25)  # builtin ops that end in scores: LOGISTIC, SOFTMAX
@@ -96,26 +96,26 @@ def recognize(content: bytes, name: str, hints: Hints = NO_HINTS, delegate: Dele
     except ValueError as e:
         raise ModelError(f"{name}: {e}") from None
     found = _Found(interpreter, said, metadata, labels, parts, ends_in_scores)
-    layout = _layout(found, name, hints.decoder)
+    decoder = _decoder(found, name, hints.decoder)
     notes: list[str] = []
-    output = _output(found, layout, name, notes)
-    return Recognized(_input(found, layout, name, hints, notes), output, tuple(notes))
+    output = _output(found, decoder, name, notes)
+    return Recognized(_input(found, decoder, name, hints, notes), output, tuple(notes))
 
 
-def _layout(f: _Found, name: str, decoder: str | None) -> Layout:
-    possible = [layout for layout, fits in _FITS.items() if fits(f)]
+def _decoder(f: _Found, name: str, choice: str | None) -> Decoder:
+    possible = [decoder for decoder, fits in _FITS.items() if fits(f)]
     shapes = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in f.interpreter.outputs)
-    if decoder:
-        chosen: Layout = "" if decoder == "classes" else decoder  # type: ignore[assignment]
-        if chosen not in possible:
+    if choice:
+        decoder: Decoder = "" if choice == "classes" else choice  # type: ignore[assignment]
+        if decoder not in possible:
             fitting = f"; what fits: {_listed(possible)}" if possible else ""
-            raise ModelError(f"{name}: its outputs ({shapes}) are not those of {decoder!r}{fitting}")
-        return chosen
+            raise ModelError(f"{name}: its outputs ({shapes}) are not those of {choice!r}{fitting}")
+        return decoder
     wanted = _BY_TASK.get(f.said.get("task", ""))
     if wanted:
-        possible = [layout for layout in possible if layout in wanted]
+        possible = [decoder for decoder in possible if decoder in wanted]
     elif f.labels:  # as many as it has scores for decides
-        exact = [layout for layout in possible if _count(f, layout) == len(f.labels)]
+        exact = [decoder for decoder in possible if _count(f, decoder) == len(f.labels)]
         possible = exact or possible
     if len(possible) == 1:
         return possible[0]
@@ -129,12 +129,12 @@ def _layout(f: _Found, name: str, decoder: str | None) -> Layout:
     )
 
 
-def _listed(layouts: list[Layout]) -> str:
-    return ", ".join(f"{layout or 'classes'} (to {' or '.join(_tasks(layout))})" for layout in layouts)
+def _listed(decoders: list[Decoder]) -> str:
+    return ", ".join(f"{decoder or 'classes'} (to {' or '.join(_tasks(decoder))})" for decoder in decoders)
 
 
-def _tasks(layout: Layout) -> tuple[str, ...]:
-    return TASKS[layout] if layout else ("classify",)
+def _tasks(decoder: Decoder) -> tuple[str, ...]:
+    return TASKS[decoder] if decoder else ("classify",)
 
 
 def _one(f: _Found) -> tuple[int, ...]:
@@ -179,7 +179,7 @@ def _posenet_parts(f: _Found) -> tuple[int, ...]:
     return ()
 
 
-_FITS: dict[Layout, Callable[[_Found], bool]] = {
+_FITS: dict[Decoder, Callable[[_Found], bool]] = {
     "": lambda f: len(_one(f)) >= 1 and int(np.prod(_one(f))) == _one(f)[-1] >= 2,
     "ssd": lambda f: bool(f.parts),
     "yolo": lambda f: _yolo_channels(f, f.cells) >= 5,
@@ -193,9 +193,9 @@ _FITS: dict[Layout, Callable[[_Found], bool]] = {
 }
 
 
-def _count(f: _Found, layout: Layout) -> int | None:
+def _count(f: _Found, decoder: Decoder) -> int | None:
     """How many classes it has scores for; None where that does not show."""
-    match layout:
+    match decoder:
         case "":
             return _one(f)[-1]
         case "yolo":
@@ -207,29 +207,29 @@ def _count(f: _Found, layout: Layout) -> int | None:
     return None
 
 
-def _output(f: _Found, layout: Layout, name: str, notes: list[str]) -> OutputSpec:
-    labels, count = f.labels, _count(f, layout)
+def _output(f: _Found, decoder: Decoder, name: str, notes: list[str]) -> OutputSpec:
+    labels, count = f.labels, _count(f, decoder)
     order: tuple[int, ...] = ()
     points: tuple[str, ...] = ()
     relative = False
-    match layout:
+    match decoder:
         case "ssd":
             order, relative = f.parts, True
         case "yolo" | "yolo5" | "yolo_pose" | "boxes":
-            relative = _is_relative(f, layout)
+            relative = _is_relative(f, decoder)
         case "posenet":
             order, relative = _posenet_parts(f), True
         case "movenet" | "movenet_multi":
             relative = True
-    if TASKS[layout] == ("pose",):
+    if TASKS[decoder] == ("pose",):
         channels = _yolo_channels(f, f.cells)
         points = (
             BODY
-            if layout != "yolo_pose" or channels == 5 + 3 * len(BODY)
+            if decoder != "yolo_pose" or channels == 5 + 3 * len(BODY)
             else tuple(f"point {k}" for k in range((channels - 5) // 3))
         )
         labels = labels if labels and len(labels) == 1 else ("person",)
-    elif labels and layout == "ssd" and labels[0].lower() in NOTHING:
+    elif labels and decoder == "ssd" and labels[0].lower() in NOTHING:
         notes.append(f"the labels begin with {labels[0]!r}, which this kind of detector does not count: left out")
         labels = labels[1:]
     if labels and count and len(labels) != count:
@@ -241,10 +241,10 @@ def _output(f: _Found, layout: Layout, name: str, notes: list[str]) -> OutputSpe
     if not labels:
         labels = tuple(f"class {k}" for k in range(count or 1))
         notes.append("it has no labels, so classes go by their numbers; say them with --labels")
-    task = TASKS[layout][0]
-    activation: Literal["softmax", "none"] = "none" if layout or f.ends_in_scores else "softmax"
+    task = TASKS[decoder][0]
+    activation: Literal["softmax", "none"] = "none" if decoder or f.ends_in_scores else "softmax"
     return OutputSpec(
-        task, activation, _unique(labels), threshold=THRESHOLDS.get(layout, 0.0), layout=layout, relative=relative,
+        task, activation, _unique(labels), threshold=THRESHOLDS.get(decoder, 0.0), decoder=decoder, relative=relative,
         order=order, points=points,
     )  # fmt: skip
 
@@ -254,10 +254,10 @@ def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(label if labels.count(label) == 1 else f"{label} {k}" for k, label in enumerate(labels))
 
 
-def _is_relative(f: _Found, layout: Layout) -> bool:
+def _is_relative(f: _Found, decoder: Decoder) -> bool:
     """Whether coordinates are 0 to 1. The middles of a detector's cells lie all over the picture, whatever it shows:
     in pixels they are far beyond 1."""
-    if layout == "boxes":
+    if decoder == "boxes":
         corners = _probe(f)[0].reshape(-1, 6)[:, :4]
         middles = (corners[:, :2] + corners[:, 2:]) / 2
     else:
@@ -275,7 +275,7 @@ def _probe(f: _Found) -> list[Any]:
     return f.interpreter.results()
 
 
-def _input(f: _Found, layout: Layout, name: str, hints: Hints, notes: list[str]) -> InputSpec:
+def _input(f: _Found, decoder: Decoder, name: str, hints: Hints, notes: list[str]) -> InputSpec:
     t = f.interpreter.input
     width, height = f.interpreter.size
     normalization = hints.normalization or _normalization(t, f)
@@ -288,7 +288,7 @@ def _input(f: _Found, layout: Layout, name: str, hints: Hints, notes: list[str])
     resize = hints.resize
     if resize is None:
         # how their makers feed them; a mask or a classifier has no custom, and letterbox loses nothing
-        resize = "stretch" if layout == "ssd" else "letterbox"
+        resize = "stretch" if decoder == "ssd" else "letterbox"
         notes.append(f"pictures are fitted in by {resize}; say another with --resize")
     mean, std = normalization
     # plain interpolation is what their makers measured with, whatever aliases

@@ -13,10 +13,10 @@ from sightline.predictions import Classification
 
 Floats = NDArray[np.float32]
 Task = Literal["classify", "detect", "segment", "pose"]
-Layout = Literal[
+Decoder = Literal[
     "", "points", "ssd", "yolo", "yolo5", "yolo_pose", "boxes", "mask", "movenet", "movenet_multi", "posenet"
 ]
-TASKS: dict[Layout, tuple[Task, ...]] = {
+TASKS: dict[Decoder, tuple[Task, ...]] = {
     "": ("classify", "detect"), "points": ("detect",), "ssd": ("detect",), "yolo": ("detect",), "yolo5": ("detect",),
     "boxes": ("detect",), "yolo_pose": ("pose",), "mask": ("segment",), "movenet": ("pose",),
     "movenet_multi": ("pose",), "posenet": ("pose",),
@@ -26,7 +26,7 @@ TASKS: dict[Layout, tuple[Task, ...]] = {
 @dataclass(frozen=True)
 class OutputSpec:
     """What a model's outputs mean. Classification has one output, float [1, classes], in the order of `labels`;
-    detection two for each of its strides, see `sightline.detection_postprocess`; what others made has a `layout`, one
+    detection two for each of its strides, see `sightline.detection_postprocess`; what others made has a `decoder`, one
     of `sightline.decoders`.
 
     activation: what turns the outputs into scores: `softmax` for exactly one class a picture, `sigmoid` for any number
@@ -41,7 +41,7 @@ class OutputSpec:
     labels: tuple[str, ...]
     strides: tuple[int, ...] = ()
     threshold: float = 0.0
-    layout: Layout = ""
+    decoder: Decoder = ""
     relative: bool = False
     order: tuple[int, ...] = ()
     points: tuple[str, ...] = ()
@@ -49,14 +49,14 @@ class OutputSpec:
     @property
     def heads(self) -> tuple[int, ...]:
         """Channels of the outputs that Sightline's own detectors give for each stride."""
-        return (len(self.labels),) if self.layout == "points" else (len(self.labels), 4)
+        return (len(self.labels),) if self.decoder == "points" else (len(self.labels), 4)
 
     @property
     def metric(self) -> tuple[str, str]:
         """What a model of this kind is judged by, as programs call it and as people do."""
         if self.task != "detect":
             return "accuracy", "accuracy"
-        return ("f1", "F1") if self.layout == "points" else ("map", "mAP")
+        return ("f1", "F1") if self.decoder == "points" else ("map", "mAP")
 
     def __post_init__(self) -> None:
         if not self.labels:
@@ -65,10 +65,10 @@ class OutputSpec:
             raise ValueError("two classes have the same label")
         for label in self.labels:
             check_label(label)
-        if (self.task == "detect" and self.layout in ("", "points")) != bool(self.strides):
+        if (self.task == "detect" and self.decoder in ("", "points")) != bool(self.strides):
             raise ValueError("a detector of Sightline's has strides, and nothing else has")
-        if self.task not in TASKS[self.layout]:
-            raise ValueError(f"the layout {self.layout!r} is there to {' or '.join(TASKS[self.layout])}")
+        if self.task not in TASKS[self.decoder]:
+            raise ValueError(f"the layout {self.decoder!r} is there to {' or '.join(TASKS[self.decoder])}")
         if any(stride < 1 for stride in self.strides) or len(set(self.strides)) < len(self.strides):
             raise ValueError(f"strides {self.strides}: different numbers of pixels are needed")
         if self.strides and self.activation != "sigmoid":

@@ -31,7 +31,7 @@ def answer(
     if output.task == "classify":
         return decode(dequantize(tensors, outputs), output, top or CLASSES, threshold)
     placement = place(*size, input)
-    if output.layout:
+    if output.decoder:
         whole = input.width, input.height
         return read_layout(outputs, tensors, output, whole, placement, threshold, top or THINGS)
     return detect(outputs, tensors, output, placement, threshold, top or THINGS)

@@ -30,7 +30,7 @@ from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
 from sightline.strict_config import read_record
 
-SCHEMA = 1
+SCHEMA = 2
 # accuracy of int8 stops changing at about 100 pictures; 256 keep every class of most data sets in
 CALIBRATION_FRAMES = 256
 GOLDEN_FRAMES = 32

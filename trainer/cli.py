@@ -240,7 +240,7 @@ def _open_parent(path: Path) -> Run:
 def _inherited(context: click.Context, run: Run) -> dict[str, Any]:
     """What fine-tuning takes from the run. Raises ConfigError for an option that would make it another model."""
     recipe, spec = run.manifest.provenance["recipe"], run.manifest.input
-    task = "points" if run.manifest.output.layout == "points" else run.manifest.output.task
+    task = "points" if run.manifest.output.decoder == "points" else run.manifest.output.task
     fixed = {"task": task, "arch": recipe["arch"], "image_size": spec.width, "resize": spec.resize}
     given = {k: v for k, v in context.params.items() if context.get_parameter_source(k) is ParameterSource.COMMANDLINE}
     if "weights" in given:

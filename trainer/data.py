@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from sightline.data.classification import Picture
+from sightline.data.classification import ClassificationImage
 from sightline.images import read_image
 from sightline.preprocess import Frame, InputSpec, Preprocessor
 
@@ -29,7 +29,7 @@ class Augmented(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(
-        self, root: Path, pictures: Sequence[Picture], spec: InputSpec, seed: int, augment: str, flip: bool
+        self, root: Path, pictures: Sequence[ClassificationImage], spec: InputSpec, seed: int, augment: str, flip: bool
     ) -> None:
         self.root, self.pictures, self.seed, self.augment = root, pictures, seed, augment
         self.preprocess = Preprocessor(spec)
@@ -70,7 +70,7 @@ class Augmented(Dataset[tuple[Tensor, int]]):
 class Plain(Dataset[tuple[Tensor, int]]):
     """Pictures exactly as the device makes them. Items as of `Augmented`, keys are indices."""
 
-    def __init__(self, root: Path, pictures: Sequence[Picture], spec: InputSpec) -> None:
+    def __init__(self, root: Path, pictures: Sequence[ClassificationImage], spec: InputSpec) -> None:
         self.root, self.pictures = root, pictures
         self.preprocess = Preprocessor(spec)
 

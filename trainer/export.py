@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sightline import __version__
-from sightline.data.classification import ClassificationDataset, Picture, balanced, read_frames
+from sightline.data.classification import ClassificationDataset, ClassificationImage, balanced, read_frames
 from sightline.data.detection import DetectionDataset, DetectionImage
 from sightline.detection_postprocess import check_shapes
 from sightline.errors import ModelError, reason
@@ -95,9 +95,9 @@ def export_run(
     return manifest
 
 
-def _answer(picture: Picture | DetectionImage) -> int | list[list[float]]:
+def _answer(picture: ClassificationImage | DetectionImage) -> int | list[list[float]]:
     """What is right: the class, or class, x, y, width, height of each box."""
-    if isinstance(picture, Picture):
+    if isinstance(picture, ClassificationImage):
         return picture.label
     return [[b.label, b.x, b.y, b.width, b.height] for b in picture.boxes]
 

@@ -54,7 +54,7 @@ class PointTask(BoxTask):
 
     def __init__(self, data: DetectionDataset, spec: InputSpec) -> None:
         super().__init__(data, spec)
-        self.output = OutputSpec("detect", "sigmoid", data.labels, (STRIDE,), layout="points")
+        self.output = OutputSpec("detect", "sigmoid", data.labels, (STRIDE,), decoder="points")
 
     def build(self, recipe: Recipe, weights: str) -> nn.Module:
         return build_point_detector(recipe.arch, len(self.data.labels), weights, self.spec.width)

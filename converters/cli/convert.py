@@ -17,7 +17,7 @@ from sightline.errors import ConfigError
 from sightline.options import NEW_FOLDER, READ, Number
 from sightline.output_spec import TASKS
 
-DECODERS = [layout or "classes" for layout in TASKS]
+DECODERS = [decoder or "classes" for decoder in TASKS]
 
 
 @click.command()
@@ -115,13 +115,13 @@ def _wrap(source: Path, out: Path, device: str, as_json: bool, decoder: str | No
     w = wrap(source, out, device=device, given=given, decoder=decoder, progress=Bar())
     if as_json:
         quality = {w.metric: w.quality.value, **w.quality.more} if w.quality else {}
-        told = {"bundle": str(out), "task": w.task, "decoder": w.layout, "classes": len(w.labels), "bytes": w.bytes}
+        told = {"bundle": str(out), "task": w.task, "decoder": w.decoder, "classes": len(w.labels), "bytes": w.bytes}
         click.echo(json.dumps({**told, "pictures": w.pictures, **quality, "notes": w.notes}))
         return
     for note in w.notes:
         click.echo(f"note: {note}", err=True)
     shown = ", ".join(w.labels[:6]) + (", ..." if len(w.labels) > 6 else "")
-    click.echo(f"{source}: there to {w.task}, its outputs read as {w.layout}; {len(w.labels)} classes: {shown}")
+    click.echo(f"{source}: there to {w.task}, its outputs read as {w.decoder}; {len(w.labels)} classes: {shown}")
     if w.quality:
         click.echo(f"{w.title} {percent(w.quality.value)} on {w.pictures} pictures")
     else:

@@ -67,7 +67,7 @@ def metrics_for(output: OutputSpec, input: InputSpec, truth: Sequence[Any]) -> M
     """truth: of each held-out picture its class or boxes; None where nobody labelled it."""
     if output.task != "detect":
         return ClassificationMetrics(output, truth)
-    return (PointMetrics if output.layout == "points" else DetectionMetrics)(output, input, truth)
+    return (PointMetrics if output.decoder == "points" else DetectionMetrics)(output, input, truth)
 
 
 class ClassificationMetrics:

@@ -192,7 +192,7 @@ class Search:
         if not runnable(content):
             return np.inf
         outputs, shapes = self._outputs(content), self.source.shapes
-        if self.source.output.layout == "points":
+        if self.source.output.decoder == "points":
             return cell_divergence(self.reference, outputs)
         if self.source.output.task == "detect":
             return box_divergence(split(self.reference, shapes), split(outputs, shapes))

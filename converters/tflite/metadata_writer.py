@@ -120,7 +120,7 @@ def _described(output: OutputSpec) -> list[tuple[str, str, bool]]:
     if output.task == "classify":
         return [(*_OUTPUTS[output.activation], True)]
     described = []
-    if output.layout == "points":
+    if output.decoder == "points":
         text = f"One logit a label for each cell of {output.strides[0]}x{output.strides[0]} pixels; things are peaks."
         return [("heat", text, True)]
     for stride in output.strides:

@@ -66,7 +66,7 @@ def open_model(bundle: Bundle, config: DeviceConfig, scheme: str | None = None) 
 def _check_outputs(interpreter: Interpreter, manifest: Manifest, name: str) -> None:
     """Raises ModelError where they are not what the manifest says."""
     output = manifest.output
-    if output.layout and not output.strides:  # its shapes were read when it was recognized
+    if output.decoder and not output.strides:  # its shapes were read when it was recognized
         return
     if output.task == "detect":
         try:
@@ -114,14 +114,14 @@ def _compare(
     output: NDArray[np.float32], expected: NDArray[np.float32], tensor: TensorInfo, spec: OutputSpec
 ) -> tuple[float, float]:
     """(how far an output is from what was measured, how far it may be)."""
-    if spec.layout == "mask" and tensor.dtype.startswith("int"):  # classes: a step tips a pixel at an edge
+    if spec.decoder == "mask" and tensor.dtype.startswith("int"):  # classes: a step tips a pixel at an edge
         return float((output.reshape(-1) != expected.reshape(-1)).mean()), 0.01
     error = np.abs(output.reshape(-1) - expected.reshape(-1))
     difference = float(error.max())
     if spec.task != "classify":  # of thousands of numbers some few are further off: other kernels, 14 steps, of cells
         # that see nothing; as a whole they were never more than 3.3 apart
         difference = max(float(np.sqrt(np.square(error).mean())), difference / FEW)
-    if spec.layout in ("ssd", "boxes"):
+    if spec.decoder in ("ssd", "boxes"):
         return difference, 0.02
     # float outputs of an int8 body move by steps too: a hundredth of their range is less than four of 255
     return difference, GOLDEN_STEPS * tensor.scale if tensor.scale else max(1e-3, 0.016 * float(np.ptp(expected)))

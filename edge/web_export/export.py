@@ -121,8 +121,8 @@ def content_policy(post: str) -> str:
 
 def _variant(bundle: Bundle, scheme: str | None) -> str:
     output = bundle.manifest.output
-    if output.layout or output.task not in ("classify", "detect"):
-        kind = output.layout or output.task
+    if output.decoder or output.task not in ("classify", "detect"):
+        kind = output.decoder or output.task
         raise ModelError(f"{bundle.path}: the page runs Sightline's own classifiers and detectors, and this is: {kind}")
     there = bundle.manifest.variants
     if scheme is None:

@@ -24,11 +24,11 @@ from sightline.strict_config import near
 
 VAL_NAMES = ("val", "valid", "validation")
 Progress = Callable[[int, int], None]
-AnyPicture = TypeVar("AnyPicture", "Picture", DetectionImage)
+AnyImage = TypeVar("AnyImage", "ClassificationImage", DetectionImage)
 
 
 @dataclass(frozen=True)
-class Picture:
+class ClassificationImage:
     """path: relative to the data set's root. label: index into `labels`. sha256: of the file."""
 
     path: str
@@ -43,8 +43,8 @@ class ClassificationDataset:
 
     root: Path
     labels: tuple[str, ...]
-    train: tuple[Picture, ...]
-    val: tuple[Picture, ...]
+    train: tuple[ClassificationImage, ...]
+    val: tuple[ClassificationImage, ...]
     skipped: tuple[str, ...]
     leaked: int
 
@@ -100,13 +100,13 @@ def read_class_folders(
         for path in paths
     ]
     bad: list[str] = []
-    kept: dict[str, list[Picture]] = {"train": [], "val": []}
+    kept: dict[str, list[ClassificationImage]] = {"train": [], "val": []}
     with ThreadPoolExecutor(8) as pool:
         for i, ((part, label, path), outcome) in enumerate(zip(entries, pool.map(_check, entries), strict=True)):
             if isinstance(outcome, DataError):
                 bad.append(str(outcome))
             else:
-                kept[part].append(Picture(path.relative_to(root).as_posix(), label, outcome))
+                kept[part].append(ClassificationImage(path.relative_to(root).as_posix(), label, outcome))
             if progress:
                 progress(i + 1, len(entries))
     if bad and corrupt == "refuse":
@@ -129,23 +129,25 @@ def read_class_folders(
     return ClassificationDataset(root, labels, tuple(train), tuple(val), tuple(bad), leaked)
 
 
-def balanced(pictures: Sequence[AnyPicture], count: int, seed: int) -> list[AnyPicture]:
+def balanced(pictures: Sequence[AnyImage], count: int, seed: int) -> list[AnyImage]:
     """`count` pictures, or all, as evenly over the classes as there are; a function of the seed. Of a picture with
     boxes the first one's class counts."""
-    queues: dict[int, list[AnyPicture]] = {}
+    queues: dict[int, list[AnyImage]] = {}
     for p in random.Random(seed).sample(list(pictures), len(pictures)):
         queues.setdefault(_class_of(p), []).append(p)
     turns = [queue[i] for i in range(len(pictures)) for _, queue in sorted(queues.items()) if i < len(queue)]
     return turns[:count]
 
 
-def _class_of(picture: Picture | DetectionImage) -> int:
-    if isinstance(picture, Picture):
+def _class_of(picture: ClassificationImage | DetectionImage) -> int:
+    if isinstance(picture, ClassificationImage):
         return picture.label
     return picture.boxes[0].label if picture.boxes else -1
 
 
-def read_frames(root: Path, pictures: Sequence[Picture] | Sequence[DetectionImage], spec: InputSpec) -> Frame:
+def read_frames(
+    root: Path, pictures: Sequence[ClassificationImage] | Sequence[DetectionImage], spec: InputSpec
+) -> Frame:
     """uint8 [n, spec.height, spec.width, 3]: the pictures as the model takes them."""
     preprocess = Preprocessor(spec)
     return np.stack([preprocess(read_image(root / p.path)) for p in pictures])
@@ -198,8 +200,8 @@ def _common_labels(root: Path, val: str, listed: dict[str, dict[str, list[Path]]
 
 
 def _split(
-    pictures: Sequence[Picture], classes: int, fraction: float, seed: int
-) -> tuple[list[Picture], list[Picture]]:
+    pictures: Sequence[ClassificationImage], classes: int, fraction: float, seed: int
+) -> tuple[list[ClassificationImage], list[ClassificationImage]]:
     held: set[str] = set()
     for label in range(classes):
         # shuffled by content, not by name: renaming or copying the folder changes nothing

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from sightline.data.formats import Format, RawBox, RawPicture, find_format, read_format
+from sightline.data.formats import Format, RawBox, RawImage, find_format, read_format
 from sightline.documents import read_bytes, utf8
 from sightline.errors import DataError
 from sightline.files import sha256
@@ -144,7 +144,7 @@ def read_boxes(
     return DetectionDataset(root, raw.format, raw.labels, tuple(train), tuple(val), tuple(problems), leaked)
 
 
-def _content(picture: RawPicture) -> tuple[str, int, int] | Problem:
+def _content(picture: RawImage) -> tuple[str, int, int] | Problem:
     """(sha256, width, height) of the file."""
     name = str(picture.path)
     try:
@@ -166,7 +166,7 @@ def _content(picture: RawPicture) -> tuple[str, int, int] | Problem:
 
 
 def _checked(
-    picture: RawPicture, width: int, height: int, labels: tuple[str, ...], problems: list[Problem]
+    picture: RawImage, width: int, height: int, labels: tuple[str, ...], problems: list[Problem]
 ) -> tuple[Box, ...]:
     """Its boxes, cut to the picture, without those that are none; what was wrong goes to `problems`."""
     # one file may speak of all pictures

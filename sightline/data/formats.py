@@ -40,7 +40,7 @@ class RawBox:
 
 
 @dataclass(frozen=True)
-class RawPicture:
+class RawImage:
     """path: of the file. part: '' where nobody has split the set. size: (width, height) as annotated; None = not said.
     where: the file that says it. errors: lines of it that cannot be read."""
 
@@ -58,7 +58,7 @@ class RawSet:
 
     format: Format
     labels: tuple[str, ...]
-    pictures: tuple[RawPicture, ...]
+    pictures: tuple[RawImage, ...]
 
 
 def find_format(root: Path) -> Format:
@@ -138,7 +138,7 @@ def _coco_files(root: Path) -> list[Path]:
 
 
 def _read_coco(root: Path) -> RawSet:
-    by_name, labels, pictures = _pictures(root), list[str](), list[RawPicture]()
+    by_name, labels, pictures = _pictures(root), list[str](), list[RawImage]()
     files = _coco_files(root)
     for file in files:
         try:
@@ -180,12 +180,12 @@ def _read_coco(root: Path) -> RawSet:
             if not isinstance(name, str):
                 raise DataError(f"{where}: file_name {shortened(repr(name))} is no text")
             path = _located(root, file.parent, name, by_name)
-            pictures.append(RawPicture(path, part, size, tuple(boxes), str(file), tuple(errors)))
+            pictures.append(RawImage(path, part, size, tuple(boxes), str(file), tuple(errors)))
     return RawSet("coco", tuple(labels), tuple(pictures))
 
 
 def _read_voc(root: Path) -> RawSet:
-    by_name, pictures = _pictures(root), list[RawPicture]()
+    by_name, pictures = _pictures(root), list[RawImage]()
     parts = {
         line.split()[0]: _part_of(file.stem)
         for file in root.glob("ImageSets/Main/*.txt")
@@ -220,7 +220,7 @@ def _read_voc(root: Path) -> RawSet:
         sides = [int(text) if text.isdecimal() and len(text) < 10 else 0 for text in (width, height)]
         size = (sides[0], sides[1]) if all(sides) else None
         part = parts.get(file.stem) or _part_of(file.parent.name)
-        pictures.append(RawPicture(path, part, size, tuple(boxes), str(file), tuple(errors)))
+        pictures.append(RawImage(path, part, size, tuple(boxes), str(file), tuple(errors)))
     return RawSet("voc", tuple(sorted(labels)), tuple(pictures))
 
 
@@ -307,7 +307,7 @@ def _read_yolo(root: Path) -> RawSet:
                     errors.append(f"line {number} is not `class x y width height`")
                     continue
                 boxes.append(RawBox(label, x - width / 2, y - height / 2, width, height, relative=True))
-            pictures.append(RawPicture(path, "" if whole else part, None, tuple(boxes), str(text), tuple(errors)))
+            pictures.append(RawImage(path, "" if whole else part, None, tuple(boxes), str(text), tuple(errors)))
     return RawSet("yolo", tuple(names[k] for k in sorted(names)), tuple(pictures))
 
 

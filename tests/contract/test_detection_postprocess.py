@@ -67,7 +67,7 @@ def overlap(a: tuple[Any, ...], b: tuple[Any, ...]) -> float:
     return shared / ((a[4] - a[2]) * (a[5] - a[3]) + (b[4] - b[2]) * (b[5] - b[3]) - shared)
 
 
-def alone(found: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def nms_done(found: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Greedy, class by class."""
     kept: list[tuple[Any, ...]] = []
     for one in found:
@@ -83,7 +83,7 @@ def test_it_finds_what_a_plain_decoder_finds(scale: float, threshold: float, see
     about = tensors(scale, 20 if scale else 0, "int8" if scale else "float32")
     raw = outputs(seed, about)
     every = [w for w in plainly(raw, about, threshold) if w[4] > w[2] and w[5] > w[3]]
-    wanted = alone(every[:CANDIDATES])
+    wanted = nms_done(every[:CANDIDATES])
     got = detect(raw, about, SPEC, WHOLE, threshold, top=10_000)
     if len({w[0] for w in every}) == len(every):  # equal scores may come in another order
         assert [(d.index, pytest.approx(d.score, abs=1e-5)) for d in got] == [

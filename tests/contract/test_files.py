@@ -379,7 +379,7 @@ def test_the_seal_is_the_last_key_and_is_made_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "why"),
     [
-        (seal({"schema": 2, "new": 1}), ModelError, r"newer Sightline \(schema 2, .* up to 1\); upgrade"),
+        (seal({"schema": 2, "new": 1}), ModelError, r"newer Sightline \(schema 2; .* schema 1\)\. Upgrade"),
         (seal({"name": "x"}), ModelError, "not a thing: it has no schema number"),
         (seal({"schema": True}), ModelError, "no schema number"),
         (seal({"schema": "1"}), ModelError, "no schema number"),

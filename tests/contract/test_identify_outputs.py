@@ -63,9 +63,9 @@ def assert_squares(found: Any) -> None:
         (f.Yolo(sure=True), "yolo5", True),
     ],
 )
-def test_ultralytics_layouts_are_told_by_their_shape(module: Any, layout: str, relative: bool) -> None:
+def test_ultralytics_layouts_are_told_by_their_shape(module: Any, decoder: str, relative: bool) -> None:
     found, output = look(f.tflite(module), NAMED)
-    assert (output.layout, output.relative, output.threshold) == (layout, relative, 0.25)
+    assert (output.decoder, output.relative, output.threshold) == (decoder, relative, 0.25)
     assert_squares(found)
 
 
@@ -77,7 +77,7 @@ def test_what_may_be_two_things_lists_them(module: Any, decoder: str) -> None:
         with pytest.raises(ModelError, match=r"may be several things; say which with --decoder: yolo .*, boxes "):
             recognize(content, "model", BYTES)
     found, output = look(content, Hints(f.CLASSES, decoder, RAW))
-    assert output.layout == decoder
+    assert output.decoder == decoder
     assert_squares(found)
     with pytest.raises(ModelError, match="are not those of 'ssd'; what fits: "):
         recognize(content, "model", Hints(f.CLASSES, "ssd", RAW))
@@ -86,7 +86,7 @@ def test_what_may_be_two_things_lists_them(module: Any, decoder: str) -> None:
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1)])
 def test_ssds_outputs_in_any_order(order: tuple[int, ...]) -> None:
     found, output = look(f.ssd(order), Hints(labels=("???", *f.CLASSES), normalization=RAW, resize="letterbox"))
-    assert output.layout == "ssd" and [order[i] for i in output.order] == [0, 1, 2, 3]
+    assert output.decoder == "ssd" and [order[i] for i in output.order] == [0, 1, 2, 3]
     assert output.labels == f.CLASSES, "what begins the list is no class of this op"
     assert_squares(found)
 
@@ -150,8 +150,8 @@ def tensor(shape: tuple[int, ...], dtype: str = "float32") -> TensorInfo:
     return TensorInfo(0, "", shape, dtype, 0.0, 0)
 
 
-def poses(layout: Any, *outputs: Any, relative: bool = True, order: tuple[int, ...] = ()) -> tuple[Pose, ...]:
-    spec = OutputSpec("pose", "none", ("person",), layout=layout, relative=relative, points=BODY, order=order)
+def poses(decoder: Any, *outputs: Any, relative: bool = True, order: tuple[int, ...] = ()) -> tuple[Pose, ...]:
+    spec = OutputSpec("pose", "none", ("person",), decoder=decoder, relative=relative, points=BODY, order=order)
     arrays = [np.asarray(o, np.float32) for o in outputs]
     placement = place(128, 64, InputSpec(64, 64))
     return read_layout(arrays, [tensor(a.shape) for a in arrays], spec, (64, 64), placement, 0.1, 10)  # type: ignore[return-value]
@@ -197,8 +197,8 @@ def test_posenet_adds_the_offset_to_the_best_cell() -> None:
         ([(1, 10)], ""),
     ],
 )
-def test_shapes_alone(shapes: list[tuple[int, ...]], layout: str) -> None:
-    assert recognize(f.tflite(f.Outputs(*shapes)), "model", BYTES).output.layout == layout
+def test_shapes_alone(shapes: list[tuple[int, ...]], decoder: str) -> None:
+    assert recognize(f.tflite(f.Outputs(*shapes)), "model", BYTES).output.decoder == decoder
 
 
 def test_what_is_nothing_known_says_what_it_has() -> None:
@@ -214,7 +214,7 @@ def test_more_classes_than_labels_go_by_their_number() -> None:
     rows = np.zeros((1, 4, 6), np.float32)
     rows[0, 0] = [8, 20, 24, 36, 0.9, 90]
     rows[0, 1] = [8, 20, 24, 36, np.nan, -1]
-    spec = OutputSpec("detect", "none", ("a",), layout="boxes")
+    spec = OutputSpec("detect", "none", ("a",), decoder="boxes")
     placement = place(64, 64, InputSpec(64, 64))
     (d,) = read_layout([rows], [tensor(rows.shape)], spec, (64, 64), placement, 0.2, 10)
     assert isinstance(d, Detection) and d.label == "class 90"
@@ -252,7 +252,7 @@ def test_a_plane_a_channel_is_what_some_converters_leave(tmp_path: Path) -> None
     content = f.with_ultralytics((tmp_path / "planes.tflite").read_bytes())
     assert Interpreter(content).input.shape == (1, 3, 64, 64) and Interpreter(content).size == (64, 64)
     found, output = look(content, Hints())
-    assert output.layout == "yolo" and output.relative
+    assert output.decoder == "yolo" and output.relative
     assert_squares(found)
 
 

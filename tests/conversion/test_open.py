@@ -209,7 +209,8 @@ def test_a_run_that_lacks_a_file_is_refused_by_its_name(run_folder: Path, tmp_pa
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda d: d.update(schema=2), r"written by a newer Sightline \(schema 2"),
+        (lambda d: d.update(schema=3), r"written by a newer Sightline \(schema 3"),
+        (lambda d: d.update(schema=1), r"written by an older Sightline \(schema 1.*Make the finished run again"),
         (lambda d: d.update(verion="1"), r"unknown key 'verion' \(did you mean version\?\)"),
         (lambda d: d["input"].update(size=3), "input: unknown key 'size'"),
         (lambda d: d["output"].pop("activation"), "output: missing key 'activation'"),

@@ -109,7 +109,7 @@ def test_it_learns_and_becomes_a_bundle_that_runs(tmp_path: Path, sightline: Sig
     run = tmp_path / "spots"
     learn(data, run, task="points", image_size=64, batch=8, augment="none", epochs=10)
     m = read_run(run).manifest
-    assert m.output.layout == "points" and m.output.strides == (8,) and m.metrics["f1"] > 0.8
+    assert m.output.decoder == "points" and m.output.strides == (8,) and m.metrics["f1"] > 0.8
     bundle = tmp_path / "spots.bundle"
     done = sightline("convert", run, "--device", "desktop", "--max-drop", 5, "--max-class-drop", 50, "--out", bundle)
     assert done.returncode == 0, done.stderr

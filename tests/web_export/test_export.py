@@ -74,7 +74,7 @@ def test_a_model_of_others_is_not_for_the_page(tmp_path: Path, colours: Path) ->
     from sightline.bundle import read_bundle
 
     read = read_bundle(colours)
-    output = replace(read.manifest.output, task="segment", layout="mask")
+    output = replace(read.manifest.output, task="segment", decoder="mask")
     other = replace(read, manifest=replace(read.manifest, output=output))
     with pytest.raises(ModelError, match="this is: mask"):
         export(other, tmp_path / "site", scheme=None, post="", runtime=None)
