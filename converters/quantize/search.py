@@ -62,7 +62,7 @@ class SearchStep:
 class SearchResult:
     """What suits int8 best: of which float model, with which ranges and ops in float. activations: of that model.
     content, measured: it in `scheme`, finished, and what the held-out pictures say of it. steps: all that was tried,
-    in order. shares: what each op costs, the dearest first, where that was analysed."""
+    in order. sensitivities: what each op costs, the dearest first, where that was analysed."""
 
     float_model: bytes
     activations: dict[str, Activation]

@@ -25,7 +25,7 @@ from sightline.device import Scheme
 NOISY_DB = 20.0
 PICTURES = 24
 HISTOGRAMS = 6
-_FIGURES = ("bytes", "agreement", "drop", "worst_class", "worst_drop", "snr_db", "control_drop")
+_FIGURES = ("bytes", "agreement", "drop", "worst_class", "worst_drop", "snr_db", "negative_control_drop")
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def to_json(r: Report) -> dict[str, Any]:
         "steps": steps(r.found),
         "float_ops": list(r.found.float_ops) if r.found else [],
         "ops": [{"name": n.op.name, "output": n.op.output, "snr_db": round(n.snr_db, 2)} for n in r.noise],
-        "shares": [
+        "sensitivities": [
             {"name": s.op.name, "output": s.op.output, "divergence": s.divergence, "macs": s.macs}
-            for s in (r.found.shares if r.found else ())
+            for s in (r.found.sensitivities if r.found else ())
         ],
         "differing": [
             {

@@ -221,7 +221,7 @@ def exam(run_folder: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch) 
     [
         ({"drop": 0.5}, Limits(), None),  # as much as may be lost
         ({"drop": -3.0}, Limits(max_drop=0), None),  # better than float
-        ({"drop": 0.0, "control_drop": 0.1}, Limits(max_drop=0), None),
+        ({"drop": 0.0, "negative_control_drop": 0.1}, Limits(max_drop=0), None),
         (
             {"drop": 0.51},
             Limits(),
@@ -236,9 +236,9 @@ def exam(run_folder: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch) 
         ({"agreement": 0.5}, Limits(min_agreement=0), None),
         ({"agreement": 0.5, "drop": 20.0}, Limits(), r"lost 20\.00 points .*, and gives float32's answer on 50"),
         ({"drop": None, "worst_drop": None, "worst_class": None}, Limits(), None),  # nobody labelled them
-        ({"control_drop": 0.5}, Limits(), r"cannot tell .* lost only 0\.50 points"),
-        ({"control_drop": 0.0}, Limits(max_drop=0), "cannot tell"),
-        ({"control_drop": -5.0}, Limits(), "cannot tell"),
+        ({"negative_control_drop": 0.5}, Limits(), r"cannot tell .* lost only 0\.50 points"),
+        ({"negative_control_drop": 0.0}, Limits(max_drop=0), "cannot tell"),
+        ({"negative_control_drop": -5.0}, Limits(), "cannot tell"),
     ],
 )
 def test_the_judgement_is_strict_at_its_limits(
