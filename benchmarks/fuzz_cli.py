@@ -413,7 +413,7 @@ def _agent_yaml(place: Place, rng: random.Random) -> Made:
         "max_age_ms": 500,
         "options": {
             "top": 1, "threshold": 0.5, "output": "out.jsonl", "on": ["red>=0.5"], "page": False, "rotate-mb": 3,
-            "mqtt-pictures": 5, "name": "x", "page-port": 0, "outbox": "box",
+            "mqtt-images": 5, "name": "x", "page-port": 0, "outbox": "box",
         },
     }  # fmt: skip
     words = rng.choice([
@@ -732,7 +732,7 @@ def main() -> None:
 
 def _preload(light: bool) -> None:
     """What every forked process would import again."""
-    names = ["sqlite3", "ssl", "edge.app", "edge.outputs.factory", "edge.outputs.outbox"]
+    names = ["sqlite3", "ssl", "edge.app.run", "edge.outputs.factory", "edge.outputs.outbox"]
     names += ["edge.cli.service", "edge.cli.deploy"]
     names += (
         []

@@ -59,7 +59,7 @@ def viewers(agent: list[str], clip: Path, summary: Path) -> None:
 def mqtt(agent: list[str], clip: Path, folder: Path) -> None:
     port = free_port()
     command = [*agent, f"door={clip}", "--realtime", "--loop", "--no-page", "--name", "pi", "--send", "results",
-               "--mqtt", f"mqtt://127.0.0.1:{port}", "--mqtt-pictures", "0",
+               "--mqtt", f"mqtt://127.0.0.1:{port}", "--mqtt-images", "0",
                "--outbox", str(folder / "outbox.sqlite")]  # fmt: skip
     with (
         broker(folder, port),

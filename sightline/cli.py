@@ -43,7 +43,7 @@ COMMANDS = {
         "convert",
         "Measure models on labelled pictures, as a device runs them: accuracy, or mAP.",
     ),
-    "run": Entry("edge.cli.run:run", "", "Run a bundle on a camera, a clip or pictures, and stream what it sees."),
+    "run": Entry("edge.cli.run:run", "", "Run a bundle on cameras, a clip or images, and stream the results."),
     "bench": Entry("edge.cli.bench:bench", "", "Try a bundle on this machine: hashes, golden samples, latency."),
     "service": Entry(
         "edge.cli.service:service",

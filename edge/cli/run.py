@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from edge.cli.run_options import output_options, page_options
-from edge.credentials import hidden, hide_arguments
+from edge.cli.run_options import event_options, file_options, network_options, page_options
+from edge.credentials import SECRET, hidden
 from sightline.child import python
 from sightline.errors import ConfigError
 from sightline.options import NEW_FILE, NEW_FOLDER, READ, READ_FILE, Number, Whole
@@ -22,69 +22,95 @@ from sightline.strict_config import near
 @click.command()
 @click.argument("model", type=READ)
 @click.option(
-    "--source",
-    multiple=True,
-    help="0, /dev/v4l/by-id/.., picamera, rtsp://.., http://.., a clip, a picture, a folder, test:; or NAME=one.",
-)
-@click.option("--config", type=READ_FILE, help="agent.yaml, with several cameras, instead of --source.")
-@click.option("--env-file", type=READ_FILE, help="NAME=value lines, for ${NAME} in addresses.")
-@click.option("--device", help="How to run; see `sightline devices`.  [default: the bundle's]")
-@click.option("--scheme", help="Variant of the bundle.  [default: the bundle's]")
-@click.option("--top", type=Whole(1), help="Of a result, at most.  [default: 3 classes, 100 boxes]")
-@click.option("--threshold", type=Number(0, 1), help="Lowest score; 0 = all.  [default: the model's]")
-@click.option("--track", is_flag=True, help="Follow a detector's boxes: the same thing keeps its number.")
-@click.option("--frames", type=Whole(0), default=0, show_default=True, help="Stop after so many; 0 = never.")
+    "--source", multiple=True, metavar="[NAME=]SOURCE",
+    help="Read frames from a camera (0, /dev/v4l/by-id/.., picamera), a stream (rtsp://.., http://..), a clip, an "
+    "image, a folder of images, or a test pattern (test:). Repeatable.",
+)  # fmt: skip
+@click.option("--config", type=READ_FILE, help="Read the cameras and options from agent.yaml, in place of --source.")
+@click.option("--env-file", type=READ_FILE, help="File of NAME=value lines for ${NAME} in addresses.")
+@click.option("--device", help="Device config to run with; see `sightline devices`.  [default: the bundle's]")
+@click.option("--scheme", help="Variant of the bundle to run.  [default: the bundle's]")
 @click.option(
-    "--max-fps", type=Number(0, 1000, least=0.001), default=0, show_default=True, help="Of a camera; 0 = all it gives."
+    "--top", type=Whole(1), help="Maximum number of predictions in a result.  [default: 3 classes, 100 boxes]"
 )
-@click.option("--motion", type=Number(0, 100), default=0, show_default=True,
-              help="Look only when so many percent of a camera's pixels changed; 0 = always.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Results on stdout as JSON lines, instead of text.")
-@output_options
+@click.option("--threshold", type=Number(0, 1), help="Lowest score in a result. 0 keeps all.  [default: the model's]")
+@click.option("--track", is_flag=True, help="Give each detected object a number that it keeps from frame to frame.")
+@click.option(
+    "--frames", type=Whole(0), default=0, show_default=True, help="Stop after this many frames. 0 never stops."
+)
+@click.option(
+    "--max-fps", type=Number(0, 1000, least=0.001), default=0, show_default=True,
+    help="Run inference on at most this many frames per second of each camera. 0 has no limit.",
+)  # fmt: skip
+@click.option(
+    "--motion", type=Number(0, 100), default=0, show_default=True, metavar="PERCENT",
+    help="Run inference only when at least this percentage of pixels changed. 0 runs it on every frame.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print results as JSON lines in place of text.")
+@file_options
+@event_options
+@network_options
 @page_options
-@click.option("--realtime", is_flag=True, help="Play a clip at its own speed, as a camera would; may drop frames.")
-@click.option("--loop", is_flag=True, help="Begin a clip again at its end.")
-@click.option("--record", type=NEW_FOLDER, help="Folder for frames and results; --source replays it.")
-@click.option("--supervise", is_flag=True, help="Start it anew when it is stuck or has died; systemd does it better.")
-@click.option("--summary", type=NEW_FILE, help="File for the closing figures, as JSON.")
+@click.option(
+    "--realtime", is_flag=True, help="Play a clip at its own speed, as a camera would. Frames may be dropped."
+)
+@click.option("--loop", is_flag=True, help="Start a clip again at its end.")
+@click.option("--record", type=NEW_FOLDER, help="Record frames and results in this folder; --source replays it.")
+@click.option(
+    "--supervise", is_flag=True, help="Restart the agent if it hangs or crashes. Prefer systemd where available."
+)
+@click.option("--summary", type=NEW_FILE, help="Write the closing figures to this file as JSON.")
 @click.pass_context
-def run(
-    context: click.Context,
-    /,
-    model: Path,
-    source: tuple[str, ...],
-    device: str | None,
-    scheme: str | None,
-    as_json: bool,
-    **o: Any,
-) -> None:
-    """Run a bundle on a camera, a clip or pictures, and stream what it sees.
+def run(context: click.Context, /, **parameters: Any) -> None:
+    """Run a bundle on cameras, a clip or images, and stream the results.
 
-    A clip or pictures are a replay: every frame is looked at, and the same ones give the same answers. A camera's
-    newest frame wins, and what is dropped is counted. Ctrl-C ends it; the figures go to stderr.
+    A clip or a folder of images is a replay: inference runs on every frame, and the same frames give the same
+    results. For cameras the newest frame wins, and dropped frames are counted. Ctrl-C ends the run; the closing
+    figures go to stderr.
     """
-    given: Mapping[str, Sequence[str]] = {
-        "source": source, "mqtt": [o["mqtt"] or ""], "webhook": [o["webhook"] or ""],
-        "webhook_header": o["webhook_header"],
-    }  # fmt: skip
-    if o["supervise"]:
-        if any(hidden(option, value) != value for option, values in given.items() for value in values):
-            raise ConfigError("--supervise: a password on the command line cannot be hidden; put it into --env-file")
-        if os.environ.get("NOTIFY_SOCKET"):
-            raise ConfigError("--supervise: somebody watches this process already (systemd, or another --supervise)")
-        arguments = [a for a in sys.argv[1:] if a != "--supervise"]
-        os.execv(sys.executable, python("edge.system.supervisor", *arguments))  # a small process of its own
-    given = hide_arguments(given)  # may start it again
-    source, o["webhook_header"] = tuple(given["source"]), tuple(given["webhook_header"])
-    (o["mqtt"],), (o["webhook"],) = given["mqtt"], given["webhook"]
-    if o["config"]:
+    open_passwords = _options_with_passwords(parameters)
+    if parameters.pop("supervise"):
+        _supervise(open_passwords)
+    for option in open_passwords:
+        click.echo(
+            f"warning: {option}: the password is visible to other users of this machine in the process list. Write "
+            "${NAME} for it, and NAME=password into a file for --env-file.",
+            err=True,
+        )
+    path: Path | None = parameters["config"]
+    if path:
         from edge.config import read_agent_config
 
-        path, o["config"] = o["config"], read_agent_config(o["config"])
-        o |= _from_file(context, o["config"].options, path)
-    from edge.app import run_agent
+        parameters["config"] = config = read_agent_config(path)
+        parameters |= _from_file(context, config.options, path)
+    from edge.app.run import run_agent
+    from edge.options import RunOptions, from_parameters
 
-    run_agent(model, source, device, scheme, as_json, o)
+    run_agent(from_parameters(RunOptions, parameters))
+
+
+def _supervise(open_passwords: list[str]) -> None:
+    """Becomes the supervisor, a small process of its own, which starts this command again without --supervise."""
+    if open_passwords:
+        raise ConfigError(
+            f"{open_passwords[0]}: --supervise cannot hide a password on the command line. Write ${{NAME}} for it, and "
+            "NAME=password into a file for --env-file."
+        )
+    if os.environ.get("NOTIFY_SOCKET"):
+        raise ConfigError("--supervise: this process is supervised already, by systemd or by another --supervise.")
+    arguments = [argument for argument in sys.argv[1:] if argument != "--supervise"]
+    os.execv(sys.executable, python("edge.system.supervisor", *arguments))
+
+
+def _options_with_passwords(parameters: Mapping[str, Any]) -> list[str]:
+    """The options whose value has a password in it, for everybody to read."""
+    names = []
+    for option in SECRET:
+        value = parameters[option]
+        values = [value] if isinstance(value, str) else value or ()
+        if any(hidden(option, one) != one for one in values):
+            names.append(f"--{option.replace('_', '-')}")
+    return names
 
 
 # what is for one run, or must be known before the file is read
@@ -92,12 +118,12 @@ _LINE_ONLY = {"source", "config", "env_file", "device", "scheme", "frames", "max
               "loop", "record", "supervise", "summary", "new_page_token"}  # fmt: skip
 
 
-def _from_file(context: click.Context, given: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _from_file(context: click.Context, settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """agent.yaml's options as click would have read them. Raises ConfigError, which names the file and the key."""
     options = {p.opts[0].removeprefix("--"): p for p in context.command.params if isinstance(p, click.Option)}
     known = {key: p for key, p in options.items() if p.name not in _LINE_ONLY}
     values: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in settings.items():
         where, option = f"{path}: options: {key}", known.get(key)
         if option is None or option.name is None:
             hint = ": it belongs on the command line" if key in options else near(key, known)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.capture.mailbox import Slot
 from edge.credentials import expand
+from edge.options import FileOptions, MqttOptions, OutputOptions, WebhookOptions
 from edge.outputs.event_log import Log
 from edge.outputs.file_sinks import JsonLines, Rotation
 from edge.outputs.send_filter import SendMode
@@ -47,95 +48,124 @@ class Agent:
 
 
 class Outputs:
-    """sinks: to be started, fed and closed. observers: of results. places: zones and lines. outbox: None where nothing
-    is promised."""
+    """The outputs of a run.
+
+    sinks: to be started, fed and closed.
+    observers: of results.
+    zones: zones and lines.
+    outbox: of the messages that wait; None where no output promises delivery.
+    """
 
     def __init__(
         self,
-        o: Mapping[str, Any],
+        options: OutputOptions,
         agent: Agent,
         log: Log,
         environment: Mapping[str, str],
         *,
+        track: bool,
         lossless: bool,
         stopping: threading.Event,
     ) -> None:
-        """Raises ConfigError."""
+        """environment: values of `${NAME}`. track: whether boxes keep a number. Raises ConfigError."""
         self.sinks: list[Sink] = []
         self.observers: list[Observer] = []
         self.outbox: Outbox | None = None
         self._events: Events | None = None
         self._snapshots: Snapshots | None = None
-        rules = [parse_rule(text, agent.labels, agent.cameras) for text in o["rules"]]
-        places = self.places = [parse_zone("zone", text, agent.cameras) for text in o["zones"]]
-        places += [parse_zone("line", text, agent.cameras) for text in o["lines"]]
-        if places and not o["track"]:
-            raise ConfigError("--zone and --line are of things that are followed: --track is needed")
-        send: SendMode = o["send"] or ("events" if rules or places else "changes")
-        if send == "events" and not (rules or places):
-            raise ConfigError("--send events: an --on rule, a --zone or a --line says what an event is")
-        if len({place.name for place in places}) < len(places):
-            raise ConfigError("--zone, --line: two of them have the same name")
-        if (rules or places) and not (o["output"] or o["mqtt"] or o["webhook"]):
-            raise ConfigError("--on, --zone, --line: where do events go? --output, --mqtt or --webhook is needed")
-        shared: dict[str, Any] = {"lossless": lossless, "stopping": stopping}
-        if o["output"]:
-            mb = (0 if lossless else FILE_MB) if o["rotate_mb"] is None else o["rotate_mb"]
-            rotation = Rotation(mb * 1_000_000, o["rotate_days"], o["rotate_keep"])
-            what: SendMode = "results" if send == "changes" and not o["send"] else send
-            self.sinks.append(JsonLines(o["output"], what=what, rotation=rotation, **shared))
-        if o["mqtt"] or o["webhook"]:
+        self._agent, self._environment = agent, environment
+        self._lossless, self._stopping = lossless, stopping
+        rules = [parse_rule(text, agent.labels, agent.cameras) for text in options.events.rules]
+        self.zones = [parse_zone("zone", text, agent.cameras) for text in options.events.zones]
+        self.zones += [parse_zone("line", text, agent.cameras) for text in options.events.lines]
+        _check_events(options, self.zones, track)
+        send: SendMode = options.send or ("events" if options.has_events else "changes")
+        if options.file.output:
+            self.sinks.append(self._file(options.file, "results" if send == "changes" and not options.send else send))
+        if options.mqtt.mqtt or options.webhook.webhook:
             from edge.outputs.outbox import Outbox
 
-            self.outbox = Outbox(_outbox(o["outbox"], agent.name), o["outbox_mb"] * 1_000_000)
-        if self.outbox and o["mqtt"]:
-            from edge.outputs.mqtt import Mqtt, parse_broker  # 60 ms, which others need not pay
-
-            files = {"ca": o["mqtt_ca"], "certificate": o["mqtt_cert"], "key": o["mqtt_key"]}
-            mqtt = Mqtt(
-                parse_broker(expand(o["mqtt"], environment, "--mqtt"), **files),
-                self.outbox,
-                send,
-                name=agent.name,
-                prefix=_prefix(o["mqtt_prefix"]),
-                cameras=agent.cameras,
-                model=agent.model,
-                facts=agent.facts,
-                set_threshold=agent.set_threshold,
-                picture_s=o["mqtt_pictures"],
-                places=places,
-                **shared,
-            )
-            self.sinks.append(mqtt)
-            self.observers.append(mqtt.observe)
-        if self.outbox and o["webhook"]:
-            from edge.outputs.webhook import Webhook, parse_headers, parse_receiver
-
-            headers = parse_headers(tuple(_filled(line, environment) for line in o["webhook_header"]))
-            receiver = parse_receiver(expand(o["webhook"], environment, "--webhook"), headers)
-            self.sinks.append(Webhook(receiver, self.outbox, send, **shared))
-        if self.outbox and send == "events" and not lossless:
-            kept = OpenEvents(self.outbox.path.with_name(f"{self.outbox.path.name}.events"), **shared)
-            for event in kept.left(utc_now()):
-                for sink in self.sinks:
-                    sink.put(event)
-            self.sinks.append(kept)
-        if rules or places:
-            self._snapshots = Snapshots(o["snapshots"], o["snapshots_mb"] * 1_000_000) if o["snapshots"] else None
-            self._events = Events(rules, places, agent.cameras, self.sinks, self._snapshots, log)
+            self.outbox = Outbox(_outbox(options.outbox, agent.name), options.outbox_mb * 1_000_000)
+            if options.mqtt.mqtt:
+                self._add_mqtt(options.mqtt, options.mqtt.mqtt, self.outbox, send)
+            if options.webhook.webhook:
+                self._add_webhook(options.webhook, options.webhook.webhook, self.outbox, send)
+            if send == "events" and not lossless:
+                self._add_open_events(self.outbox)
+        if options.has_events:
+            folder = options.events.snapshots
+            self._snapshots = Snapshots(folder, options.events.snapshots_mb * 1_000_000) if folder else None
+            self._events = Events(rules, self.zones, agent.cameras, self.sinks, self._snapshots, log)
             self.observers.append(self._events.observe)
 
     def stop(self, at: str) -> None:
-        """Before the sinks are closed: what lasts, ends."""
+        """End the open events; called before the sinks close. at: UTC, ISO 8601."""
         if self._events:
             self._events.stop(at)
 
     def close(self) -> None:
-        """After it."""
+        """Called after the sinks are closed."""
         if self._snapshots:
             self._snapshots.close()
         if self.outbox:
             self.outbox.close()
+
+    def _file(self, options: FileOptions, send: SendMode) -> Sink:
+        default_mb = 0 if self._lossless else FILE_MB
+        mb = default_mb if options.rotate_mb is None else options.rotate_mb
+        rotation = Rotation(mb * 1_000_000, options.rotate_days, options.rotate_keep)
+        return JsonLines(options.output, what=send, rotation=rotation, lossless=self._lossless, stopping=self._stopping)
+
+    def _add_mqtt(self, options: MqttOptions, address: str, outbox: Outbox, send: SendMode) -> None:
+        from edge.outputs.mqtt import Mqtt, parse_broker  # 60 ms, which others need not pay
+
+        agent = self._agent
+        files = {"ca": options.mqtt_ca, "certificate": options.mqtt_cert, "key": options.mqtt_key}
+        mqtt = Mqtt(
+            parse_broker(expand(address, self._environment, "--mqtt"), **files),
+            outbox,
+            send,
+            name=agent.name,
+            prefix=_prefix(options.mqtt_prefix),
+            cameras=agent.cameras,
+            model=agent.model,
+            facts=agent.facts,
+            set_threshold=agent.set_threshold,
+            picture_s=options.mqtt_images,
+            places=self.zones,
+            lossless=self._lossless,
+            stopping=self._stopping,
+        )
+        self.sinks.append(mqtt)
+        self.observers.append(mqtt.observe)
+
+    def _add_webhook(self, options: WebhookOptions, address: str, outbox: Outbox, send: SendMode) -> None:
+        from edge.outputs.webhook import Webhook, parse_headers, parse_receiver
+
+        headers = parse_headers(tuple(_filled(line, self._environment) for line in options.webhook_header))
+        receiver = parse_receiver(expand(address, self._environment, "--webhook"), headers)
+        self.sinks.append(Webhook(receiver, outbox, send, lossless=self._lossless, stopping=self._stopping))
+
+    def _add_open_events(self, outbox: Outbox) -> None:
+        """Ends the events that an earlier agent left open, and remembers those of this one."""
+        path = outbox.path.with_name(f"{outbox.path.name}.events")
+        open_events = OpenEvents(path, lossless=self._lossless, stopping=self._stopping)
+        for event in open_events.left(utc_now()):
+            for sink in self.sinks:
+                sink.put(event)
+        self.sinks.append(open_events)
+
+
+def _check_events(options: OutputOptions, zones: Sequence[Zone], track: bool) -> None:
+    """Raises ConfigError for options of events that contradict each other."""
+    if zones and not track:
+        raise ConfigError("--zone, --line: need --track. They count objects that keep a number from frame to frame.")
+    if options.send == "events" and not options.has_events:
+        raise ConfigError("--send events: needs an event. Add --on, --zone or --line.")
+    if len({zone.name for zone in zones}) < len(zones):
+        raise ConfigError("--zone, --line: two of them have the same name. Give each its own.")
+    if options.has_events and not options.has_outputs:
+        raise ConfigError("--on, --zone, --line: need an output. Add --output, --mqtt or --webhook.")
 
 
 class Events:

@@ -479,7 +479,7 @@ def test_from_elsewhere_it_asks_for_the_token_and_then_shows_all(fresh: Any, bun
     with subprocess.Popen(command, stdout=-3, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            token = next(line for line in process.stderr if "shown this once" in line).split()[-1]
+            token = next(line for line in process.stderr if "shown only once" in line).split()[-1]
             address = next(line for line in process.stderr if "live page: " in line).split()[-1]
             fresh.get(address)
             wait_until(lambda: text(fresh, "state") == "locked", 5)

@@ -115,7 +115,7 @@ options:
         ("{output: 5}", "options: output: --output 5: a path is needed"),
         ("{threshold: .nan}", "options: threshold: nan is not a finite number"),
         ("{top: 2.7}", "options: top: 2.7 is not a whole number"),
-        ("{mqtt-pictures: .inf}", "options: mqtt-pictures: inf is not"),
+        ("{mqtt-images: .inf}", "options: mqtt-images: inf is not"),
         ("{on: [[a]]}", "options: on: a list of texts is needed"),
     ],
 )

@@ -32,7 +32,7 @@ def agent(bundle: Path, folder: Path, port: int) -> Iterator[subprocess.Popen[by
     clip = write_crossing(folder / "moving.avi", 120, 2)
     command = [sys.executable, "-m", "sightline", "run", str(bundle), "--source", f"yard={clip}", "--realtime",
                "--loop", "--track", "--no-page", "--line", "gate: 0.5,0 0.5,1", "--zone", "all: 0,0 1,0 1,1 0,1",
-               "--mqtt", f"127.0.0.1:{port}", "--mqtt-pictures=1", "--name", "pi",
+               "--mqtt", f"127.0.0.1:{port}", "--mqtt-images=1", "--name", "pi",
                "--outbox", str(folder / "o.sqlite")]  # fmt: skip
     with subprocess.Popen(command, stdout=-3, stderr=-3) as process:
         try:

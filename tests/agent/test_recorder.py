@@ -56,7 +56,7 @@ def test_another_computation_is_found(recording: Path, bundle: Path, sightline: 
     assert done.returncode == 3
     assert "of 60 results are as recorded; the first that is not: 000000.png gives " in done.stderr
     assert "another model runs than was recorded" in done.stderr
-    assert "this run is not what was recorded" in done.stderr
+    assert "this run differs from the recorded one" in done.stderr
 
 
 def test_a_part_of_a_recording_says_how_much(recording: Path, bundle: Path, sightline: Sightline) -> None:

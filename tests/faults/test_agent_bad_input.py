@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.app import _check_place
+from edge.app.run import check_writable
 from edge.inference.model import open_model
 from sightline.bundle import read_bundle, write_bundle
 from sightline.device import load_device
@@ -323,5 +323,5 @@ def test_a_disk_that_went_read_only_is_the_machines_fault(
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=flag))
     with pytest.raises(SightlineError, match=r"--output .*out\.json") as raised:
-        _check_place(tmp_path / "out.json", "--output")
+        check_writable(tmp_path / "out.json", "--output")
     assert raised.value.exit_code == code

@@ -58,7 +58,7 @@ def of(received: list[Received], kind: str) -> list[Received]:
 def test_results_states_and_pictures_arrive(bundle: Path, tmp_path: Path) -> None:
     port = free_port()
     with broker(tmp_path, port), subscriber(port) as (_, received):
-        with agent(bundle, port, tmp_path, "--send=results", "--mqtt-pictures=1") as process:
+        with agent(bundle, port, tmp_path, "--send=results", "--mqtt-images=1") as process:
             wait_until(lambda: len(of(received, "result")) > 60, 15, "sixty results")
             process.terminate()
             assert process.wait(10) == 0

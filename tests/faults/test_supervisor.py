@@ -92,7 +92,7 @@ class Supervised:
 
 @contextmanager
 def supervised(tmp_path: Path, *todo: str) -> Iterator[Supervised]:
-    (tmp_path / "child.py").write_text("from edge import time_limit\ntime_limit.MINIMUM_S = 0.5\n" + CHILD)
+    (tmp_path / "child.py").write_text("from edge.inference import time_limit\ntime_limit.MINIMUM_S = 0.5\n" + CHILD)
     child = [sys.executable, str(tmp_path / "child.py"), str(tmp_path / "count"), *todo]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
     with subprocess.Popen(

@@ -302,8 +302,8 @@ def test_events_go_out_with_their_snapshots_and_no_password_is_shown(bundle: Pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--on", "red>=0.5"], "where do events go"),
-        (["--send", "events", "--output", "x"], "says what an event is"),
+        (["--on", "red>=0.5"], "need an output"),
+        (["--send", "events", "--output", "x"], "needs an event"),
         (["--on", "purple>=0.5", "--output", "x"], "no label 'purple'"),
         (["--webhook", "nowhere"], "--webhook"),
         (["--webhook", "http://127.0.0.1/${UNSET_NAME}"], "UNSET_NAME"),

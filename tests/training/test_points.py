@@ -88,13 +88,13 @@ def test_what_it_is_judged_by_has_one_name_everywhere() -> None:
     """Also on the live page, which said "unknown" of points while the bundle had their F1."""
     from types import SimpleNamespace
 
-    from edge.app import _info
+    from edge.app.state import model_info
 
     manifest = SimpleNamespace(metrics={"static_int8": {"f1": 0.875}}, output=SPEC)
     model = SimpleNamespace(
         manifest=manifest, scheme="static_int8", identity=SimpleNamespace(name="", version="", sha256="")
     )
-    told = _info("desktop", model, [])  # type: ignore[arg-type]
+    told = model_info("desktop", model, [])  # type: ignore[arg-type]
     assert (told["metric"], told["quality"]) == ("F1", 0.875)
 
 

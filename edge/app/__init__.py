@@ -1,0 +1,1 @@
+"""One run of the agent: opened from its options, run, and closed."""
