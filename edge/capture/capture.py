@@ -13,6 +13,7 @@ from edge.capture.mailbox import Mailbox, Slot
 from edge.capture.motion import FreezeDetector, MotionDetector
 from edge.capture.sources.base import Source
 from edge.capture.sources.factory import moment_ns
+from sightline.backoff import Backoff
 from sightline.errors import ConfigError, DataError, InputError, SightlineError, SourceError, reason
 from sightline.interpreter import InputQuantizer
 from sightline.predictions import Cause
@@ -146,7 +147,7 @@ class Capture:
         reader.thread.start()
 
     def _run(self, reader: _Reader) -> None:
-        failures = 0
+        backoff = Backoff(BACKOFF_S, BACKOFF_MAX_S)
         while not self._stopping.is_set():
             fault: SightlineError | None = None
             try:
@@ -165,16 +166,13 @@ class Capture:
                     self._close(reader)
                     return
                 if self.state in (STREAMING, NO_MOTION):
-                    failures = 0
+                    backoff.reset()
                 self.state = Cause("frozen" if isinstance(fault, _FrozenError) else "camera", str(fault))
                 self.reconnects[self.state.code] += 1
             self._close(reader)
             if reader is not self._reader:
                 return
-            import random  # 1 ms, which a camera that works need not pay
-
-            self._stopping.wait(min(BACKOFF_MAX_S, BACKOFF_S * 2**failures) * random.uniform(0.7, 1.3))
-            failures = min(failures + 1, 16)
+            self._stopping.wait(backoff.next_s())
 
     def _close(self, reader: _Reader) -> None:
         """A driver may hang in this as well, or raise: the device is then not free, and the next `open` says so."""

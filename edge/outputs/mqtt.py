@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import ssl
 import time
 from collections import deque
@@ -30,6 +29,7 @@ from edge.outputs.homeassistant import STATUS, discovery, discovery_topic
 from edge.outputs.outbox import Message, Outbox
 from edge.outputs.send_filter import SendMode
 from edge.results.zones import COUNTS, Zone, ZoneEvent
+from sightline.backoff import Backoff
 from sightline.errors import ConfigError
 from sightline.predictions import Detection, ModelId, Pose, Result
 from sightline.preprocess import Frame
@@ -176,7 +176,7 @@ class Mqtt(DurableSink):
             self._pictures[result.source] = slot.frame.copy()
 
     def _send_all(self) -> None:
-        failures = flaps = 0
+        flaps, backoff = 0, Backoff(BACKOFF_S, BACKOFF_MAX_S)
         while not self._closing.is_set():
             client = self._client()
             try:
@@ -193,9 +193,9 @@ class Mqtt(DurableSink):
                 if not self._closing.is_set():
                     hint = f"; is another agent called --name {self._device}?" if flaps >= FLAPS else ""
                     self.failed = f"{self.where}: {self._reason or 'the connection broke off'}{hint}"
-                    failures = failures if flaps else 0
-            self._closing.wait(min(BACKOFF_MAX_S, BACKOFF_S * 2**failures) * random.uniform(0.7, 1.3))
-            failures = min(failures + 1, 16)
+                    if not flaps:
+                        backoff.reset()
+            self._closing.wait(backoff.next_s())
 
     def _talk(self, client: paho.Client) -> None:
         """One connection, from its opening to its end."""

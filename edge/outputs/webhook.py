@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import random
 import socket
 import ssl
 import time
@@ -24,6 +23,7 @@ from edge.outputs.durable_sink import FLUSH_S, DurableSink, payload
 from edge.outputs.outbox import Message, Outbox
 from edge.outputs.send_filter import SendMode
 from sightline import __version__
+from sightline.backoff import Backoff
 from sightline.errors import ConfigError
 
 TIMEOUT_S = 10.0
@@ -91,11 +91,11 @@ class Webhook(DurableSink):
         self._used = False
 
     def _send_all(self) -> None:
-        failures, until, last = 0, 0.0, 0
+        until, last, backoff = 0.0, 0, Backoff(BACKOFF_S, BACKOFF_MAX_S)
         while True:
             if self._closing.is_set():
                 until = until or time.monotonic() + FLUSH_S
-                if failures or time.monotonic() >= until:
+                if backoff.failures or time.monotonic() >= until:
                     break
             newest = self.outbox.newest(self.name)
             messages = self.outbox.take(self.name, last, 1)
@@ -108,13 +108,12 @@ class Webhook(DurableSink):
                 continue
             pause = self._deliver(messages[0])
             if pause is None:
-                failures, last = 0, messages[0].id
+                backoff.reset()
+                last = messages[0].id
                 continue
             self._hang_up()
             self.outbox.again(self.name)
-            wait = max(pause, min(BACKOFF_MAX_S, BACKOFF_S * 2**failures) * random.uniform(0.7, 1.3))
-            failures = min(failures + 1, 16)
-            self._closing.wait(wait)
+            self._closing.wait(max(pause, backoff.next_s()))
         self._hang_up()
 
     def _deliver(self, message: Message) -> float | None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import random
 import select
 import signal
 import socket
@@ -18,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sightline.backoff import Backoff
 from sightline.child import python
 
 WATCHDOG_S = 2.0
@@ -45,7 +45,7 @@ def supervise(command: Sequence[str], say: Callable[[str], None]) -> int:
     os.set_blocking(wake_w, False)
     signal.set_wakeup_fd(wake_w)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    failures, first = 0, True
+    backoff, first = Backoff(BACKOFF_S, BACKOFF_MAX_S, immediate=1), True
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         path = str(Path(folder) / "notify")
         ears = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -61,10 +61,11 @@ def supervise(command: Sequence[str], say: Callable[[str], None]) -> int:
             if stopping or code == 0 or (code == 2 and first and not ready):
                 return code if code >= 0 else 128 - code
             first = first and not ready
-            failures = 0 if ready and died_at - began > HEALTHY_S else failures + 1
             pause = 0.0
-            if failures > 1:
-                pause = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** (failures - 2)) * random.uniform(0.7, 1.3)
+            if ready and died_at - began > HEALTHY_S:
+                backoff.reset()
+            else:
+                pause = backoff.next_s()
             say(f"agent: {why or _cause(code)}; starting it anew{f' in {pause:.1f} s' if pause else ''}")
             _rest(pause, wake_r, stopping)
             if stopping:
