@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from edge.capture.capture import Capture, make_image, preprocess_into
+from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox
+from edge.capture.model_input import make_image, preprocess_into
 from edge.inference.model import Model
 from edge.inference.time_limit import stuck_after_s
 from edge.results.publisher import TICK_S, Answer, Results
@@ -62,7 +63,7 @@ def run(
                 continue
             interpreter = model.interpreter
             results.inferring_since_ns = taken
-            interpreter.feed(slot.entry)
+            interpreter.feed(slot.input_tensor)
             interpreter.invoke()
             outputs = interpreter.raw()
             results.inferring_since_ns = 0

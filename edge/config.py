@@ -1,4 +1,4 @@
-"""agent.yaml: several cameras for one model, each watched in its own way."""
+"""agent.yaml: several cameras for one model, each with its own options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge.capture.capture import Watch
+from edge.capture.options import CaptureOptions
 from sightline.errors import ConfigError
 from sightline.strict_config import near, read_record
 from sightline.yaml_reader import read_yaml
@@ -15,7 +15,11 @@ from sightline.yaml_reader import read_yaml
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """One camera. source: as `--source` takes it. The rest: see `edge.capture.capture.Watch`."""
+    """One camera of agent.yaml.
+
+    source: as for `--source`.
+    max_fps, motion, frozen_s: see `CaptureOptions`.
+    """
 
     source: str
     max_fps: float = 0.0
@@ -32,14 +36,18 @@ class CameraConfig:
             raise ValueError(f"motion is a percentage of the pixels, 0 to 100, not {self.motion:g}")
 
     @property
-    def watch(self) -> Watch:
-        return Watch(self.max_fps, self.motion, self.frozen_s)
+    def capture_options(self) -> CaptureOptions:
+        return CaptureOptions(self.max_fps, self.motion, self.frozen_s)
 
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """cameras: by name. max_age_ms: a camera's frame that is older when its turn comes is not looked at; 0 = any age.
-    options: of `sightline run`, by their names there without the dashes."""
+    """The content of agent.yaml.
+
+    cameras: cameras by name.
+    max_age_ms: a camera's frame older than this when its turn comes gets no inference; 0 = no limit.
+    options: options of `sightline run`, by their names without the dashes.
+    """
 
     cameras: dict[str, CameraConfig]
     max_age_ms: float = 1000.0
@@ -47,11 +55,11 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         if self.max_age_ms < 0:
-            raise ValueError(f"max_age_ms must be at least 0, not {self.max_age_ms:g}: 0 = any age")
+            raise ValueError(f"max_age_ms must be at least 0, not {self.max_age_ms:g}: 0 = no limit")
 
 
 def read_agent_config(path: Path) -> AgentConfig:
-    """Raises ConfigError, which names the file, the camera and the key."""
+    """Read agent.yaml. Raises ConfigError, which names the file, the camera and the key."""
     data = read_yaml(path, ConfigError)
     if not isinstance(data, Mapping) or not isinstance(data.get("cameras"), Mapping) or not data["cameras"]:
         raise ConfigError(f"{path}: needs `cameras:`, a mapping of names to cameras, each with its `source:`")
@@ -63,7 +71,7 @@ def read_agent_config(path: Path) -> AgentConfig:
     record: dict[str, Any] = {**data, "cameras": cameras}
     if isinstance(options := data.get("options"), Mapping):
         if True in options and "on" in options:
-            raise ConfigError(f"{path}: options: 'on' is there twice")
+            raise ConfigError(f"{path}: options: duplicate key 'on'")
         # YAML 1.1 reads the key `on` as true
         record["options"] = {"on" if key is True else str(key): value for key, value in options.items()}
     return read_record(AgentConfig, record, str(path), ConfigError)

@@ -79,7 +79,7 @@ def open_cameras(options: CameraOptions, device: DeviceConfig, environment: Mapp
         raise ConfigError(f"{recording.where}: a recording is replayed alone. Remove the other sources.")
     inbox = Inbox([not source.live for source in sources])
     captures = [
-        Capture(source, mailbox, camera.watch)
+        Capture(source, mailbox, camera.capture_options)
         for source, mailbox, camera in zip(sources, inbox.mailboxes, config.cameras.values(), strict=True)
     ]
     return Cameras(captures, inbox, config.max_age_ms, lossless, recording)

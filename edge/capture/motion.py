@@ -1,4 +1,4 @@
-"""What a camera's pictures say without a model: that nothing moves, or that it is always the very same one."""
+"""Compares a camera's images without a model: does anything move, and is it the same image again and again?"""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ import numpy as np
 
 from sightline.preprocess import Frame
 
-# levels by which a pixel must differ: sensors' noise and compression stay below
+# a pixel counts as changed if one channel differs by more levels than this: sensor noise and compression stay below
 PIXEL_LEVELS = 20
-# with motion gating, look at least so often: dusk is no motion
+# seconds after which a frame gets an inference without motion: dusk is too slow to count as motion
 REFRESH_S = 10.0
 
 
 class FreezeDetector:
-    """Notices a camera that gives the same picture again and again: a real one has noise in every frame."""
+    """Detects a camera that repeats one image: a working camera has noise in every frame.
+
+    Only the camera's capture thread uses it.
+    """
 
     def __init__(self) -> None:
         self._last: Frame = np.empty((0, 0, 3), np.uint8)
         self._since_ns = 0
 
     def seconds(self, image: Frame, now_ns: int) -> float:
-        """For how long it has been byte for byte this picture. image: uint8 [height, width, 3], of the model's size."""
+        """Seconds since the first of the identical images in a row, 0 for a new one.
+
+        image: uint8 [height, width, 3] in the model's size. It is copied.
+        now_ns: monotonic.
+        """
         if image.shape != self._last.shape:
             self._last, self._since_ns = image.copy(), now_ns
         elif not np.array_equal(image, self._last):
@@ -31,18 +38,26 @@ class FreezeDetector:
 
 
 class MotionDetector:
-    """Says which pictures are worth an inference: those that differ from the last one that was."""
+    """Selects the frames that differ enough from the last selected one.
+
+    Only the camera's capture thread uses it.
+    """
 
     def __init__(self, percent: float) -> None:
-        """percent: of the pixels, that must have changed."""
+        """percent: minimum percentage of changed pixels."""
         self._percent = percent
         self._last: Frame = np.empty((0, 0, 3), np.uint8)
         self._difference: Frame = self._last
-        self._looked_ns = 0
+        self._selected_ns = 0
 
     def moved(self, image: Frame, now_ns: int) -> bool:
-        """Whether to look at `image`, uint8 [height, width, 3]; if so, it is what the next ones are compared with."""
-        if image.shape == self._last.shape and now_ns - self._looked_ns < REFRESH_S * 1e9:
+        """Whether to run inference on `image`. If so, later images are compared with this one.
+
+        True also for a new size, and `REFRESH_S` after the last selected image.
+        image: uint8 [height, width, 3]. It is copied.
+        now_ns: monotonic.
+        """
+        if image.shape == self._last.shape and now_ns - self._selected_ns < REFRESH_S * 1e9:
             cv2.absdiff(image, self._last, dst=self._difference)
             changed = np.count_nonzero(self._difference.max(axis=2) > PIXEL_LEVELS)
             if 100 * changed < self._percent * image.shape[0] * image.shape[1]:
@@ -50,5 +65,5 @@ class MotionDetector:
         else:
             self._last, self._difference = np.empty_like(image), np.empty_like(image)
         self._last[:] = image
-        self._looked_ns = now_ns
+        self._selected_ns = now_ns
         return True

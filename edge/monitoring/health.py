@@ -48,7 +48,7 @@ class Monitor:
         for i, camera in enumerate(self.cameras):
             if camera.mailbox.ended or camera.state == NO_MOTION or not camera.source.live:
                 continue
-            period_s = 1 / camera.watch.max_fps if camera.watch.max_fps else 0.0
+            period_s = 1 / camera.options.max_fps if camera.options.max_fps else 0.0
             cause = None
             if camera.state != STREAMING or now - camera.read_ns / 1e9 > UNREADY_AFTER_S:
                 cause = camera.state

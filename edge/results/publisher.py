@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge.capture.capture import HANGS, NO_MOTION, STREAMING, Capture
+from edge.capture.capture import MAX_CONSECUTIVE_HANGS, NO_MOTION, STREAMING, Capture
 from edge.capture.mailbox import Slot
 from edge.inference.model import Model
 from edge.inference.time_limit import stuck_after_s
@@ -198,7 +198,7 @@ class Results:
         """A driver that blocks again and again is freed by a new process at best. As long as another camera works it
         has more to lose than this one to win."""
         cameras = [camera for camera in self._cameras if camera.source.live and not camera.mailbox.ended]
-        blocked = next((camera for camera in cameras if camera.hangs >= HANGS), None)
+        blocked = next((camera for camera in cameras if camera.hangs >= MAX_CONSECUTIVE_HANGS), None)
         if blocked and not any(camera.state in (STREAMING, NO_MOTION) for camera in cameras):
             others = "; no other camera works" if len(self._cameras) > 1 else ""
             raise DeviceError(f"{blocked.state.text}{others}. Restart the agent; a supervisor does it by itself")

@@ -354,7 +354,7 @@ def test_a_silent_camera_is_said_to_be_silent_and_a_slow_replay_is_not(
     silent = [line["cause"] for line in lines if line["status"] == "not_inferred"]
     assert counters.frames == 3
     if live:
-        assert set(silent) == {"opening", "the camera gives no frame"}
+        assert set(silent) == {"opening", "the camera sends no frames"}
         assert sum(counters.not_inferred.values()) == len(silent) >= 2
     else:
         assert silent == []

@@ -1,15 +1,14 @@
-"""The mailbox and the capture thread, with sources that do what they are told."""
+"""The mailbox and the capture thread, with scripted sources."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import BadStatusLine
 from pathlib import Path
 
@@ -17,10 +16,11 @@ import cv2
 import numpy as np
 import pytest
 
-import edge.capture.capture
-from edge.capture.capture import BETWEEN_KEY_FRAMES, HANG_MAX_S, LEFT_BEHIND, Capture, Watch
+from edge.capture.capture import MAX_HUNG_THREADS, NO_MOTION, STREAMING, Capture
+from edge.capture.frame_gate import KEY_FRAME_FACTOR
 from edge.capture.mailbox import SLOTS, Mailbox, Slot
-from edge.capture.sources.files import Pictures
+from edge.capture.options import CaptureOptions, CaptureTimes
+from edge.capture.sources.files import ImageFolder
 from sightline.errors import ConfigError, InputError, SightlineError, SourceError
 from sightline.interpreter import InputQuantizer, TensorInfo
 from sightline.preprocess import Frame, InputSpec
@@ -68,21 +68,24 @@ def frame(level: int = 0) -> Frame:
     return np.full((6, 6, 3), level, np.uint8)
 
 
-WATCH = Watch()
-ENCODER = InputQuantizer(TensorInfo(0, "in", (1, 8, 8, 3), "uint8", 1.0, 0), SPEC, "model")
+OPTIONS = CaptureOptions()
+# reopened after hundredths of a second, without the random part
+QUICK = CaptureTimes(backoff_s=0.03, vary=lambda low, high: 1.0)
+SLOW = replace(QUICK, backoff_s=30.0)
+QUANTIZER = InputQuantizer(TensorInfo(0, "in", (1, 8, 8, 3), "uint8", 1.0, 0), SPEC, "model")
 
 
-def made(source: Scripted | Pictures, watch: Watch = WATCH) -> Capture:
-    """A capture that runs, for a model of 8 x 8 pixels."""
-    capture = Capture(source, Mailbox(lossless=not source.live), watch)
-    capture.prepare(0, ENCODER)
+def started(source: Scripted | ImageFolder, options: CaptureOptions = OPTIONS, times: CaptureTimes = QUICK) -> Capture:
+    """A running capture for a model of 8 x 8 pixels."""
+    capture = Capture(source, Mailbox(lossless=not source.live), options, times)
+    capture.prepare(0, QUANTIZER)
     capture.start()
     return capture
 
 
 @contextmanager
-def capturing(source: Scripted | Pictures) -> Iterator[Capture]:
-    capture = made(source)
+def capturing(source: Scripted | ImageFolder, times: CaptureTimes = QUICK) -> Iterator[Capture]:
+    capture = started(source, times=times)
     try:
         yield capture
     finally:
@@ -125,13 +128,6 @@ def put(mailbox: Mailbox, frame_id: int) -> None:
     mailbox.put(slot)
 
 
-@pytest.fixture
-def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reconnects in hundredths of a second, without the random part."""
-    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 0.03)
-    monkeypatch.setattr(random, "uniform", lambda low, high: 1.0)
-
-
 def test_the_newest_frame_wins_and_what_it_displaced_is_counted() -> None:
     mailbox = Mailbox(lossless=False)
     for i in range(5):
@@ -145,7 +141,7 @@ def test_what_was_dropped_is_told_once() -> None:
     mailbox = Mailbox(lossless=False)
     put(mailbox, 0)
     put(mailbox, 1)
-    mailbox.lost("corrupt")
+    mailbox.count_dropped("corrupt")
     first = mailbox.take(0)
     assert first is not None and first.dropped == {"overwritten": 1, "corrupt": 1}
     mailbox.release(first)
@@ -272,12 +268,11 @@ def test_a_replay_arrives_whole_and_in_order() -> None:
 
 def test_a_live_source_numbers_the_frames_that_nobody_took() -> None:
     with capturing(Scripted(reads=[frame(i) for i in range(30)])) as capture:
-        wait_until(lambda: capture.mailbox._closed)
+        wait_until(lambda: capture.mailbox.closed)
         (slot,) = take_all(capture)
     assert (slot.frame_id, slot.dropped) == (29, {"overwritten": 29})
 
 
-@pytest.mark.usefixtures("steady")
 def test_a_camera_that_fails_is_opened_again_at_growing_intervals() -> None:
     off = SourceError("the camera is off")
     source = Scripted(opens=[None, off, off, off, None], reads=[frame(1), SourceError("unplugged"), frame(2)])
@@ -294,54 +289,46 @@ def test_a_camera_that_fails_is_opened_again_at_growing_intervals() -> None:
         assert wait <= gap < wait + 0.15
 
 
-@pytest.mark.usefixtures("steady")
-def test_the_interval_begins_small_again_once_a_frame_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 0.1)
+def test_the_interval_begins_small_again_once_a_frame_came() -> None:
     source = Scripted(reads=[step for _ in range(2) for step in (frame(), SourceError("a loose plug"))])
-    with capturing(source) as capture:
+    with capturing(source, replace(QUICK, backoff_s=0.1)) as capture:
         take_all(capture)
         assert capture.reconnects["camera"] == 2
     opened = source.times("open")
     assert all(0.1 <= b - a < 0.19 for a, b in itertools.pairwise(opened))
 
 
-@pytest.mark.usefixtures("steady")
-def test_the_interval_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.capture.capture, "BACKOFF_MAX_S", 0.05)
+def test_the_interval_has_a_limit() -> None:
     source = Scripted(opens=[None, *[SourceError("off")] * 8], reads=[SourceError("unplugged")])
-    with capturing(source) as capture:
+    with capturing(source, replace(QUICK, backoff_max_s=0.05)) as capture:
         take_all(capture)
         assert capture.reconnects["camera"] == 9
     opened = source.times("open")
     assert max(b - a for a, b in itertools.pairwise(opened)) < 0.2
 
 
-@pytest.mark.usefixtures("steady")
-def test_a_camera_may_fail_any_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_may_fail_any_number_of_times() -> None:
     """Each failed read holds a slot, and there are few of them."""
-    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 0.002)
     source = Scripted(reads=[step for _ in range(10) for step in (frame(), SourceError("a loose plug"))])
-    with capturing(source) as capture:
+    with capturing(source, replace(QUICK, backoff_s=0.002)) as capture:
         slots = take_all(capture)
         assert capture.reconnects["camera"] == 10
     assert slots[-1].frame_id == 9
     assert len(slots) + sum(sum(s.dropped.values()) for s in slots) == 10
 
 
-def test_why_a_camera_is_away_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 30.0)
-    with capturing(Scripted(reads=[frame(), SourceError("fake: unplugged?")])) as capture:
+def test_why_a_camera_is_away_can_be_read() -> None:
+    with capturing(Scripted(reads=[frame(), SourceError("fake: unplugged?")]), SLOW) as capture:
         assert capture.mailbox.take(2) is not None
         wait_until(lambda: capture.state.code == "camera")
         assert capture.state.text == "fake: unplugged?"
         assert not capture.mailbox.ended
 
 
-def test_a_camera_is_given_back_before_the_wait_not_after(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_is_given_back_before_the_wait_not_after() -> None:
     """A USB camera that is plugged in again gets another number while somebody still holds the dead one."""
-    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 30.0)
     source = Scripted(reads=[frame(), SourceError("unplugged")])
-    with capturing(source) as capture:
+    with capturing(source, SLOW) as capture:
         wait_until(lambda: capture.reconnects["camera"] == 1)
         time.sleep(0.1)
         assert source.times("close")
@@ -355,7 +342,6 @@ def test_a_replays_first_opening_that_fails_reaches_the_loop() -> None:
     assert source.times("close")
 
 
-@pytest.mark.usefixtures("steady")
 def test_a_camera_that_is_absent_at_the_start_is_waited_for() -> None:
     absent = SourceError("no such camera")
     source = Scripted(opens=[absent, absent, absent], reads=[frame(3)])
@@ -382,7 +368,7 @@ def test_a_corrupt_picture_has_its_own_slot_with_the_cause(tmp_path: Path) -> No
         cv2.imwrite(str(tmp_path / name), np.full((40, 40, 3), BGR["red"], np.uint8))
     whole = (tmp_path / "1.png").read_bytes()
     (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
-    with capturing(Pictures(tmp_path)) as capture:
+    with capturing(ImageFolder(tmp_path)) as capture:
         slots = take_all(capture)
     assert [s.frame_id for s in slots] == [0, 1, 2]
     assert [s.frame is None for s in slots] == [False, True, False]
@@ -413,19 +399,15 @@ FAULTS = (
 )
 
 
-@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 @pytest.mark.parametrize("where", ["open", "read", "close"])
-def test_whatever_a_camera_raises_stays_with_it_and_is_shown(
-    where: str, fault: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 0.3)
+def test_whatever_a_camera_raises_stays_with_it_and_is_shown(where: str, fault: Exception) -> None:
     source = Scripted(reads=[frame(1), frame(2)])
     if where == "close":
         source.closes, source.reads = [fault], [frame(1), SourceError("unplugged"), frame(2)]
     else:
         getattr(source, where + "s").insert(where == "read", fault)
-    with capturing(source) as capture:
+    with capturing(source, replace(QUICK, backoff_s=0.3)) as capture:
         wait_until(lambda: capture.reconnects["camera"] == 1 and len(source.times("close")) == 1)
         wait_until(lambda: str(fault) in capture.state.text)
         assert capture.state.code == "camera"
@@ -444,12 +426,12 @@ def test_a_clip_that_plays_as_a_camera_and_is_no_clip_is_wrong_input() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 @pytest.mark.parametrize("key", ["max_fps", "motion", "frozen_s"])
 def test_a_camera_is_watched_by_numbers(key: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"{key} must be a number from 0 on, not {value:g}"):
-        Watch(**{key: value})
+    with pytest.raises(ConfigError, match=f"{key} must be a finite number of at least 0, not {value:g}"):
+        CaptureOptions(**{key: value})
 
 
 def test_a_rate_of_almost_nothing_is_a_rate() -> None:
-    capture = made(Scripted(reads=[frame(), frame()]), Watch(max_fps=1e-320))
+    capture = started(Scripted(reads=[frame(), frame()]), CaptureOptions(max_fps=1e-320))
     try:
         (slot,) = take_all(capture)
         assert slot.frame_id == 0
@@ -469,18 +451,17 @@ def test_a_frame_that_is_larger_than_most_is_not_kept() -> None:
 
 
 def test_stopping_ends_a_writer_that_waits_for_a_reader() -> None:
-    capture = made(Scripted(reads=[frame()] * 100, live=False))
+    capture = started(Scripted(reads=[frame()] * 100, live=False))
     time.sleep(0.1)
     began = time.monotonic()
     capture.stop()
     assert time.monotonic() - began < 1
-    assert not capture._reader.thread.is_alive()
+    assert not capture.running
 
 
-def test_stopping_does_not_wait_for_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 30.0)
+def test_stopping_does_not_wait_for_the_next_try() -> None:
     source = Scripted(reads=[SourceError("off")] * 3)
-    capture = made(source)
+    capture = started(source, times=SLOW)
     wait_until(lambda: capture.reconnects["camera"] == 1)
     began = time.monotonic()
     capture.stop()
@@ -515,17 +496,16 @@ class Endless(Scripted):
         return noise(0 if self.still else self.given)
 
 
-@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize(
     ("kind", "given", "frozen_s"),
-    [("camera", "", 0.2), ("stream", "MJPG 640x480", 0.2), ("stream", "h264 640x480", 0.2 / BETWEEN_KEY_FRAMES)],
+    [("camera", "", 0.2), ("stream", "MJPG 640x480", 0.2), ("stream", "h264 640x480", 0.2 / KEY_FRAME_FACTOR)],
 )
 def test_a_frozen_picture_is_noticed_named_and_never_shown_as_new(kind: str, given: str, frozen_s: float) -> None:
     source = Endless(still=True, kind=kind, format=given)
-    capture = made(source, Watch(frozen_s=frozen_s))
+    capture = started(source, CaptureOptions(frozen_s=frozen_s))
     try:
         wait_until(lambda: capture.reconnects["frozen"] >= 2)
-        assert capture.state.code == "frozen" and "the very same picture" in capture.state.text
+        assert capture.state.code == "frozen" and "the same image" in capture.state.text
         while capture.mailbox.take(0) is not None:
             pass
         time.sleep(0.2)
@@ -533,18 +513,17 @@ def test_a_frozen_picture_is_noticed_named_and_never_shown_as_new(kind: str, giv
         assert len(source.times("open")) >= 3
         source.still = False
         slot = capture.mailbox.take(2)
-        assert slot is not None and capture.state == edge.capture.capture.STREAMING
+        assert slot is not None and capture.state == STREAMING
         assert slot.dropped["frozen"] >= 2
     finally:
         capture.stop()
 
 
-@pytest.mark.usefixtures("steady")
 def test_a_camera_that_begins_with_the_picture_that_it_ended_with_is_not_frozen_for_that() -> None:
     first = noise(0)
     again = [first, SourceError("broke off")]
     source = Scripted(kind="camera", reads=[*again, *again, first, noise(1), noise(2)])
-    capture = made(source, Watch(frozen_s=0.02))  # less than the pause before it is opened again
+    capture = started(source, CaptureOptions(frozen_s=0.02))  # less than the pause before it is opened again
     try:
         slots = take_all(capture)
     finally:
@@ -557,7 +536,7 @@ def test_a_camera_that_begins_with_the_picture_that_it_ended_with_is_not_frozen_
     [("camera", 0.0, ""), ("test", 0.1, ""), ("file", 0.1, ""), ("stream", 0.1, "h264 640x480@15")],
 )
 def test_a_picture_may_stand_still_where_that_is_no_fault(kind: str, frozen_s: float, given: str) -> None:
-    capture = made(Endless(still=True, kind=kind, format=given), Watch(frozen_s=frozen_s))
+    capture = started(Endless(still=True, kind=kind, format=given), CaptureOptions(frozen_s=frozen_s))
     try:
         time.sleep(0.3)
         assert not capture.reconnects and capture.mailbox.take(1) is not None
@@ -598,8 +577,8 @@ class Blocking(Scripted):
 
 def blocks(capture: Capture, source: Blocking, times: int) -> None:
     """Waits until the source blocks for the n-th time, and has somebody look far in the future."""
-    wait_until(lambda: len(source.blocked) == times and capture._reader.since_ns != 0)
-    capture.check(time.monotonic_ns() + int(1e9 * HANG_MAX_S))
+    wait_until(lambda: len(source.blocked) == times and capture.call_began_ns != 0)
+    capture.check(time.monotonic_ns() + int(1e9 * QUICK.hang_max_s))
 
 
 def taken(capture: Capture) -> Slot:
@@ -612,22 +591,21 @@ def taken(capture: Capture) -> Slot:
     return slot
 
 
-@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("where", ["open", "read", "close"])
 def test_a_call_that_does_not_come_back_is_left_behind(where: str) -> None:
     source = Blocking(blocks=[where])
     if where == "close":
         source.reads.append(SourceError("unplugged"))
-    capture = made(source)
+    capture = started(source)
     try:
-        wait_until(lambda: source.blocked == [where] and capture._reader.since_ns != 0)
+        wait_until(lambda: source.blocked == [where] and capture.call_began_ns != 0)
         capture.check(time.monotonic_ns())
         assert capture.hangs == 0, "not yet"
         blocks(capture, source, 1)
         assert capture.reconnects["hung"] == 1
         assert taken(capture).frame is not None, "a new thread reads"
-        assert capture.state == edge.capture.capture.STREAMING and capture.hangs == 0
-        left = capture._left[0].thread
+        assert capture.state == STREAMING and capture.hangs == 0
+        left = capture.hung_threads[0]
         source.release.set()
         left.join(3)
         assert not left.is_alive()
@@ -637,11 +615,10 @@ def test_a_call_that_does_not_come_back_is_left_behind(where: str) -> None:
         capture.stop()
 
 
-@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize(("kind", "what"), [("camera", "the camera driver"), ("stream", "the network library")])
 def test_what_blocked_and_for_how_long_is_said(kind: str, what: str) -> None:
     source = Blocking(kind=kind, blocks=["open"] * 5)
-    capture = made(source)
+    capture = started(source)
     said = []
     try:
         for i in range(5):
@@ -660,10 +637,9 @@ def test_what_blocked_and_for_how_long_is_said(kind: str, what: str) -> None:
         capture.stop()
 
 
-@pytest.mark.usefixtures("steady")
 def test_hangs_are_counted_in_a_row_and_none_costs_a_slot_for_ever() -> None:
     source = Blocking(blocks=["read"] * (SLOTS + 2))
-    capture = made(source)
+    capture = started(source)
     try:
         for i in range(SLOTS + 2):
             source.reads.append(noise(i))
@@ -679,17 +655,16 @@ def test_hangs_are_counted_in_a_row_and_none_costs_a_slot_for_ever() -> None:
         capture.stop()
 
 
-@pytest.mark.usefixtures("steady")
 def test_threads_that_never_come_back_are_bounded() -> None:
     source = Blocking(blocks=["open"] * 100)
-    capture = made(source)
+    capture = started(source)
     try:
-        for i in range(LEFT_BEHIND):
+        for i in range(MAX_HUNG_THREADS):
             blocks(capture, source, i + 1)
-        wait_until(lambda: len(source.blocked) == LEFT_BEHIND + 1)
+        wait_until(lambda: len(source.blocked) == MAX_HUNG_THREADS + 1)
         for _ in range(3):
-            capture.check(time.monotonic_ns() + int(1e9 * HANG_MAX_S))
-        assert len(source.blocked) == LEFT_BEHIND + 1
+            capture.check(time.monotonic_ns() + int(1e9 * QUICK.hang_max_s))
+        assert len(source.blocked) == MAX_HUNG_THREADS + 1
         source.blocks.clear()
         source.release.set()
         assert taken(capture).frame is not None, "they have come back, and the camera with them"
@@ -699,7 +674,7 @@ def test_threads_that_never_come_back_are_bounded() -> None:
 
 
 def test_max_fps_is_kept_and_what_it_drops_is_counted() -> None:
-    capture = made(Endless(), Watch(max_fps=20))
+    capture = started(Endless(), CaptureOptions(max_fps=20))
     try:
         taken, dropped, until = 0, 0, time.monotonic() + 1.0
         while time.monotonic() < until:
@@ -716,12 +691,12 @@ def test_max_fps_is_kept_and_what_it_drops_is_counted() -> None:
 
 def test_where_nothing_moves_nobody_looks_and_it_is_said() -> None:
     source = Endless(still=True)
-    capture = made(source, Watch(motion=5, frozen_s=0))
+    capture = started(source, CaptureOptions(motion=5, frozen_s=0))
     try:
         assert capture.mailbox.take(1) is not None, "the first picture"
         wait_until(lambda: source.given > 20)
         assert capture.mailbox.take(0) is None
-        assert capture.state == edge.capture.capture.NO_MOTION
+        assert capture.state == NO_MOTION
         assert capture.mailbox.take_dropped()["no_motion"] > 10
         source.still = False
         assert capture.mailbox.take(1) is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.capture.capture import Watch
+from edge.capture.options import CaptureOptions
 from edge.config import read_agent_config
 from sightline.errors import ConfigError
 from tests.conftest import Sightline
@@ -31,9 +31,9 @@ cameras:
     )
     assert config.max_age_ms == 500
     assert list(config.cameras) == ["door", "line"]
-    assert config.cameras["door"].watch == Watch(max_fps=5, motion=0.5, frozen_s=0)
+    assert config.cameras["door"].capture_options == CaptureOptions(max_fps=5, motion=0.5, frozen_s=0)
     assert config.cameras["line"].source == "0"
-    assert config.cameras["line"].watch == Watch()
+    assert config.cameras["line"].capture_options == CaptureOptions()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ cameras:
         ("cameras: {a: {source: x}}\nmax_age_ms: -1", "max_age_ms must be at least 0"),
         ("cameras: {a: {source: x}}\nmax_age_ms: .nan", "max_age_ms: nan is not a finite number"),
         ("cameras: {a: {source: x}}\nmax_age_ms: 2026-13-45", "is read as a date"),
-        ("cameras: {a: {source: x}}\noptions: {on: [a], 'on': [b]}", "'on' is there twice"),
+        ("cameras: {a: {source: x}}\noptions: {on: [a], 'on': [b]}", "duplicate key 'on'"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, text: str, words: str) -> None:

@@ -78,7 +78,7 @@ def monitor(counters: Counters | None = None, root: Path = Path("/nowhere"), **c
     one = SimpleNamespace(
         source=SimpleNamespace(name='a "quoted" \\ name', live=True), mailbox=SimpleNamespace(ended=False),
         state=STREAMING, reconnects=Counter(), resized=0, read_ns=time.monotonic_ns(),
-        watch=SimpleNamespace(max_fps=0.0),
+        options=SimpleNamespace(max_fps=0.0),
     )  # fmt: skip
     vars(one).update(camera)
     now = time.monotonic_ns()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edge.capture.capture import HANGS, NO_MOTION, STREAMING
+from edge.capture.capture import MAX_CONSECUTIVE_HANGS, NO_MOTION, STREAMING
 from edge.inference.time_limit import MINIMUM_S, SLOWER, stuck_after_s
 from edge.monitoring.health import Monitor
 from edge.results.counters import Counters
@@ -37,7 +37,7 @@ def camera(name: str, state: Cause = STREAMING, *, silent_s: float = 0.0, interv
         source=SimpleNamespace(name=name, live=True, kind="camera"),
         mailbox=SimpleNamespace(ended=False, take_dropped=dict),
         state=state, read_ns=time.monotonic_ns() - int(1e9 * silent_s), interval_s=interval_s, hangs=0,
-        check=lambda now_ns: None, watch=SimpleNamespace(max_fps=0.0),
+        check=lambda now_ns: None, options=SimpleNamespace(max_fps=0.0),
     )  # fmt: skip
     vars(one).update(more)
     return one
@@ -93,7 +93,7 @@ def test_a_slow_model_is_not_stuck_and_one_limit_says_when_it_is() -> None:
 
 
 def test_nobody_looks_at_a_camera_though_it_gives_frames() -> None:
-    one, _ = results(camera("a"), camera("b", watch=SimpleNamespace(max_fps=0.05)), result_s=10.0)
+    one, _ = results(camera("a"), camera("b", options=SimpleNamespace(max_fps=0.05)), result_s=10.0)
     stale = Cause("stale", "1200 ms old when its turn came")
     one.causes = [stale, None]
     monitor = Monitor(one, one._cameras, [], Counters(), SimpleNamespace(), "d", Path("/nowhere"))  # type: ignore[arg-type]
@@ -102,14 +102,17 @@ def test_nobody_looks_at_a_camera_though_it_gives_frames() -> None:
 
 @pytest.mark.parametrize("other", [STREAMING, NO_MOTION])
 def test_a_driver_that_blocks_again_and_again_does_not_end_the_cameras_that_work(other: Cause) -> None:
-    one, _ = results(camera("a", AWAY, hangs=HANGS + 5), camera("b", other))
+    one, _ = results(camera("a", AWAY, hangs=MAX_CONSECUTIVE_HANGS + 5), camera("b", other))
     one._watch()
 
 
 @pytest.mark.parametrize("others", [(), (AWAY,)])
 def test_where_no_other_camera_works_the_process_ends(others: tuple[Cause, ...]) -> None:
     blocked = Cause("camera", "a: the camera driver blocked for 10 s, 3 times in a row")
-    cameras = [camera("a", blocked, hangs=HANGS), *(camera(f"other {i}", state) for i, state in enumerate(others))]
+    cameras = [
+        camera("a", blocked, hangs=MAX_CONSECUTIVE_HANGS),
+        *(camera(f"other {i}", state) for i, state in enumerate(others)),
+    ]
     with pytest.raises(DeviceError, match=r"blocked for 10 s, 3 times in a row.*Restart the agent"):
         results(*cameras)[0]._watch()
     cameras[0].hangs -= 1

@@ -12,7 +12,7 @@ import pytest
 from edge.capture.sources import test_pattern
 from edge.capture.sources.base import Source
 from edge.capture.sources.factory import make_names_unique, make_source
-from edge.capture.sources.files import Clip, Pictures
+from edge.capture.sources.files import Clip, ImageFolder
 from edge.capture.sources.stream import Stream
 from edge.capture.sources.v4l2 import Camera
 from edge.credentials import without_credentials
@@ -161,13 +161,13 @@ def test_a_clip_says_what_it_is_and_takes_one_decoder_thread(clip: Path) -> None
     source.open()
     assert isinstance(source, Clip)
     assert (source.kind, source.live, source.format) == ("file", True, "FMP4 160x120@30")
-    assert source._opened.get(cv2.CAP_PROP_N_THREADS) == 1
+    assert source.decoder_threads == 1
     source.close()
 
 
 @pytest.mark.parametrize(
     ("what", "kind"),
-    [("test:", "test"), ("0", "camera"), ("picamera", "camera"), ("rtsp://10.0.0.9/live", "stream"), (".", "pictures")],
+    [("test:", "test"), ("0", "camera"), ("picamera", "camera"), ("rtsp://10.0.0.9/live", "stream"), (".", "images")],
 )
 def test_a_source_says_what_kind_it_is(what: str, kind: str) -> None:
     assert find(what).kind == kind
@@ -199,7 +199,7 @@ def test_pictures_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     (tmp_path / "b" / "a.jpg").rename(tmp_path / "b" / "a.JPG")
     (tmp_path / "notes.txt").write_text("not a picture")
     source = find(tmp_path)
-    assert isinstance(source, Pictures) and not source.live and source.name == tmp_path.name
+    assert isinstance(source, ImageFolder) and not source.live and source.name == tmp_path.name
     for _ in range(2):  # the second time as the first
         taken = frames(source)
         assert [f.shape for f in taken] == [(20, 30, 3)] * 4
@@ -229,7 +229,7 @@ def test_a_corrupt_picture_is_named_and_the_next_one_comes(tmp_path: Path) -> No
 
 def test_a_folder_without_pictures_says_which_endings_count(tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"no pictures in this folder.*\.jpg"):
+    with pytest.raises(InputError, match=r"no images in this folder.*\.jpg"):
         find(tmp_path).open()
 
 
@@ -293,7 +293,7 @@ def test_a_camera_that_is_not_there_is_named_with_those_that_are(what: str) -> N
     source = find(what)
     assert isinstance(source, Camera) and source.live
     assert source.name == "/dev/video99"
-    with pytest.raises(SourceError, match=r"/dev/video99: no such camera; those that this machine has: "):
+    with pytest.raises(SourceError, match=r"/dev/video99: no such camera\. Cameras of this machine: "):
         source.open()
     source.close()
 

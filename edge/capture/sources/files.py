@@ -1,4 +1,4 @@
-"""Replays: video files, pictures, and folders of pictures."""
+"""Replays: video files, images, and folders of images."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ from sightline.errors import InputError
 from sightline.images import SUFFIXES, read_image
 from sightline.preprocess import Frame
 
+DEFAULT_FPS = 25.0  # of a clip whose header has no rate
+
 
 class Clip(Video):
-    """A video file. realtime: as a camera would show it, at its own speed; otherwise as fast as it is taken."""
+    """A video file.
+
+    live: play it in real time, as a camera would; otherwise as fast as its frames are taken.
+    loop: start again at the end.
+    """
 
     kind: Kind = "file"
 
@@ -26,44 +32,46 @@ class Clip(Video):
     def open(self) -> None:
         self._capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
-            raise InputError(f"{self.path}: not a video that can be decoded, or cut off; `ffprobe` says more")
+            raise InputError(
+                f"{self.path}: not a video that can be decoded, or cut off. Run `ffprobe` on it for details."
+            )
         self.format = self._negotiated()
-        self._promised = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self._fps = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
-        self._given = 0
+        self._announced_frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self._fps = self._capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
+        self._frames_read = 0
         self._started = time.monotonic()
 
     def moment_ns(self, frame_id: int) -> int:
-        """By the clip's own rate; never 0."""
+        """The frame's time at the clip's own rate, in nanoseconds; never 0."""
         return int((frame_id + 1) / self._fps * 1e9)
 
     def read(self, buffer: Frame | None) -> Frame | None:
         frame = self._next(buffer)
         if frame is None:
-            # the header's count is an estimate in some containers: 2 % and two frames short are still the whole clip
-            if self._given < self._promised * 0.98 - 2:
+            # some containers only estimate the count in the header: up to 2 % and two frames less is still whole
+            if self._frames_read < self._announced_frames * 0.98 - 2:
                 raise InputError(
-                    f"{self.path}: ends after {self._given} of the {self._promised} frames that its header promises: "
-                    "it is cut off or damaged; copy or record it again"
+                    f"{self.path}: ends after {self._frames_read} of the {self._announced_frames} frames in its "
+                    "header: it is cut off or damaged. Copy or record it again."
                 )
-            if not self.loop or not self._given:
+            if not self.loop or not self._frames_read:
                 return None
             self.close()
             self.open()
             return self.read(buffer)
-        self._given += 1
+        self._frames_read += 1
         if self.live:
-            wait = self._started + self._given / self._fps - time.monotonic()
+            wait = self._started + self._frames_read / self._fps - time.monotonic()
             if wait > 0:
                 time.sleep(wait)
         return frame
 
 
-class Pictures:
-    """A folder of pictures in the order of their names, or one picture."""
+class ImageFolder:
+    """The images of a folder and its subfolders in the order of their paths, or one image file."""
 
     live = False
-    kind: Kind = "pictures"
+    kind: Kind = "images"
     format = ""
 
     def __init__(self, path: Path) -> None:
@@ -76,8 +84,8 @@ class Pictures:
             return
         self._paths = sorted(p for p in self.path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not self._paths:
-            raise InputError(f"{self.path}: no pictures in this folder (known endings: {', '.join(SUFFIXES)})")
-        self.format = f"{len(self._paths)} pictures"
+            raise InputError(f"{self.path}: no images in this folder. Supported file types: {', '.join(SUFFIXES)}")
+        self.format = f"{len(self._paths)} images"
         self._paths.reverse()
 
     def read(self, buffer: Frame | None) -> Frame | None:

@@ -1,4 +1,4 @@
-"""What a clip, a USB camera and a stream share: OpenCV's VideoCapture."""
+"""OpenCV's VideoCapture, which clips, USB cameras and streams share."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ import os
 import cv2
 import numpy as np
 
-from edge.capture.sources.base import checked
+from edge.capture.sources.base import check_frame
 from sightline.preprocess import Frame
 
-# FFmpeg prints to stderr what it thinks of each packet; the faults that matter are ours to tell
+# FFmpeg prints a line to stderr for each bad packet; the sources report the faults that matter
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-# errors alone; bookworm's OpenCV 4.6 has it in another place
+# log errors only; Debian 12's OpenCV 4.6 has the function in another place
 (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(2)
 # a decoder with n threads is n - 1 frames late, and takes the interpreter's cores
 os.environ.setdefault("OPENCV_FFMPEG_THREADS", "1")
 
 
 class Video:
-    """where: of the source, for errors. format: set by `_negotiated`, once it is open."""
+    """Base class of the sources that read with OpenCV.
+
+    where: see `Source`.
+    format: see `Source`; a subclass sets it from `_negotiated` in `open`.
+    """
 
     where: str
     format = ""
     _capture: cv2.VideoCapture | None = None
+
+    @property
+    def decoder_threads(self) -> int:
+        """Number of threads that FFmpeg decodes with."""
+        return int(self._opened.get(cv2.CAP_PROP_N_THREADS))
 
     @property
     def _opened(self) -> cv2.VideoCapture:
@@ -31,7 +40,7 @@ class Video:
         return self._capture
 
     def _negotiated(self) -> str:
-        """What the capture gives, as it says itself: FourCC, size, frames a second."""
+        """FourCC, size and frames a second, as the open capture reports them."""
         get = self._opened.get
         fourcc = (int(get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, "little").decode("latin-1")
         code = fourcc.strip() if fourcc.isprintable() else "video"
@@ -41,7 +50,7 @@ class Video:
 
     def _next(self, buffer: Frame | None) -> Frame | None:
         ok, frame = self._opened.read(buffer)
-        return checked(np.asarray(frame), self.where) if ok else None
+        return check_frame(np.asarray(frame), self.where) if ok else None
 
     def close(self) -> None:
         if self._capture is not None:
