@@ -21,10 +21,10 @@ from types import TracebackType
 import cv2
 
 from edge import agent
+from edge.addresses import expand
 from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox, Slot
 from edge.capture.sources.factory import make_source
-from edge.credentials import expand
 from edge.inference.model import open_model
 from edge.results.counters import Counters
 from edge.results.publisher import Results

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import click
 
+from edge.addresses import expand
 from edge.capture.capture import NO_MOTION, STREAMING, Capture
 from edge.capture.mailbox import Inbox
 from edge.capture.sources.base import Source
 from edge.capture.sources.factory import make_names_unique, make_source
 from edge.capture.sources.recording import Recording
 from edge.config import AgentConfig, CameraConfig
-from edge.credentials import expand, read_env_file, world_readable_warning
+from edge.env_file import read_env_file, world_readable_warning
 from edge.options import CameraOptions
 from sightline.device import DeviceConfig
 from sightline.errors import ConfigError

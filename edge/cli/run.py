@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from edge.cli.run_options import event_options, file_options, network_options, page_options
-from edge.credentials import SECRET, hidden
+from edge.credentials import SECRET_OPTIONS, command_line_warnings
 from sightline.child import python
 from sightline.errors import ConfigError
 from sightline.options import NEW_FILE, NEW_FOLDER, READ, READ_FILE, Number, Whole
@@ -68,15 +68,11 @@ def run(context: click.Context, /, **parameters: Any) -> None:
     results. For cameras the newest frame wins, and dropped frames are counted. Ctrl-C ends the run; the closing
     figures go to stderr.
     """
-    open_passwords = _options_with_passwords(parameters)
     if parameters.pop("supervise"):
-        _supervise(open_passwords)
-    for option in open_passwords:
-        click.echo(
-            f"warning: {option}: the password is visible to other users of this machine in the process list. Write "
-            "${NAME} for it, and NAME=password into a file for --env-file.",
-            err=True,
-        )
+        _supervise()
+    addresses = {option: parameters[option] or () for option in SECRET_OPTIONS}
+    for warning in command_line_warnings({o: [v] if isinstance(v, str) else v for o, v in addresses.items()}):
+        click.echo(f"warning: {warning}", err=True)
     path: Path | None = parameters["config"]
     if path:
         from edge.config import read_agent_config
@@ -89,28 +85,12 @@ def run(context: click.Context, /, **parameters: Any) -> None:
     run_agent(from_parameters(RunOptions, parameters))
 
 
-def _supervise(open_passwords: list[str]) -> None:
+def _supervise() -> None:
     """Becomes the supervisor, a small process of its own, which starts this command again without --supervise."""
-    if open_passwords:
-        raise ConfigError(
-            f"{open_passwords[0]}: --supervise cannot hide a password on the command line. Write ${{NAME}} for it, and "
-            "NAME=password into a file for --env-file."
-        )
     if os.environ.get("NOTIFY_SOCKET"):
         raise ConfigError("--supervise: this process is supervised already, by systemd or by another --supervise.")
     arguments = [argument for argument in sys.argv[1:] if argument != "--supervise"]
     os.execv(sys.executable, python("edge.system.supervisor", *arguments))
-
-
-def _options_with_passwords(parameters: Mapping[str, Any]) -> list[str]:
-    """The options whose value has a password in it, for everybody to read."""
-    names = []
-    for option in SECRET:
-        value = parameters[option]
-        values = [value] if isinstance(value, str) else value or ()
-        if any(hidden(option, one) != one for one in values):
-            names.append(f"--{option.replace('_', '-')}")
-    return names
 
 
 # what is for one run, or must be known before the file is read

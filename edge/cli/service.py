@@ -13,7 +13,8 @@ import click
 
 import sightline
 from edge.cli.run import run
-from edge.credentials import SECRET, hidden, read_env_file, world_readable_warning
+from edge.credentials import SECRET_OPTIONS, hidden
+from edge.env_file import read_env_file, world_readable_warning
 from edge.system.run_arguments import (
     absolute_files,
     clear_text,
@@ -122,7 +123,7 @@ def uninstall(name: str, root: Path | None) -> None:
 
 def check_options(model: Path, options: Sequence[str]) -> None:
     """Of `sightline run`, in a unit. Raises ConfigError, and click's UsageError for what is no option of it."""
-    for option in SECRET:
+    for option in SECRET_OPTIONS:
         name = f"--{option.replace('_', '-')}"
         if any(hidden(option, value) != value for value in values_of(options, name)):
             raise ConfigError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.addresses import expand, expand_text
 from edge.capture.mailbox import Slot
-from edge.credentials import expand
 from edge.options import FileOptions, MqttOptions, OutputOptions, WebhookOptions
 from edge.outputs.event_log import Log
 from edge.outputs.file_sinks import JsonLines, Rotation
@@ -142,7 +141,8 @@ class Outputs:
     def _add_webhook(self, options: WebhookOptions, address: str, outbox: Outbox, send: SendMode) -> None:
         from edge.outputs.webhook import Webhook, parse_headers, parse_receiver
 
-        headers = parse_headers(tuple(_filled(line, self._environment) for line in options.webhook_header))
+        lines = (expand_text(line, self._environment, "--webhook-header") for line in options.webhook_header)
+        headers = parse_headers(tuple(lines))
         receiver = parse_receiver(expand(address, self._environment, "--webhook"), headers)
         self.sinks.append(Webhook(receiver, outbox, send, lossless=self._lossless, stopping=self._stopping))
 
@@ -233,14 +233,3 @@ def _prefix(text: str) -> str:
     if not text.strip("/") or any(c in text for c in "+#\0$") or not text.isprintable():
         raise ConfigError(f"--mqtt-prefix {text!r}: a topic without +, # and $ is needed")
     return text.strip("/")
-
-
-def _filled(text: str, environment: Mapping[str, str]) -> str:
-    """`${NAME}` replaced. Raises ConfigError, which names it."""
-
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in environment:
-            raise ConfigError(f"--webhook-header: ${{{match[1]}}} is not set; a line {match[1]}=... in --env-file")
-        return environment[match[1]]
-
-    return re.sub(r"\$\{(\w+)\}", value, text)

@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import cv2
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge.addresses import AddressError, parse_address
 from edge.capture.mailbox import Slot
 from edge.credentials import load_key_pair
 from edge.outputs.durable_sink import FLUSH_S, DurableSink, payload
@@ -92,23 +92,18 @@ class Broker:
 
 def parse_broker(address: str, **files: Path | None) -> Broker:
     """`mqtt://user:password@host:1883`, `mqtts://host`. Raises ConfigError, without the password."""
-    shape = "mqtt://host, mqtts://host:8883 or mqtt://${USER}:${PASSWORD}@host"
+    hint = "Write mqtt://host, mqtts://host:8883 or mqtt://${USER}:${PASSWORD}@host."
+    text = address if "://" in address else f"mqtt://{address}"
     try:
-        parts = urlsplit(address if "://" in address else f"mqtt://{address}")
-    except ValueError:  # its text has the address in it
-        raise ConfigError(f"--mqtt: not a broker's address; it is as {shape}") from None
-    try:
-        port = parts.port
-    except ValueError:
-        raise ConfigError(f"--mqtt: the port is not a number; it is as {shape}") from None
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise ConfigError(f"--mqtt: not a broker's address; it is as {shape}")
-    tls = parts.scheme == "mqtts"
-    if any(files.values()) and not tls:
-        raise ConfigError("--mqtt-ca, --mqtt-cert and --mqtt-key are for TLS: mqtts://")
-    user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    broker = Broker(parts.hostname, port or (8883 if tls else 1883), tls, user, password, **files)
-    if tls:
+        parsed = parse_address(text, {"mqtt": 1883, "mqtts": 8883})
+    except AddressError as e:
+        raise ConfigError(f"--mqtt: not a broker's address: {e}. {hint}") from None
+    if parsed.path.strip("/") or parsed.query:
+        raise ConfigError(f"--mqtt: not a broker's address: text follows the host. {hint}")
+    if any(files.values()) and not parsed.tls:
+        raise ConfigError("--mqtt-ca, --mqtt-cert and --mqtt-key need TLS. Use mqtts://.")
+    broker = Broker(parsed.host, parsed.port, parsed.tls, parsed.user, parsed.password, **files)
+    if parsed.tls:
         _ = broker.context
     return broker
 

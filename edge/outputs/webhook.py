@@ -16,8 +16,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
+from edge.addresses import AddressError, parse_address
 from edge.credentials import without_path
 from edge.outputs.durable_sink import FLUSH_S, DurableSink, payload
 from edge.outputs.outbox import Message, Outbox
@@ -53,23 +53,17 @@ class Receiver:
 
 def parse_receiver(address: str, headers: Mapping[str, str]) -> Receiver:
     """Raises ConfigError, without what may be a password."""
-    shape = "--webhook: not an address; it is as https://host/path"
+    hint = "Write https://host/path, percent-encoded."
     try:
-        parts = urlsplit(address)
-        port = parts.port
-    except ValueError:
-        raise ConfigError(shape) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not address.isprintable() or " " in address:
-        raise ConfigError(shape)
-    tls = parts.scheme == "https"
+        parsed = parse_address(address, {"https": 443, "http": 80})
+    except AddressError as e:
+        raise ConfigError(f"--webhook: not a valid address: {e}. {hint}") from None
+    if not parsed.target.isascii() or not address.isprintable() or " " in address:
+        raise ConfigError(f"--webhook: not a valid address: it has a space or another unencoded character. {hint}")
     more = dict(headers)
-    if parts.username:
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        more["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if not path.isascii():
-        raise ConfigError(f"{shape}, percent-encoded")
-    return Receiver(parts.hostname, port or (443 if tls else 80), tls, path, more)
+    if parsed.login:
+        more["Authorization"] = "Basic " + base64.b64encode(parsed.login.encode()).decode()
+    return Receiver(parsed.host, parsed.port, parsed.tls, parsed.target, more)
 
 
 def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:

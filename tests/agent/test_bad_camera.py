@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -10,14 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-import edge.capture.capture
 from edge import agent
-from edge.capture.capture import STREAMING, Capture, Watch
+from edge.capture.capture import STREAMING, Capture
 from edge.capture.mailbox import Inbox
-from edge.capture.sources import mjpeg, stream
-from edge.capture.sources.factory import make_source
+from edge.capture.options import CaptureOptions, CaptureTimes
+from edge.capture.sources.limits import StreamLimits
+from edge.capture.sources.stream import Stream
 from edge.inference.model import open_model
 from edge.results.counters import Counters
 from edge.results.publisher import Results
@@ -57,22 +54,18 @@ def peak_mb(reset: bool = False) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / MB
 
 
-def test_the_other_cameras_lose_nothing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.capture.capture, "BACKOFF_S", 0.03)
-    monkeypatch.setattr(edge.capture.capture, "BACKOFF_MAX_S", 0.1)
-    monkeypatch.setattr(random, "uniform", lambda low, high: 1.0)
-    monkeypatch.setattr(stream, "OPEN_TIMEOUT_MS", 400)
-    monkeypatch.setattr(stream, "READ_TIMEOUT_MS", 400)
-    monkeypatch.setattr(mjpeg, "WHOLE_S", 0.6)
+def test_the_other_cameras_lose_nothing(bundle: Path) -> None:
     config = load_device("desktop")[1]
     model, kept, stopping = open_model(read_bundle(bundle), config), Kept(), threading.Event()
     good, bad = Camera(fps=20), Camera(fps=40)
-    sources = [make_source(camera.address, config) for camera in (good, bad)]
+    limits = StreamLimits(open_timeout_s=0.4, read_timeout_s=0.4, transfer_s=0.6)
+    sources = [Stream(camera.address, limits) for camera in (good, bad)]
     for source, name in zip(sources, ("good", "bad"), strict=True):
         source.name = name
     inbox = Inbox([False, False])
-    watch = Watch(frozen_s=0.3)
-    captures = [Capture(source, box, watch) for source, box in zip(sources, inbox.mailboxes, strict=True)]
+    options = CaptureOptions(frozen_s=0.3)
+    times = CaptureTimes(backoff_s=0.03, backoff_max_s=0.1, vary=lambda low, high: 1.0)
+    captures = [Capture(source, box, options, times) for source, box in zip(sources, inbox.mailboxes, strict=True)]
     results = Results(model, captures, [kept], Counters(), device="desktop", latency_budget_ms=50)
     loop = threading.Thread(target=agent.run, args=(model, captures, inbox, results, stopping), daemon=True)
     for capture in captures:

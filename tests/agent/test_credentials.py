@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from edge.addresses import AddressError, expand, expand_text, parse_address
 from edge.credentials import (
     clear_text_warnings,
-    expand,
+    command_line_warnings,
     hidden,
-    read_env_file,
     sends_in_clear,
     shows_credentials,
     without_credentials,
-    world_readable_warning,
 )
+from edge.env_file import read_env_file, world_readable_warning
 from edge.outputs.webhook import parse_receiver
 from sightline.errors import InputError
+from tests.conftest import Sightline
 
 SECRET = "hun/t@er:2?#%é ter"
 
@@ -68,6 +64,44 @@ def test_what_cannot_be_replaced_is_named_without_any_value(address: str, word: 
     with pytest.raises(InputError, match=word) as raised:
         expand(address, {"U": "admin7", "P": "hunter2", "BROKEN": "hunter2\nHost: x"})
     assert "hunter2" not in str(raised.value) and "admin7" not in str(raised.value)
+
+
+PORTS = {"rtsp": 554, "https": 443}
+
+
+def test_an_address_is_parsed_into_its_parts() -> None:
+    address = parse_address("https://me:p%40ss@[::1]/a%20b?x=1#y", PORTS)
+    assert (address.host, address.port, address.tls) == ("::1", 443, True)
+    assert (address.target, address.login, address.netloc) == ("/a%20b?x=1", "me:p@ss", "[::1]:443")
+    address = parse_address("rtsp://cam:8554", PORTS)
+    assert (address.target, address.login, address.netloc, address.tls) == ("/", "", "cam:8554", False)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("rtsp://u:hunter2@[::1", "the host cannot be read"),
+        ("rtsp://u:hun/ter2@cam/", "the port is not a number"),
+        ("rtsp://u:hunter2@cam:70000/", "the port is not a number from 0 to 65535"),
+        ("ftp://u:hunter2@cam/", "it must begin with rtsp:// or https://"),
+        ("rtsp:///live", "it has no valid host"),
+        ("rtsp://u:hunter2@cam..local/", "it has no valid host"),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_named_without_its_password(address: str, words: str) -> None:
+    with pytest.raises(AddressError, match=words) as raised:
+        parse_address(address, PORTS)
+    assert "hun" not in str(raised.value) and "ter2" not in str(raised.value)
+
+
+def test_a_reference_in_a_header_is_replaced_as_it_is() -> None:
+    assert (
+        expand_text("Authorization: Bearer ${T}", {"T": "a/b@c"}, "--webhook-header") == "Authorization: Bearer a/b@c"
+    )
+    with pytest.raises(InputError, match=r"--webhook-header: \$\{T\} is not set"):
+        expand_text("X: ${T}", {}, "--webhook-header")
+    with pytest.raises(InputError, match="--webhook-header: not a valid reference"):
+        expand_text("X: ${T", {}, "--webhook-header")
 
 
 @pytest.mark.parametrize(
@@ -237,15 +271,15 @@ A=the last one counts
 @pytest.mark.parametrize(
     ("line", "word"),
     [
-        ("hunter2", "NAME=value"),
+        ("hunter2", "expected NAME=value"),
         ("export P=hunter2", "export"),
-        ("P =hunter2", "before the ="),
-        ("P= hunter2", "P: no space"),
+        ("P =hunter2", "directly before the ="),
+        ("P= hunter2", "P: remove the space"),
         ("1P=hunter2", "letters, digits"),
         ("P='hunter2", "P: a quotation mark"),
         ('P="hunter2" x', "P: a quotation mark"),
-        ("P=hunt\\er2", "P: a \\\\ is read differently"),
-        ('P="hunt\\"er2"', "P: a \\\\ is read differently"),
+        ("P=hunt\\er2", r"P: systemd and Docker read a \\ differently"),
+        ('P="hunt\\"er2"', r"P: systemd and Docker read a \\ differently"),
     ],
 )
 def test_what_is_wrong_in_an_env_file_is_named_by_its_line_and_never_shown(
@@ -271,75 +305,33 @@ def test_an_env_file_that_everybody_can_read_is_told_of(tmp_path: Path) -> None:
     assert "chmod 600" in str(world_readable_warning(path))
 
 
-PROGRAM = """
-import sys, time, threading
-from edge.credentials import hide_arguments
-
-given = [a.removeprefix("--source=") for a in sys.argv[1:] if "://" in a or a.endswith(".mp4")]
-headers = [a.removeprefix("--header=") for a in sys.argv[1:] if a.startswith("--header=")]
-real = sum(hide_arguments({"source": given, "webhook_header": headers}).values(), [])
-print(len(real), *real, sep="|", flush=True)
-time.sleep(20)
-"""
-
-
-@contextmanager
-def running(folder: Path, way: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """The program above, and the addresses that it got; started as `python -m` or as an installed script is."""
-    (folder / "prog").mkdir()
-    (folder / "prog" / "__main__.py").write_text(PROGRAM)
-    script = folder / "script"
-    script.write_text(f"#!{sys.executable}\n{PROGRAM}")
-    script.chmod(0o755)
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-W", "error", "-m", "prog"] if way == "module" else [str(script)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(root)])}
-    with subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().strip().split("|")
-        finally:
-            process.kill()
+def test_a_password_on_the_command_line_is_warned_of_without_showing_it() -> None:
+    values = {
+        "source": ["a.mp4", "rtsp://admin:hunter2@10.0.0.9:8554/live?channel=1"],
+        "mqtt": ["me:hunter3@broker"],
+        "webhook": [""],
+        "webhook_header": ["X-Site: kitchen", "Authorization: Bearer hunter4"],
+    }
+    hint = "the password is visible to other users of this machine in the process list. Put it into a file and use "
+    assert command_line_warnings(values) == [
+        f"--{name}: {hint}--env-file." for name in ("source", "mqtt", "webhook-header")
+    ]
+    assert command_line_warnings({"source": ["rtsp://${U}:${P}@10.0.0.9/live"], "mqtt": [""]}) == []
 
 
-@pytest.mark.parametrize("way", ["module", "script"])
-def test_a_password_on_the_command_line_is_not_in_ps(tmp_path: Path, way: str) -> None:
-    first, second = "rtsp://admin:hunter2@10.0.0.9:8554/live?channel=1", "http://10.0.0.9/x?user=u&pwd=hunter3"
+def test_a_run_warns_of_a_password_on_its_command_line(bundle: Path, sightline: Sightline) -> None:
     header = "Authorization: Bearer hunter4"
-    options = ("--source", first, f"--source={second}", "--source", "a.mp4", f"--header={header}")
-    with running(tmp_path, way, "run", *options) as (process, got):
-        assert got == ["4", first, second, "a.mp4", header], "the program itself has the values as they were given"
-        proc = Path(f"/proc/{process.pid}")
-        shown = (proc / "cmdline").read_text().split("\0")
-        assert shown[-8:-1] == [
-            "run", "--source", "rtsp://10.0.0.9:8554/live?channel=1", "--source=http://10.0.0.9/x", "--source", "a.mp4",
-            "--header=Authorization: ...",
-        ]  # fmt: skip
-        assert "hunter" not in (proc / "cmdline").read_text() + (proc / "environ").read_text()
-        pipes = [fd for fd in (proc / "fd").iterdir() if int(fd.name) > 2 and "pipe:" in str(fd.readlink())]
-        assert not pipes, "nothing is left of the pipe that they came through"
-        process.kill()
-        assert process.stderr is not None
-        (warning,) = process.stderr.read().splitlines()
-    assert warning.startswith("warning: a password stood on the command line") and "hunter" not in warning
-
-
-def test_without_a_password_nothing_starts_again(tmp_path: Path) -> None:
-    address = "rtsp://${U}:${P}@10.0.0.9/live"
-    with running(tmp_path, "module", "run", "--source", address) as (process, got):
-        assert got == ["1", address]
-        assert address in Path(f"/proc/{process.pid}/cmdline").read_text()
-        process.kill()
-        assert process.stderr is not None
-        assert process.stderr.read() == ""
+    done = sightline("run", bundle, "--source", "test:", "--frames", 1, "--no-page", "--webhook-header", header)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[0].startswith("warning: --webhook-header: the password is visible to other users")
+    assert "hunter" not in done.stderr + done.stdout
 
 
 def test_a_password_that_goes_out_unencrypted_is_warned_of() -> None:
     warnings = clear_text_warnings(
         {"mqtt": "mqtt://me:hunter2@broker", "webhook": "http://host/?key=hunter2", "on": ()}
     )  # type: ignore[dict-item]
-    assert [w.rpartition("--")[2] for w in warnings] == ["mqtt: mqtts:// encrypts it", "webhook: https:// encrypts it"]
+    hint = "others on the network can read the password. Use"
+    assert warnings == [f"--mqtt: {hint} mqtts:// to encrypt it.", f"--webhook: {hint} https:// to encrypt it."]
     assert clear_text_warnings({"mqtt": "mqtts://me:hunter2@broker", "webhook": None}) == []
     assert clear_text_warnings({"mqtt": "mqtt://me:hunter2@127.0.0.1", "webhook": "http://host/hook"}) == []

@@ -565,9 +565,9 @@ def test_certificates_that_cannot_be_used_are_refused_without_asking_anybody(cer
     (tmp_path / "text").write_text("hello")
     for pair, message in (
         ((cert, locked), "the key is encrypted"),
-        ((cert, other), "the key is not the certificate's"),
-        ((tmp_path / "text", key), "no certificate and key in PEM"),
-        ((cert, None), "no certificate and key in PEM"),
+        ((cert, other), "the key does not belong to the certificate"),
+        ((tmp_path / "text", key), "not a certificate and a key in PEM"),
+        ((cert, None), "not a certificate and a key in PEM"),
         ((tmp_path / "nothing", key), "cannot be read: No such file"),
     ):
         with pytest.raises(ConfigError, match=f"^the options: {message}"):
@@ -582,7 +582,7 @@ def test_a_certificate_that_cannot_be_used_is_an_error_on_any_port(
     cert = ("--page-cert", tmp_path / "cert.pem")
     done = sightline("run", bundle, "--source", "test:64x48@30", "--frames", "30", *cert, *port)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
-    assert "error: --page-cert, --page-key: no certificate and key in PEM" in done.stderr
+    assert "error: --page-cert, --page-key: not a certificate and a key in PEM" in done.stderr
     done = sightline("run", bundle, "--source", "test:64x48@30", "--frames", "30", "--page-key", *cert[1:], *port)
     assert done.returncode == 2 and "--page-key: needs --page-cert" in done.stderr
 
