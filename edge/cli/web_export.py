@@ -6,7 +6,6 @@ import contextlib
 import html
 import io
 import json
-import os
 import re
 import socket
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from sightline.documents import home
+from sightline.directories import program_folder
 from sightline.errors import ConfigError
 from sightline.options import NEW_FOLDER, READ, READ_FILE, READ_FOLDER, Whole
 
@@ -69,7 +68,7 @@ def serve_web(
     name = "localhost" if http else addresses()[0] if address in ("0.0.0.0", "::") else address
     tls = (cert, key) if cert else None
     if not http and not tls:
-        state = Path(os.environ.get("XDG_STATE_HOME") or home("--cert and --key") / ".local/state") / "sightline"
+        state = program_folder("state", "--cert and --key")
         names = [*addresses(), "127.0.0.1", "localhost", f"{socket.gethostname().partition('.')[0]}.local"]
         names += [] if address in ("0.0.0.0", "::") else [address]
         tls = certificate(state, list(dict.fromkeys(names))), None

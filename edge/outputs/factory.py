@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.addresses import expand, expand_text
@@ -22,7 +20,7 @@ from edge.results.open_events import OpenEvents
 from edge.results.publisher import Observer
 from edge.results.sink import Sink
 from edge.results.zones import Zone, ZoneCounter, parse_zone
-from sightline.documents import home
+from sightline.directories import program_folder
 from sightline.errors import ConfigError
 from sightline.predictions import ModelId, Result
 from sightline.text import slug
@@ -84,7 +82,9 @@ class Outputs:
         if options.mqtt.mqtt or options.webhook.webhook:
             from edge.outputs.outbox import Outbox
 
-            self.outbox = Outbox(_outbox(options.outbox, agent.name), options.outbox_mb * 1_000_000)
+            # a user without a home folder names the file, and needs no folder
+            path = options.outbox or program_folder("state", "--outbox", subfolder=slug(agent.name)) / "outbox.sqlite"
+            self.outbox = Outbox(path, options.outbox_mb * 1_000_000)
             if options.mqtt.mqtt:
                 self._add_mqtt(options.mqtt, options.mqtt.mqtt, self.outbox, send)
             if options.webhook.webhook:
@@ -219,14 +219,6 @@ class Events:
 
 def default_name() -> str:
     return slug(socket.gethostname().partition(".")[0])
-
-
-def _outbox(path: Path | None, name: str) -> Path:
-    if path:
-        return path
-    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    folder = Path(state) if state else home("--outbox") / ".local" / "state" / "sightline" / slug(name)
-    return folder / "outbox.sqlite"
 
 
 def _prefix(text: str) -> str:

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import ipaddress
 import json
-import os
 import re
 import secrets
 import socket
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sightline.documents import home
+from sightline.directories import program_folder
 from sightline.errors import ConfigError
 from sightline.files import write_secret
 
@@ -103,7 +102,7 @@ def access_for(
     if not is_local:
         host = socket.gethostname().lower()
         names |= {host, f"{host.partition('.')[0]}.local"}
-    path = token_file or _default_file()
+    path = token_file or program_folder("config", "--page-token-file") / "page-token"
     token = ""
     if new or not path.exists():
         token, document = make_token()
@@ -156,8 +155,3 @@ def make_token() -> tuple[str, str]:
 def _digest(token: str, salt: str) -> str:
     # one round is enough: nobody can guess 256 random bits, however fast
     return hashlib.sha256(f"{salt}:{token}".encode("utf-8", "replace")).hexdigest()
-
-
-def _default_file() -> Path:
-    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    return (Path(state) if state else home("--page-token-file") / ".config" / "sightline") / "page-token"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
 
-from sightline.documents import home
+from sightline.directories import program_folder
 from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_file
 
@@ -57,7 +56,7 @@ def _archive(package: str, folder: Path | None) -> bytes:
                 f"--runtime-dir {folder}: has no {name}; where there is a network: npm pack {package}@{VERSION}"
             )
         return _checked((folder / name).read_bytes(), digest, folder / name)
-    cached = _cache() / name
+    cached = program_folder("cache", "--runtime-dir") / "litertjs" / name
     if cached.is_file():
         return _checked(cached.read_bytes(), digest, cached)
     npm = shutil.which("npm")
@@ -84,10 +83,6 @@ def _checked(content: bytes, digest: str, where: Path) -> bytes:
             f"{where}: is not LiteRT.js {VERSION} as it was published (sha512 differs); remove it, and try again"
         )
     return content
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or home("--runtime-dir") / ".cache") / "sightline" / "litertjs"
 
 
 def _members(archive: bytes) -> dict[str, bytes]:

@@ -11,9 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from edge.outputs import factory as outputs
-from edge.web import auth as access
 from sightline import cli
+from sightline.directories import program_folder
 from sightline.errors import ConfigError
 
 CASES = 60
@@ -91,11 +90,22 @@ def test_a_user_without_a_home_is_told_what_to_give(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Path, "home", without)
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    with pytest.raises(ConfigError, match="no home folder: set HOME, or give --outbox"):
-        outputs._outbox(None, "x")
-    with pytest.raises(ConfigError, match="or give --page-token-file"):
-        access._default_file()
+    for kind, option in (("state", "--outbox"), ("config", "--page-token-file"), ("cache", "--runtime-dir")):
+        monkeypatch.delenv(f"XDG_{kind.upper()}_HOME", raising=False)
+        with pytest.raises(ConfigError, match=f"no home folder.* {option}"):
+            program_folder(kind, option)  # type: ignore[arg-type]
+
+
+def test_a_service_keeps_its_files_in_its_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}:/var/lib/other")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert (
+        program_folder("state", "--outbox", subfolder="pi") == program_folder("config", "--page-token-file") == tmp_path
+    )
+    assert program_folder("cache", "--runtime-dir") == tmp_path / "cache" / "sightline"
+    monkeypatch.delenv("STATE_DIRECTORY")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert program_folder("state", "--outbox", subfolder="pi") == tmp_path / "state" / "sightline" / "pi"
 
 
 def test_an_argument_that_is_no_utf8_is_refused(
