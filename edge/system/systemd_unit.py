@@ -1,4 +1,4 @@
-"""The text of the agent's systemd unit: watched, restarted for ever, with few rights."""
+"""The text of the agent's systemd unit, made from the template `sightline.service`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
 from edge.inference.time_limit import MINIMUM_S
 from sightline.errors import ConfigError
 
+_TEMPLATE = Path(__file__).with_name("sightline.service")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}")
-# where a person's own files are, which the unit may read and not write
+# folders with people's own files; the unit may read below them, but not write
 _HOMES = ("/home", "/root", "/run/user")
-# systemd knows a growing pause from version 254 on, and Debian 12 has 252. Deaths within a minute of the start count:
-# the first restart comes at once, further ones after 1, 2, 4, 8, 16 and then always 30 seconds.
-# What its file says counts only where it is two numbers: the file may be damaged, and a shell ends with the code of
-# bad input upon others.
+# A pause before the start that grows with each death in a row. systemd has such a pause from version 254 on, and Debian
+# 12 has 252. A death counts if it comes within a minute of the start. The first restart comes at once, the next ones
+# after 1, 2, 4, 8 and 16 seconds, and all further ones after 30.
+# The file with the count is used only if it holds two numbers. It may be damaged, and upon other content the shell
+# would exit with 2, the code of bad input.
 _PAUSE = (
     "f=$RUNTIME_DIRECTORY/{key}; n=0 t=-60; [ ! -s $f ] || read n t <$f; "
     "case $n in ''|*[!0-9]*|0?*|?????????*) n=0 ;; esac; case $t in ''|*[!0-9]*|0?*|?????????????*) n=0 t=-60 ;; esac; "
@@ -28,10 +31,17 @@ _PAUSE = (
 
 @dataclass(frozen=True)
 class Unit:
-    """What a unit is written from. command: absolute program and its arguments. reads: absolute files and folders that
-    it reads. user: '' = one that exists only while it runs. groups: that may open cameras and accelerators. env_file:
-    with passwords, read by systemd before the user changes; None = none. edgetpu: whether it needs a Coral. ribbon: or
-    a Raspberry Pi's own camera."""
+    """The options of one unit.
+
+    name: the unit is `sightline-NAME.service`.
+    command: absolute path of the program, then its arguments.
+    reads: absolute paths of the files and folders that the agent reads.
+    user: name of the user that runs it. '' = a user that exists only while the unit runs.
+    groups: groups that may open cameras and accelerators.
+    env_file: file with passwords, which systemd reads before it changes the user. None = no file.
+    edgetpu: the agent uses a Coral.
+    ribbon: the agent uses a Raspberry Pi's ribbon-cable camera.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -44,102 +54,57 @@ class Unit:
 
     @property
     def text(self) -> str:
-        """The unit file."""
-        home = any(str(path).startswith(f"{h}/") for h in _HOMES for path in self.reads)
-        # another command starts without the pause of the one before
+        """The content of the unit file. Raises ConfigError for a command line that systemd cannot take."""
+        reads_home = any(str(path).startswith(f"{home}/") for home in _HOMES for path in self.reads)
+        # the file has the command's hash in its name: a new command does not wait for the deaths of an old one
         pause = _PAUSE.replace("{key}", hashlib.sha256(repr(self.command).encode()).hexdigest()[:12])
-        devices = ["char-video4linux rw", "char-media rw"]
-        if self.edgetpu:
-            devices += ["char-usb_device rw", "/dev/apex_0 rw"]
-        if self.ribbon:
-            devices += ["char-dma_heap rw"]
-        lines = [
-            "[Unit]",
-            f"Description=Sightline {self.name.replace('%', '%%')}",
-            "Documentation=man:systemd.exec(5)",
-            "Wants=network-online.target",
-            "After=network-online.target",
-            "# a model on a disk that is not there yet would count as bad input",
-            f"RequiresMountsFor={' '.join(_quoted(path) for path in self.reads)}",
-            "# it comes back for ever, however often it has died in a row",
-            "StartLimitIntervalSec=0",
-            "",
-            "[Service]",
-            "Type=notify",
-            "# a pause where it has died again and again right after its start; -: without it where that fails",
-            f"ExecStartPre=-/bin/sh -c {escape(pause)}",
-            f"ExecStart={' '.join(map(escape, self.command))}",
-            *([f"EnvironmentFile={str(self.env_file).replace('%', '%%')}"] if self.env_file else []),
-            "Environment=PYTHONUNBUFFERED=1",
-            "Restart=always",
-            "RestartSec=100ms",
-            "# bad input: another start would end in the same way",
-            "RestartPreventExitStatus=2",
-            "# pinged by the loop's progress alone; the agent asks for more time when its model is slow",
-            f"WatchdogSec={MINIMUM_S:g}",
-            "WatchdogSignal=SIGABRT",
-            "TimeoutStartSec=120",
-            "TimeoutAbortSec=1",
-            "TimeoutStopSec=15",
-            "LimitCORE=0",
-            "",
-            "# it reads cameras and the network, and writes its own state",
-            *([f"User={self.user}"] if self.user else ["DynamicUser=yes"]),
-            f"SupplementaryGroups={' '.join(self.groups)}",
-            f"RuntimeDirectory=sightline-{self.name}",
-            "RuntimeDirectoryPreserve=restart",
-            f"StateDirectory=sightline/{self.name}",
-            f"WorkingDirectory=%S/sightline/{self.name}",
-            "NoNewPrivileges=yes",
-            "ProtectSystem=strict",
-            f"ProtectHome={'read-only' if home else 'yes'}",
-            "PrivateTmp=yes",
-            "DevicePolicy=closed",
-            *(f"DeviceAllow={device}" for device in devices),
-            "ProtectKernelTunables=yes",
-            "ProtectKernelModules=yes",
-            "ProtectKernelLogs=yes",
-            "ProtectControlGroups=yes",
-            "ProtectClock=yes",
-            "ProtectHostname=yes",
-            "ProtectProc=invisible",
-            "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
-            "RestrictNamespaces=yes",
-            "RestrictRealtime=yes",
-            "RestrictSUIDSGID=yes",
-            "LockPersonality=yes",
-            "MemoryDenyWriteExecute=yes",
-            "RemoveIPC=yes",
-            "UMask=0077",
-            "CapabilityBoundingSet=",
-            "AmbientCapabilities=",
-            "SystemCallArchitectures=native",
-            "SystemCallFilter=@system-service",
-            "SystemCallFilter=~@privileged @resources",
-            "SystemCallFilter=sched_setaffinity sched_setscheduler setpriority",
-            "SystemCallErrorNumber=EPERM",
-            "",
-            "[Install]",
-            "WantedBy=multi-user.target",
-        ]
-        return "\n".join(lines) + "\n"
+        return _render(
+            name=self.name.replace("%", "%%"),
+            unit_name=self.name,
+            mounts=" ".join(map(_quote_path, self.reads)),
+            pause=escape(pause),
+            command=" ".join(map(escape, self.command)),
+            env_file=str(self.env_file).replace("%", "%%") if self.env_file else None,
+            watchdog_s=f"{MINIMUM_S:g}",
+            user=self.user or None,
+            dynamic_user=None if self.user else "yes",
+            groups=" ".join(self.groups),
+            protect_home="read-only" if reads_home else "yes",
+            coral_usb="char-usb_device rw" if self.edgetpu else None,
+            coral_pcie="/dev/apex_0 rw" if self.edgetpu else None,
+            dma_heap="char-dma_heap rw" if self.ribbon else None,
+        )
 
 
-def _quoted(path: Path) -> str:
-    """Of a setting that takes several paths."""
+def _render(**fields: str | None) -> str:
+    """Fill in the template. A field that is None leaves out its line."""
+    omitted = tuple(f"=${{{name}}}" for name, value in fields.items() if value is None)
+    lines = [line for line in _TEMPLATE.read_text().splitlines(keepends=True) if not line.rstrip().endswith(omitted)]
+    return Template("".join(lines)).substitute(fields)
+
+
+def _quote_path(path: Path) -> str:
+    """Escape one path of a setting that takes several paths."""
     text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{text}"' if re.search(r"[\s'\"]", text) else text
 
 
 def escape(argument: str) -> str:
-    """One word of ExecStart: systemd takes backslashes, quotes, %x and $x for its own."""
+    """Escape one word of ExecStart: systemd gives a meaning to backslashes, quotes, %x and $x.
+
+    Raises ConfigError for control characters, such as a line break.
+    """
     if not argument.isprintable():
-        raise ConfigError(f"{argument!r}: a unit cannot have this in its command line")
+        raise ConfigError(f"{argument!r}: a systemd unit cannot have control characters in its command line")
     argument = argument.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{argument}"' if not argument or re.search(r"[\s'\";]", argument) else argument
 
 
 def check_unit_name(name: str) -> str:
+    """Returns `name`. Raises ConfigError if it cannot be part of a unit's file name."""
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"--name {name!r}: letters, digits, '_', '.' and '-', at most 60")
+        raise ConfigError(
+            f"--name {name!r}: use letters, digits, '_', '.' and '-', at most 61 characters, and begin with a letter "
+            "or a digit"
+        )
     return name
