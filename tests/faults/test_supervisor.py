@@ -1,4 +1,4 @@
-"""The supervisor, with a child that hangs, crashes and misbehaves on command; and with the real agent."""
+"""The supervisor with a child that hangs, crashes and misbehaves on command, and with the real agent."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from edge.system import supervisor as supervise
+from edge.system.supervisor import Signals, rest
 
-# speaks the protocol with edge.system.sd_notify; each start does the next thing that its arguments name
+# speaks the protocol with edge.system.sd_notify; each start does the next task of its arguments
 CHILD = """
 import os, signal, sys, time, pathlib
 from edge.system.sd_notify import Watchdog
@@ -30,7 +30,7 @@ todo = sys.argv[2:][min(n, len(sys.argv) - 3)]
 print(f"start {n} {todo} {os.getpid()}", flush=True)
 if todo.startswith("exit"):
     sys.exit(int(todo[4:]))
-watchdog = Watchdog()
+watchdog = Watchdog(minimum_s=0.5)
 if todo != "never-ready":
     watchdog.ready(0.001)
 until = time.monotonic() + (30 if todo == "work" else 0.3)
@@ -58,21 +58,19 @@ if todo.startswith("late-exit"):
 time.sleep(60)
 """
 RUNNER = """
-import sys, edge.system.supervisor as s
-s.WATCHDOG_S, s.STARTING_S = 0.5, 1.5
-s.BACKOFF_S, s.ENDING_S = 0.3, 3.0
-from edge.inference import time_limit
-time_limit.MINIMUM_S = 0.5
-sys.exit(s.supervise(sys.argv[1:], s.say))
+import sys
+from edge.system.supervisor import Limits, log_to_stderr, supervise
+limits = Limits(watchdog_s=0.5, starting_s=1.5, backoff_s=0.3, ending_s=3.0)
+sys.exit(supervise(sys.argv[1:], log_to_stderr, limits))
 """
 
 
 class Supervised:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        self.said: list[str] = []
+        self.logged: list[str] = []
         self.starts: list[tuple[float, str]] = []
-        for stream, keep in ((process.stderr, self.said.append), (process.stdout, self._started)):
+        for stream, keep in ((process.stderr, self.logged.append), (process.stdout, self._started)):
             threading.Thread(target=self._read, args=(stream, keep), daemon=True).start()
 
     def _started(self, line: str) -> None:
@@ -86,13 +84,13 @@ class Supervised:
     def wait(self, condition: Callable[[], bool], within_s: float = 10.0) -> None:
         until = time.monotonic() + within_s
         while not condition():
-            assert time.monotonic() < until, (self.said, self.starts)
+            assert time.monotonic() < until, (self.logged, self.starts)
             time.sleep(0.01)
 
 
 @contextmanager
 def supervised(tmp_path: Path, *todo: str) -> Iterator[Supervised]:
-    (tmp_path / "child.py").write_text("from edge.inference import time_limit\ntime_limit.MINIMUM_S = 0.5\n" + CHILD)
+    (tmp_path / "child.py").write_text(CHILD)
     child = [sys.executable, str(tmp_path / "child.py"), str(tmp_path / "count"), *todo]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
     with subprocess.Popen(
@@ -109,15 +107,15 @@ def test_a_child_that_hangs_is_killed_and_started_anew(tmp_path: Path) -> None:
     with supervised(tmp_path, "hang", "work") as s:
         s.wait(lambda: len(s.starts) == 2)
         assert s.starts[1][0] - s.starts[0][0] < 0.3 + 0.5 + 1.0
-        s.wait(lambda: any("ready again after" in line for line in s.said))
-    assert s.said[0].startswith("agent: no progress for 0.5 s: killed")
+        s.wait(lambda: any("ready again after" in line for line in s.logged))
+    assert s.logged[0].startswith("agent: no progress for 0.5 s: killed")
 
 
 def test_a_crash_is_named_and_answered_at_once(tmp_path: Path) -> None:
     with supervised(tmp_path, "crash", "work") as s:
         s.wait(lambda: len(s.starts) == 2)
         assert s.starts[1][0] - s.starts[0][0] < 1.5
-    assert s.said[0] == "agent: killed by SIGSEGV; starting it anew"
+    assert s.logged[0] == "agent: killed by SIGSEGV; restarting"
 
 
 def test_one_that_dies_again_and_again_is_given_growing_pauses(tmp_path: Path) -> None:
@@ -125,27 +123,24 @@ def test_one_that_dies_again_and_again_is_given_growing_pauses(tmp_path: Path) -
         s.wait(lambda: len(s.starts) == 4, 15)
         times = [t for t, _ in s.starts]
         gaps = [b - a for a, b in itertools.pairwise(times)]
-        s.wait(lambda: len(s.said) >= 5)
+        s.wait(lambda: len(s.logged) >= 5)
     assert gaps[0] < gaps[1] < gaps[2], gaps
-    assert "exit code 3" in s.said[0] and "in 0." in s.said[2]
+    assert "exit code 3" in s.logged[0] and "in 0." in s.logged[2]
 
 
-def test_a_pause_lasts_whatever_woke_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pause_lasts_whatever_woke_the_supervisor() -> None:
     clock = [100.0]
 
     def wait(waiting: list[int], _w: object, _x: object, limit_s: float) -> tuple[list[int], list[int], list[int]]:
-        readable = real(waiting, [], [], 0)[0]
+        readable = select.select(waiting, [], [], 0)[0]
         clock[0] += 0 if readable else limit_s
         return readable, [], []
 
-    real = select.select
-    monkeypatch.setattr(supervise.select, "select", wait)
-    monkeypatch.setattr(supervise.time, "monotonic", lambda: clock[0])
     wake_r, wake_w = os.pipe()
     os.write(wake_w, bytes([signal.SIGCHLD, signal.SIGHUP]) * 50)
-    supervise._rest(5.0, wake_r, [])
+    rest(5.0, Signals(wake_r), clock=lambda: clock[0], wait=wait)
     assert clock[0] == pytest.approx(105.0)
-    supervise._rest(5.0, wake_r, [signal.SIGTERM])
+    rest(5.0, Signals(wake_r, stop=[signal.SIGTERM]), clock=lambda: clock[0], wait=wait)
     assert clock[0] == pytest.approx(105.0), "a signal that asks to stop is not waited out"
     os.close(wake_r)
     os.close(wake_w)
@@ -153,9 +148,9 @@ def test_a_pause_lasts_whatever_woke_the_supervisor(monkeypatch: pytest.MonkeyPa
 
 def test_one_that_says_it_ends_and_dies_waits_out_its_pauses(tmp_path: Path) -> None:
     with supervised(tmp_path, "stopping-exit3") as s:
-        s.wait(lambda: len(s.starts) >= 4 and sum(" in " in line for line in s.said) >= 2, 20)
+        s.wait(lambda: len(s.starts) >= 4 and sum(" in " in line for line in s.logged) >= 2, 20)
         times = [t for t, _ in s.starts]
-        announced = [float(line.rpartition(" in ")[2].split()[0]) for line in s.said if " in " in line]
+        announced = [float(line.rpartition(" in ")[2].split()[0]) for line in s.logged if " in " in line]
     assert [b - a > pause * 0.9 for pause, (a, b) in zip(announced, itertools.pairwise(times[1:4]), strict=False)] == [
         True, True,
     ]  # fmt: skip
@@ -164,9 +159,9 @@ def test_one_that_says_it_ends_and_dies_waits_out_its_pauses(tmp_path: Path) -> 
 def test_one_that_never_gets_ready_is_killed(tmp_path: Path) -> None:
     with supervised(tmp_path, "never-ready", "work") as s:
         s.wait(lambda: len(s.starts) == 2)
-        # it says that it makes progress, which is no reason to call it ready
-        s.wait(lambda: bool(s.said))
-    assert "SIGSEGV" not in s.said[0]
+        # it reports progress, which does not make it ready
+        s.wait(lambda: bool(s.logged))
+    assert "SIGSEGV" not in s.logged[0]
 
 
 @pytest.mark.parametrize(("todo", "code"), [("exit2", 2), ("exit0", 0), ("late-exit0", 0)])
@@ -179,7 +174,7 @@ def test_bad_input_and_a_good_end_are_no_reason_to_start_anew(tmp_path: Path, to
 def test_bad_input_after_a_good_start_may_be_a_bundle_that_is_being_copied(tmp_path: Path) -> None:
     with supervised(tmp_path, "crash", "exit2", "work") as s:
         s.wait(lambda: len(s.starts) == 3)
-        s.wait(lambda: any("ready again" in line for line in s.said))
+        s.wait(lambda: any("ready again" in line for line in s.logged))
 
 
 def test_a_signal_to_the_supervisor_ends_both(tmp_path: Path) -> None:
@@ -219,7 +214,7 @@ def test_the_agent_predicts_again_within_three_seconds(how: signal.Signals, bund
     command += ["--json", "--no-page", f"--output={output}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         lines: list[tuple[float, str]] = []
-        said: list[str] = []
+        logged: list[str] = []
         assert process.stdout is not None and process.stderr is not None
 
         def read(stream: object, keep: Callable[[str], None]) -> None:
@@ -228,13 +223,13 @@ def test_the_agent_predicts_again_within_three_seconds(how: signal.Signals, bund
 
         for stream, keep in (
             (process.stdout, lambda line: lines.append((time.monotonic(), line))),
-            (process.stderr, said.append),
+            (process.stderr, logged.append),
         ):
             threading.Thread(target=read, args=(stream, keep), daemon=True).start()
         try:
             until = time.monotonic() + 20
             while len(lines) < 20:
-                assert time.monotonic() < until and process.poll() is None, said
+                assert time.monotonic() < until and process.poll() is None, logged
                 time.sleep(0.02)
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             (child,) = map(int, children)
@@ -243,7 +238,7 @@ def test_the_agent_predicts_again_within_three_seconds(how: signal.Signals, bund
             time.sleep(0.2)
             seen = len(lines)
             while not any('"ok"' in line for _, line in lines[seen:]):
-                assert time.monotonic() < stuck + 10, said
+                assert time.monotonic() < stuck + 10, logged
                 time.sleep(0.02)
             recovery, again = next((at - stuck, line) for at, line in lines[seen:] if '"ok"' in line)
             assert json.loads(again)["frame_id"] < 10, "a new process"
@@ -253,7 +248,7 @@ def test_the_agent_predicts_again_within_three_seconds(how: signal.Signals, bund
         finally:
             process.kill()
     reason = {"SIGSTOP": "no progress for 2", "SIGKILL": "SIGKILL", "SIGSEGV": "SIGSEGV"}[how.name]
-    assert any(reason in line for line in said), said
+    assert any(reason in line for line in logged), logged
     results = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(results) > 20, "each line of the file is whole, those of both processes"
 
@@ -261,13 +256,13 @@ def test_the_agent_predicts_again_within_three_seconds(how: signal.Signals, bund
 def test_an_agent_that_ends_by_itself_is_given_time_to_write_what_it_has(tmp_path: Path) -> None:
     with supervised(tmp_path, "slow-end") as s:
         assert s.process.wait(10) == 0
-    assert len(s.starts) == 1 and not s.said
+    assert len(s.starts) == 1 and not s.logged
 
 
 def test_an_agent_that_never_ends_although_it_says_so_is_killed(tmp_path: Path) -> None:
     with supervised(tmp_path, "no-end", "work") as s:
         s.wait(lambda: len(s.starts) == 2)
-    assert s.said[0].startswith("agent: not ended after 3 s: killed")
+    assert s.logged[0].startswith("agent: did not exit within 3 s: killed")
 
 
 def test_a_hangup_is_passed_on(tmp_path: Path) -> None:
@@ -276,7 +271,7 @@ def test_a_hangup_is_passed_on(tmp_path: Path) -> None:
         s.wait(lambda: len(s.starts) == 1 and (tmp_path / "ready").exists())
         s.process.send_signal(signal.SIGHUP)
         assert s.process.wait(10) == 0
-    assert len(s.starts) == 1 and not s.said
+    assert len(s.starts) == 1 and not s.logged
 
 
 @pytest.mark.parametrize("reader", ["gone", "stopped"])
@@ -284,7 +279,7 @@ def test_a_supervisor_does_not_wait_for_the_reader_of_its_stderr(reader: str) ->
     read, write = os.pipe()
     if reader == "gone":
         os.close(read)
-    program = "import edge.system.supervisor as s\nfor _ in range(1000): s.say('x' * 999)"
+    program = "from edge.system.supervisor import log_to_stderr\nfor _ in range(1000): log_to_stderr('x' * 999)"
     done = subprocess.run([sys.executable, "-c", program], stderr=write, timeout=20)
     os.close(write)
     if reader == "stopped":
