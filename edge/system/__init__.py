@@ -1,1 +1,1 @@
-"""The machine around the agent: hardware, systemd, and the supervisor."""
+"""The machine that the agent runs on: its hardware, systemd, and the supervisor."""

@@ -1,4 +1,4 @@
-"""What this machine is: board, memory, system, cameras with their formats, accelerators, as the kernel says it."""
+"""Describe this machine from the kernel's files: board, memory, system, cameras with their formats, accelerators."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import platform
 import re
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge.capture.sources.v4l2 import RASPBERRY_PI_PORT, Node, ask
-from edge.system.machine import read_machine
+from edge.system.machine import Machine, read_machine
 
-Ioctl = Callable[[int, int, bytes], bytes]
+Ioctl = Callable[[int, int, bytes], bytes]  # as fcntl.ioctl: file descriptor, request, structure -> structure
 
 # <linux/videodev2.h>
 _ENUM_FMT, _ENUM_FRAMESIZES, _ENUM_FRAMEINTERVALS = 0xC0405602, 0xC02C564A, 0xC034564B
@@ -25,10 +25,13 @@ _FORMAT = struct.Struct("3I32s5I")  # index, type, flags, description, pixelform
 _SIZE = struct.Struct("9I8x")  # index, pixelformat, type, then width and height, or a range of them
 _INTERVAL = struct.Struct("11I8x")  # index, pixelformat, width, height, type, then a fraction, or a range of them
 _CAPTURE, _DISCRETE = 1, 1
-_MOST = 64  # of formats, sizes and rates: a driver that never ends is not listened to
+_MAX_ENTRIES = 64  # formats, sizes or rates that are read of one driver: a faulty one may never end its list
 
+HOT_CELSIUS = 80  # from here on a Raspberry Pi lowers its clock
+
+# the USB identity changes when the driver loads the firmware
 _CORAL_USB = {"1a6e:089a": "plugged in, not used yet", "18d1:9302": "in use or used before"}
-_BOARDS = (  # of /proc/device-tree/model, and the config that fits
+_BOARDS = (  # pattern of /proc/device-tree/model, and the device config for it
     (r"Raspberry Pi 5|Raspberry Pi 500|Compute Module 5", "raspberry_pi_5"),
     (r"Raspberry Pi 4|Raspberry Pi 400|Compute Module 4", "raspberry_pi_4"),
     (r"Raspberry Pi Zero 2|Raspberry Pi 3|Compute Module 3", "raspberry_pi_zero_2w"),
@@ -38,7 +41,13 @@ _BOARDS = (  # of /proc/device-tree/model, and the config that fits
 
 @dataclass(frozen=True)
 class Camera:
-    """source: as `--source` takes it. formats: such as 'MJPG 1920x1080 30', the largest first."""
+    """A camera.
+
+    source: value for `--source`.
+    name: name of the camera or of its sensor.
+    formats: pixel format, largest size and frame rate, such as 'MJPG 1920x1080 30'. The largest comes first.
+    problem: why it cannot be used now; '' = it can.
+    """
 
     source: str
     name: str
@@ -48,7 +57,11 @@ class Camera:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """device: the config that uses it; '' where none does. problem: why it cannot be used now."""
+    """An accelerator.
+
+    device: device config that uses it. '' = none does.
+    problem: why it cannot be used now; '' = it can.
+    """
 
     name: str
     device: str
@@ -57,8 +70,17 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class Hardware:
-    """board: as it calls itself. memory_mb: in all. fits: the config for it without an accelerator. problems: what is
-    wrong with the machine itself."""
+    """A machine.
+
+    board: the name that the firmware reports.
+    cores: number of CPU cores.
+    memory_mb: total memory in MiB; 0 = unknown.
+    system: name and version of the operating system.
+    architecture: as `uname -m` prints it.
+    python: version of the running Python.
+    device: device config for the machine without an accelerator.
+    problems: faults of the machine itself, such as undervoltage.
+    """
 
     board: str
     cores: int
@@ -66,60 +88,71 @@ class Hardware:
     system: str
     architecture: str
     python: str
-    fits: str
+    device: str
     cameras: tuple[Camera, ...]
     accelerators: tuple[Accelerator, ...]
     problems: tuple[str, ...]
 
 
-def read_hardware(root: Path = Path("/"), ioctl: Ioctl = fcntl.ioctl) -> Hardware:
-    """root, ioctl: others for tests."""
+def read_hardware(
+    root: Path = Path("/"),
+    ioctl: Ioctl = fcntl.ioctl,
+    query: Callable[[Path], Node] = ask,
+    architecture: str = platform.machine(),
+) -> Hardware:
+    """Describe the machine. What the kernel does not report is left empty and is no error.
+
+    Tests pass their own arguments:
+    root: folder that stands for `/`.
+    ioctl: answers V4L2's enumerations.
+    query: describes one /dev/video node. Raises OSError.
+    architecture: as `uname -m` prints it.
+    """
     board = _text(root / "proc/device-tree/model") or _text(root / "sys/class/dmi/id/product_name")
-    machine = read_machine(root)
-    problems = [
-        f"{what.replace('_', ' ')} {'now' if now else 'since it was started'}"
-        for what, (now, once) in machine.power.items()
-        if now or once
-    ]
-    if machine.celsius is not None and machine.celsius >= 80:
-        problems.append(f"{machine.celsius:.0f} °C: it will slow down")
-    architecture = platform.machine()
-    if architecture in ("armv7l", "armv6l") or sys.maxsize < 2**32:
-        problems.append("a 32-bit system: LiteRT's wheels are for 64-bit ones alone; install Raspberry Pi OS (64-bit)")
     memory = re.search(r"MemTotal:\s+(\d+) kB", _text(root / "proc/meminfo"))
     release = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', _text(root / "etc/os-release"), re.MULTILINE))
     return Hardware(
-        board=board or f"a computer of kind {architecture}",
+        board=board or f"an unnamed {architecture} computer",
         cores=os.cpu_count() or 1,
         memory_mb=int(memory[1]) // 1024 if memory else 0,
         system=release.get("PRETTY_NAME", platform.system()),
         architecture=architecture,
         python=platform.python_version(),
-        fits=next((device for pattern, device in _BOARDS if re.search(pattern, board)), "desktop"),
-        cameras=(*_usb_cameras(root, ioctl), *_ribbon_cameras(root)),
+        device=next((device for pattern, device in _BOARDS if re.search(pattern, board)), "desktop"),
+        cameras=(*_usb_cameras(root, ioctl, query), *_ribbon_cameras(root)),
         accelerators=tuple(_accelerators(root)),
-        problems=tuple(problems),
+        problems=tuple(_problems(read_machine(root), architecture)),
     )
 
 
-def _usb_cameras(root: Path, ioctl: Ioctl) -> list[Camera]:
-    found = []
+def _problems(machine: Machine, architecture: str) -> Iterator[str]:
+    for name, (now, since_boot) in machine.power.items():
+        if now or since_boot:
+            yield f"{name.replace('_', ' ')} {'now' if now else 'since it was started'}"
+    if machine.celsius is not None and machine.celsius >= HOT_CELSIUS:
+        yield f"{machine.celsius:.0f} °C: the machine lowers its clock. Cool it"
+    if architecture in ("armv7l", "armv6l") or sys.maxsize < 2**32:
+        yield "a 32-bit system: LiteRT has wheels for 64-bit systems only. Install Raspberry Pi OS (64-bit)"
+
+
+def _usb_cameras(root: Path, ioctl: Ioctl, query: Callable[[Path], Node]) -> list[Camera]:
+    cameras = []
     for path in sorted((root / "dev").glob("video*"), key=lambda p: (len(p.name), p.name)):
         try:
-            node = ask(path)
+            node = query(path)
             formats = _formats(path, ioctl) if node.captures else ()
         except PermissionError:
-            found.append(Camera(str(path), "?", (), "this user may not open it: sudo usermod -aG video $USER"))
+            cameras.append(Camera(str(path), "?", (), "this user may not open it: sudo usermod -aG video $USER"))
             continue
         except OSError:
             continue
         if node.captures and formats and node.driver not in RASPBERRY_PI_PORT:
-            found.append(Camera(_source_of(path, root, node), node.card, formats))
-    return found
+            cameras.append(Camera(_source_of(path, root), node.card, formats))
+    return cameras
 
 
-def _source_of(path: Path, root: Path, node: Node) -> str:
-    """By its id where it has one: numbers change with the order of plugging in."""
+def _source_of(path: Path, root: Path) -> str:
+    """The camera's path by id, else its number. Numbers change with the order in which cameras are plugged in."""
     for link in sorted((root / "dev/v4l/by-id").glob("*-video-index0")):
         with contextlib.suppress(OSError):
             if link.resolve() == path.resolve():
@@ -128,50 +161,55 @@ def _source_of(path: Path, root: Path, node: Node) -> str:
 
 
 def _formats(path: Path, ioctl: Ioctl) -> tuple[str, ...]:
-    """What V4L2 offers: of each pixel format the largest size, with its highest rate."""
+    """The largest size of each pixel format, with its highest frame rate. Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     try:
-        offered = []
-        for i in range(_MOST):
-            answer = _asked(ioctl, fd, _ENUM_FMT, _FORMAT.pack(i, _CAPTURE, 0, b"", 0, 0, 0, 0, 0))
-            if answer is None:
+        formats = []
+        for i in range(_MAX_ENTRIES):
+            reply = _enumerate(ioctl, fd, _ENUM_FMT, _FORMAT.pack(i, _CAPTURE, 0, b"", 0, 0, 0, 0, 0))
+            if reply is None:
                 break
-            code = _FORMAT.unpack(answer)[4]
-            sizes = []
-            for k in range(_MOST):
-                size = _asked(ioctl, fd, _ENUM_FRAMESIZES, _SIZE.pack(k, code, 0, 0, 0, 0, 0, 0, 0))
-                if size is None:
-                    break
-                _, _, kind, a, b, _, _, d, _ = _SIZE.unpack(size)
-                # discrete: width, height; else smallest and largest width with a step, and the same of the height
-                sizes.append((a, b) if kind == _DISCRETE else (b, d))
-                if kind != _DISCRETE:
-                    break
-            if sizes:
-                width, height = max(sizes, key=lambda s: s[0] * s[1])
+            code = _FORMAT.unpack(reply)[4]
+            if sizes := _sizes(ioctl, fd, code):
+                width, height = max(sizes, key=lambda size: size[0] * size[1])
                 rate = _rate(ioctl, fd, code, width, height)
-                offered.append((width * height, f"{_fourcc(code)} {width}x{height}{f' {rate:g}' if rate else ''}"))
-        return tuple(text for _, text in sorted(offered, key=lambda o: -o[0]))
+                formats.append((width * height, f"{_fourcc(code)} {width}x{height}{f' {rate:g}' if rate else ''}"))
+        return tuple(text for _, text in sorted(formats, key=lambda entry: -entry[0]))
     finally:
         os.close(fd)
 
 
-def _rate(ioctl: Ioctl, fd: int, code: int, width: int, height: int) -> float:
-    """Frames a second, the most; 0 where it does not say."""
-    best = 0.0
-    for i in range(_MOST):
-        answer = _asked(ioctl, fd, _ENUM_FRAMEINTERVALS, _INTERVAL.pack(i, code, width, height, *[0] * 7))
-        if answer is None:
+def _sizes(ioctl: Ioctl, fd: int, code: int) -> list[tuple[int, int]]:
+    """Sizes (width, height) of a pixel format in pixels; of a range only the largest."""
+    sizes = []
+    for i in range(_MAX_ENTRIES):
+        reply = _enumerate(ioctl, fd, _ENUM_FRAMESIZES, _SIZE.pack(i, code, 0, 0, 0, 0, 0, 0, 0))
+        if reply is None:
             break
-        _, _, _, _, _, numerator, denominator, *_ = _INTERVAL.unpack(answer)
+        # discrete: a, b are width and height. A range: a, b are the smallest and largest width, c, d the same heights.
+        _, _, kind, a, b, _, _, d, _ = _SIZE.unpack(reply)
+        sizes.append((a, b) if kind == _DISCRETE else (b, d))
+        if kind != _DISCRETE:
+            break
+    return sizes
+
+
+def _rate(ioctl: Ioctl, fd: int, code: int, width: int, height: int) -> float:
+    """Highest frame rate in frames per second; 0 = the driver reports none."""
+    best = 0.0
+    for i in range(_MAX_ENTRIES):
+        reply = _enumerate(ioctl, fd, _ENUM_FRAMEINTERVALS, _INTERVAL.pack(i, code, width, height, *[0] * 7))
+        if reply is None:
+            break
+        _, _, _, _, _, numerator, denominator, *_ = _INTERVAL.unpack(reply)
         best = max(best, denominator / numerator if numerator else 0.0)
     return round(best, 2)
 
 
-def _asked(ioctl: Ioctl, fd: int, request: int, question: bytes) -> bytes | None:
-    """None at the end of an enumeration, and where a driver has none."""
+def _enumerate(ioctl: Ioctl, fd: int, request: int, query: bytes) -> bytes | None:
+    """One entry of a list; None at its end, and for a driver without that list."""
     try:
-        return ioctl(fd, request, question)
+        return ioctl(fd, request, query)
     except OSError:
         return None
 
@@ -181,37 +219,41 @@ def _fourcc(code: int) -> str:
 
 
 def _ribbon_cameras(root: Path) -> list[Camera]:
-    """Sensors that the kernel has bound, on a Raspberry Pi's ribbon cables: the media graph names each."""
+    """Cameras on a Raspberry Pi's ribbon cables: the sensors that the kernel has bound, by their names in the media
+    graph."""
     sensors = {
         match[1]
         for entity in root.glob("sys/class/video4linux/v4l-subdev*/name")
         if (match := re.match(r"((?:imx|ov|arducam|pivariety)\w*)", _text(entity)))
     }
-    there = bool(list((root / "usr/lib/python3/dist-packages").glob("picamera2")))
-    missing = "" if there else "picamera2 is not installed: sudo apt install python3-picamera2"
-    return [Camera("picamera", sensor, (), missing) for sensor in sorted(sensors)]
+    installed = (root / "usr/lib/python3/dist-packages/picamera2").exists()
+    problem = "" if installed else "picamera2 is not installed: sudo apt install python3-picamera2"
+    return [Camera("picamera", sensor, (), problem) for sensor in sorted(sensors)]
 
 
 def _accelerators(root: Path) -> list[Accelerator]:
-    found = []
-    for device in sorted(root.glob("sys/bus/usb/devices/*/idVendor")):
-        usb = f"{_text(device)}:{_text(device.with_name('idProduct'))}"
-        if usb in _CORAL_USB:
-            found.append(Accelerator(f"Coral USB Accelerator ({_CORAL_USB[usb]})", "coral_usb", _no_library()))
+    accelerators = []
+    for vendor in sorted(root.glob("sys/bus/usb/devices/*/idVendor")):
+        usb_id = f"{_text(vendor)}:{_text(vendor.with_name('idProduct'))}"
+        if usb_id in _CORAL_USB:
+            name = f"Coral USB Accelerator ({_CORAL_USB[usb_id]})"
+            accelerators.append(Accelerator(name, "coral_usb", _coral_problem()))
     if list((root / "dev").glob("apex_*")):
-        found.append(Accelerator("Coral on PCIe", "coral_dev_board", _no_library()))
+        accelerators.append(Accelerator("Coral on PCIe", "coral_dev_board", _coral_problem()))
     if list((root / "dev").glob("hailo*")):
-        found.append(Accelerator("Hailo", "", "no backend of Sightline's uses it"))
-    return found
+        accelerators.append(Accelerator("Hailo", "", "Sightline has no backend for it"))
+    return accelerators
 
 
-def _no_library() -> str:
-    """Asked only where there is a Coral: looking for a library runs ldconfig."""
-    found = ctypes.util.find_library("edgetpu")
-    return "" if found else "libedgetpu.so.1 is not installed; it comes from Coral's Debian repository"
+def _coral_problem() -> str:
+    """Why a Coral cannot be used. Called only if there is one, because the search for a library runs ldconfig."""
+    if ctypes.util.find_library("edgetpu"):
+        return ""
+    return "libedgetpu.so.1 is not installed. Install it from Coral's Debian repository"
 
 
 def _text(path: Path) -> str:
+    """Content of a kernel file without NUL bytes and line breaks at its ends; '' if it cannot be read."""
     with contextlib.suppress(OSError):
         return path.read_bytes().decode("utf-8", "replace").strip("\0 \n")
     return ""

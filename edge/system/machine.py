@@ -1,4 +1,4 @@
-"""What the machine says of itself: temperature, a Raspberry Pi's power, and this process. Read when asked."""
+"""Read the machine's temperature, a Raspberry Pi's power state, and this process's use of resources."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
-# bits of the Pi's firmware: now, and the same 16 higher since it started
-_POWER = {0: "undervoltage", 1: "frequency_capped", 2: "throttled", 3: "soft_temperature_limit"}
+# bits of the firmware's mask: bit n is the state now, bit n + 16 is set if it occurred since the start
+_POWER_BITS = {0: "undervoltage", 1: "frequency_capped", 2: "throttled", 3: "soft_temperature_limit"}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """celsius: of the hottest zone; None where none is known. power: {what is wrong: (now, once since boot)}, of a
-    Raspberry Pi alone."""
+    """The state of the machine at one moment.
+
+    celsius: temperature of the hottest thermal zone. None if the kernel reports none.
+    power: {problem: (present now, occurred since boot)}. Empty if this is not a Raspberry Pi.
+    """
 
     celsius: float | None
     power: dict[str, tuple[bool, bool]]
 
 
 def read_machine(root: Path = Path("/")) -> Machine:
-    """root: another one for tests."""
+    """Read the state from the kernel's files.
+
+    root: folder that stands for `/`. Tests pass their own.
+    """
     degrees = []
     for zone in root.glob("sys/class/thermal/thermal_zone*/temp"):
         with contextlib.suppress(OSError, ValueError):
@@ -31,13 +37,20 @@ def read_machine(root: Path = Path("/")) -> Machine:
     power: dict[str, tuple[bool, bool]] = {}
     with contextlib.suppress(OSError, ValueError):
         mask = int((root / _THROTTLED).read_text(), 16)
-        power = {what: (bool(mask >> bit & 1), bool(mask >> bit + 16 & 1)) for bit, what in _POWER.items()}
+        power = {name: (bool(mask >> bit & 1), bool(mask >> bit + 16 & 1)) for bit, name in _POWER_BITS.items()}
     return Machine(max(degrees, default=None), power)
 
 
 @dataclass(frozen=True)
 class Process:
-    """started: seconds since 1970. rss: bytes. cpu_s: of all threads, user and system."""
+    """What this process uses.
+
+    started: start time in seconds since 1970.
+    rss: resident memory in bytes.
+    threads: number of threads.
+    files: number of open file descriptors.
+    cpu_s: CPU seconds of all threads, user and system together.
+    """
 
     started: float
     rss: int
@@ -47,6 +60,7 @@ class Process:
 
 
 def this_process() -> Process:
+    """Read this process's figures from /proc."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     ticks = os.sysconf("SC_CLK_TCK")
     uptime = float(Path("/proc/uptime").read_text().split()[0])

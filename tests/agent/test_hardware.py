@@ -1,4 +1,4 @@
-"""What a machine says of itself, of machines that are not here: their files, and their kernels' answers."""
+"""The description of machines that are not here, from copies of their files and their kernels' replies."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 
 from edge.capture.sources.v4l2 import Node
 from edge.cli.devices import describe
-from edge.system import hardware
-from edge.system.hardware import read_hardware
+from edge.system.hardware import Hardware, Ioctl, read_hardware
 from tests.conftest import Sightline
 
 # v4l2-ctl --list-formats-ext of a Logitech C920, shortened: {format: {size: rates}}
@@ -29,10 +28,10 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 def kernel(offers: dict[str, dict[tuple[int, int], tuple[int, ...]]]) -> Any:
-    """Answers V4L2's enumerations as a driver does: EINVAL ends each."""
+    """Answer V4L2's enumerations as a driver does: EINVAL ends each."""
 
     def ioctl(fd: int, request: int, question: bytes) -> bytes:
-        assert len(question) == request >> 16 & 0x3FFF, "the size that the request says"
+        assert len(question) == request >> 16 & 0x3FFF, "the size that the request encodes"
         names = list(offers)
         code = lambda name: struct.unpack("<I", name.encode())[0]  # noqa: E731
         numbers = struct.unpack(f"<{len(question) // 4}I", question)
@@ -53,8 +52,7 @@ def kernel(offers: dict[str, dict[tuple[int, int], tuple[int, ...]]]) -> Any:
 
 
 @pytest.fixture
-def pi5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(hardware, "ask", lambda path: Node("uvcvideo", "HD Pro Webcam C920", path.name == "video0"))
+def pi5(tmp_path: Path) -> Path:
     root = write(
         tmp_path,
         {
@@ -79,9 +77,18 @@ def pi5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def webcam(path: Path) -> Node:
+    """A C920 has two nodes, and delivers images from the first."""
+    return Node("uvcvideo", "HD Pro Webcam C920", path.name == "video0")
+
+
+def read_with_webcam(root: Path, ioctl: Ioctl) -> Hardware:
+    return read_hardware(root, ioctl, webcam)
+
+
 def test_a_raspberry_pi_5_with_everything(pi5: Path) -> None:
-    here = read_hardware(pi5, kernel(C920))
-    assert here.board == "Raspberry Pi 5 Model B Rev 1.0" and here.fits == "raspberry_pi_5"
+    here = read_with_webcam(pi5, kernel(C920))
+    assert here.board == "Raspberry Pi 5 Model B Rev 1.0" and here.device == "raspberry_pi_5"
     assert here.memory_mb == 8062 and here.system == "Debian GNU/Linux 13 (trixie)" and not here.problems
     usb, ribbon = here.cameras
     assert usb.source.endswith("by-id/usb-046d_HD_Pro_Webcam_C920-video-index0")
@@ -94,8 +101,7 @@ def test_a_raspberry_pi_5_with_everything(pi5: Path) -> None:
         assert words in text
 
 
-def test_what_is_wrong_is_said(pi5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "armv7l")
+def test_problems_are_reported(pi5: Path) -> None:
     write(
         pi5,
         {
@@ -104,18 +110,17 @@ def test_what_is_wrong_is_said(pi5: Path, monkeypatch: pytest.MonkeyPatch) -> No
         },
     )
 
-    def ask(path: Path) -> Node:
+    def refuse(path: Path) -> Node:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(hardware, "ask", ask)
-    here = read_hardware(pi5, kernel(C920))
+    here = read_hardware(pi5, kernel(C920), refuse, architecture="armv7l")
     text = "\n".join(here.problems)
     assert "undervoltage now" in text and "throttled now" in text and "82 °C" in text and "32-bit" in text
     assert "usermod -aG video" in here.cameras[0].problem
 
 
 @pytest.mark.parametrize(
-    ("model", "fits"),
+    ("model", "device"),
     [
         ("Raspberry Pi 4 Model B Rev 1.5", "raspberry_pi_4"),
         ("Raspberry Pi Compute Module 4 Rev 1.1", "raspberry_pi_4"),
@@ -125,25 +130,25 @@ def test_what_is_wrong_is_said(pi5: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("Radxa ROCK 5B", "desktop"),
     ],
 )
-def test_the_board_says_which_config_fits(model: str, fits: str, tmp_path: Path) -> None:
-    assert read_hardware(write(tmp_path, {"proc/device-tree/model": model + "\0"})).fits == fits
+def test_the_board_selects_the_device_config(model: str, device: str, tmp_path: Path) -> None:
+    assert read_hardware(write(tmp_path, {"proc/device-tree/model": model + "\0"})).device == device
 
 
-def test_a_machine_that_says_nothing_is_no_error(tmp_path: Path) -> None:
+def test_a_machine_without_any_information_is_no_error(tmp_path: Path) -> None:
     here = read_hardware(tmp_path)
     assert here.cameras == () and here.accelerators == () and here.memory_mb == 0 and here.board
     assert "cameras        none" in describe(here)
 
 
-def test_a_driver_that_never_ends_is_not_listened_to(pi5: Path) -> None:
+def test_a_driver_whose_list_never_ends_is_cut_off(pi5: Path) -> None:
     def ioctl(fd: int, request: int, question: bytes) -> bytes:
         return struct.pack("<I", 0) * (len(question) // 4)
 
-    assert read_hardware(pi5, ioctl).cameras[0].source
+    assert read_with_webcam(pi5, ioctl).cameras[0].source
 
 
 def test_the_command(sightline: Sightline) -> None:
     done = sightline("devices", "--json")
-    told = json.loads(done.stdout)
-    assert done.returncode == 0 and told["here"]["fits"] in told["devices"]
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["machine"]["device"] in report["devices"]
     assert "* fits this machine" in sightline("devices").stdout
