@@ -9,7 +9,7 @@ from typing import Literal
 
 from edge.deploy.preflight import DeviceFacts
 from edge.deploy.ssh import Device
-from edge.system.run_arguments import LOCAL, device_of, files_of, has_page, has_ribbon_camera, settings_of, with_file
+from edge.system.run_arguments import LOCAL, device_of, files_of, has_page, has_ribbon_camera, replace_file, settings_of
 from edge.system.systemd_unit import Unit
 from sightline.bundle import Bundle
 from sightline.device import load_device
@@ -98,7 +98,7 @@ def _carried(options: tuple[str, ...]) -> tuple[dict[str, bytes], tuple[str, ...
             files[kept] = path.read_bytes()
         except OSError as e:
             raise ConfigError(f"{name} {path}: cannot be read: {e.strerror}") from None
-        placed[i] = with_file(options[i], _HERE + kept)
+        placed[i] = replace_file(options[i], _HERE + kept)
     return files, tuple(placed)
 
 

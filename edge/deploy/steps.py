@@ -13,7 +13,7 @@ from edge.deploy.payload import WHEEL, Payload, Platform
 from edge.deploy.preflight import DeviceFacts, answers, check, check_rights, gather_facts
 from edge.deploy.release import SERVICES, ReleaseSpec, Wheels, make_release, page_of, place_of
 from edge.deploy.ssh import Device, StepError
-from edge.system.run_arguments import clear_text, device_of, has_ribbon_camera, has_source, value_of
+from edge.system.run_arguments import device_of, has_ribbon_camera, has_source, unencrypted_warnings, value_of
 from edge.system.systemd_unit import check_unit_name
 from edge.web.auth import make_token
 from sightline.device import load_device
@@ -63,7 +63,7 @@ def deploy(device: Device, wanted: ReleaseSpec, payload: Payload, say: Say) -> O
     base = f"{found.home}/.sightline"
     if page.token:
         options += ("--page-token-file", f"{base}/{SERVICES}/{wanted.name}/page-token")
-    for warning in clear_text(options):
+    for warning in unencrypted_warnings(options):
         say("warning", warning)
     release, files = make_release(found, base, environment, wanted, options, page.port)
     device.step("release", wanted.name, release, environment, files=files)
@@ -144,14 +144,14 @@ def _needs_picamera(found: DeviceFacts, wanted: ReleaseSpec) -> bool:
 
 def _with_source(device: Device, environment: str, wanted: ReleaseSpec, say: Say) -> tuple[str, ...]:
     """The options, with the device's only camera where none is named."""
-    here = json.loads(device.step("call", environment, "sightline", "devices", "--json").splitlines()[-1])["here"]
+    here = json.loads(device.step("call", environment, "sightline", "devices", "--json").splitlines()[-1])["machine"]
     for problem in here["problems"]:
         say("problem", problem)
     for accelerator in here["accelerators"]:
         say("accelerator", f"{accelerator['name']} {accelerator['problem']}".strip())
     config = device_of(wanted.options, wanted.bundle)
-    if load_device(config)[1].delegate != "edgetpu" and config != here["fits"]:
-        say("note", f"it runs as {config}; {here['board']} is a {here['fits']}: -- --device {here['fits']}")
+    if load_device(config)[1].delegate != "edgetpu" and config != here["device"]:
+        say("note", f"it runs as {config}; {here['board']} is a {here['device']}: -- --device {here['device']}")
     if has_source(wanted.options):
         return wanted.options
     usable = [camera for camera in here["cameras"] if not camera["problem"]]

@@ -1,4 +1,4 @@
-"""The systemd unit: what systemd itself says of it, and command lines that it must not misread."""
+"""The systemd unit: systemd's own checks, and command lines that systemd must not misread."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def installed(bundle: Path, root: Path, sightline: Sightline, *options: object) 
 
 
 def value(path: Path, key: str) -> str:
-    (found,) = re.findall(rf"^{key}=(.*)$", path.read_text(), re.MULTILINE)
-    return str(found)
+    (match,) = re.findall(rf"^{key}=(.*)$", path.read_text(), re.MULTILINE)
+    return str(match)
 
 
-def test_systemd_takes_the_unit_and_calls_it_safe(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
+def test_systemd_accepts_the_unit_and_rates_it_safe(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
     path = installed(bundle, tmp_path, sightline, "--source", "rtsp://${U}:${P}@camera.local/a b%20c", "--json")
     verified = analyze("verify", path)
     assert (verified.returncode, verified.stderr.strip()) == (0, ""), verified.stderr
-    judged = analyze("security", "--offline=true", path).stdout
-    found = re.search(r"exposure level for \S+: ([0-9.]+)", judged)
-    assert found is not None and float(found[1]) <= MOST_EXPOSURE, judged
+    security = analyze("security", "--offline=true", path).stdout
+    match = re.search(r"exposure level for \S+: ([0-9.]+)", security)
+    assert match is not None and float(match[1]) <= MOST_EXPOSURE, security
 
 
 def test_a_unit_with_a_mistake_is_refused(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
@@ -56,12 +56,12 @@ def test_a_unit_with_a_mistake_is_refused(bundle: Path, tmp_path: Path, sightlin
     path.write_text(whole.replace("ExecStart=/", "ExecStart=nowhere/"))
     assert analyze("verify", path).returncode != 0
     path.write_text(re.sub(r"(?m)^(Protect|Restrict|SystemCall|NoNew|Private|Device|Capab).*\n", "", whole))
-    judged = analyze("security", "--offline=true", path).stdout
-    found = re.search(r"exposure level for \S+: ([0-9.]+)", judged)
-    assert found is not None and float(found[1]) > MOST_EXPOSURE
+    security = analyze("security", "--offline=true", path).stdout
+    match = re.search(r"exposure level for \S+: ([0-9.]+)", security)
+    assert match is not None and float(match[1]) > MOST_EXPOSURE
 
 
-def test_it_is_watched_and_comes_back_for_ever(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
+def test_systemd_watches_and_restarts_it_for_ever(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
     path = installed(bundle, tmp_path, sightline, "--source", "0")
     assert value(path, "Type") == "notify"
     assert value(path, "WatchdogSec") == "2"
@@ -87,7 +87,7 @@ def command_of(done: subprocess.CompletedProcess[str]) -> list[str]:
     return shlex.split(line)
 
 
-def test_what_it_reads_is_made_absolute_and_nothing_else(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
+def test_only_paths_that_the_agent_reads_become_absolute(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
     """Also where other values are the names of files here."""
     (tmp_path / "agent.yaml").write_text("cameras: {a: {source: 0}}")
     (tmp_path / "clip.mp4").touch()
@@ -134,7 +134,7 @@ def pause(tmp_path: Path) -> Callable[[], str]:
     return start
 
 
-def test_one_that_dies_again_and_again_waits_longer_and_longer(tmp_path: Path, pause: Callable[[], str]) -> None:
+def test_the_pause_grows_with_each_death_in_a_row(tmp_path: Path, pause: Callable[[], str]) -> None:
     assert [pause() for _ in range(10)] == ["", "", "1", "2", "4", "8", "16", "30", "30", "30"]
     (file,) = (tmp_path / "memory").iterdir()
     count, moment = file.read_text().split()
@@ -150,14 +150,14 @@ def test_one_that_dies_again_and_again_waits_longer_and_longer(tmp_path: Path, p
 @pytest.mark.parametrize(
     "content", ["x y", "3", "08 5", "5 08", "-1 -1", "1 2 3", "9" * 30 + " 5", "5 " + "9" * 30, "\0"]
 )
-def test_a_damaged_memory_of_deaths_is_as_none(tmp_path: Path, pause: Callable[[], str], content: str) -> None:
+def test_a_damaged_count_of_deaths_is_ignored(tmp_path: Path, pause: Callable[[], str], content: str) -> None:
     assert pause() == ""
     (file,) = (tmp_path / "memory").iterdir()
     file.write_text(content + "\n")
     assert [pause(), pause(), pause()] == ["", "", "1"]
 
 
-def test_a_pause_that_cannot_be_had_does_not_hinder_the_start() -> None:
+def test_a_failing_pause_does_not_prevent_the_start() -> None:
     """A shell that fails ends with 2, upon which systemd would not restart the unit."""
     assert "\nExecStartPre=-/bin/sh " in Unit("a", ("/x",), ()).text
 
@@ -176,7 +176,7 @@ def test_a_pause_that_cannot_be_had_does_not_hinder_the_start() -> None:
         ("a;b", '"a;b"'),
     ],
 )
-def test_what_systemd_would_take_for_its_own_is_escaped(argument: str, written: str) -> None:
+def test_characters_with_a_meaning_for_systemd_are_escaped(argument: str, written: str) -> None:
     assert escape(argument) == written
 
 
@@ -190,7 +190,7 @@ def test_a_bundle_in_a_home_can_be_read_and_no_other_home_is_open() -> None:
     assert "ProtectHome=yes" in Unit("a", ("/x",), (Path("/opt/a.bundle"),)).text
 
 
-def test_only_a_coral_gets_at_the_usb_bus() -> None:
+def test_only_a_coral_may_open_the_usb_bus() -> None:
     assert "usb" not in Unit("a", ("/x",), (Path("/opt/a.bundle"),)).text
     assert "DeviceAllow=char-usb_device rw" in Unit("a", ("/x",), (Path("/opt/a.bundle"),), edgetpu=True).text
 
@@ -198,19 +198,25 @@ def test_only_a_coral_gets_at_the_usb_bus() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--json"], "--source or a --config is needed"),
-        (["--source", "0", "--supervise"], "systemd does that"),
-        (["--source", "0", "--env-file", "x.env"], "before the --"),
+        (["--json"], "no camera: pass --source or --config"),
+        (["--source", "0", "--supervise"], "systemd restarts the agent"),
+        (["--source", "0", "--env-file", "x.env"], "systemd reads this file. Put the option before the --"),
         (["--source", "0", "--page-address", "0.0.0.0", "--new-page-token"], "each start would make another"),
         (["--source", "0", "--treshold", "0.5"], "--treshold"),
-        (["--source", "rtsp://h/user=admin&password=s3cr3t&channel=1.sdp"], "--source: a password in a unit's"),
-        (["--source=door=rtsp://admin:s3cr3t@h/"], "--source: a password in a unit's"),
-        (["--source", "0", "--webhook-header", "Authorization: Bearer s3cr3t"], "--webhook-header: a password"),
-        (["--source", "0", "--webhook=https://ha/api/webhook/s3cr3t"], "--webhook: a password"),
-        (["--source", "0", "--mqtt", "me:s3cr3t@broker"], "--mqtt: a password in a unit's"),
+        (
+            ["--source", "rtsp://h/user=admin&password=s3cr3t&channel=1.sdp"],
+            "--source: everybody can see",
+        ),
+        (["--source=door=rtsp://admin:s3cr3t@h/"], "--source: everybody can see"),
+        (
+            ["--source", "0", "--webhook-header", "Authorization: Bearer s3cr3t"],
+            "--webhook-header: everybody can see",
+        ),
+        (["--source", "0", "--webhook=https://ha/api/webhook/s3cr3t"], "--webhook: everybody can see"),
+        (["--source", "0", "--mqtt", "me:s3cr3t@broker"], "--mqtt: everybody can see"),
     ],
 )
-def test_what_could_not_run_is_refused_at_once(
+def test_options_that_cannot_run_are_refused_at_once(
     bundle: Path, sightline: Sightline, options: list[str], words: str
 ) -> None:
     done = sightline("service", "show", bundle, "--", *options)
@@ -218,19 +224,17 @@ def test_what_could_not_run_is_refused_at_once(
 
 
 @pytest.mark.parametrize("name", ["../evil", "a b", "", "-x"])
-def test_a_name_that_is_no_file_of_ours_is_refused(
-    bundle: Path, tmp_path: Path, sightline: Sightline, name: str
-) -> None:
+def test_an_invalid_unit_name_is_refused(bundle: Path, tmp_path: Path, sightline: Sightline, name: str) -> None:
     done = sightline("service", "install", "--root", tmp_path, f"--name={name}", bundle, "--", "--source", "0")
     if name:  # an empty one is the bundle's own
-        assert done.returncode == 2 and "--name" in done.stderr
+        assert done.returncode == 2 and "--name" in done.stderr and "use letters, digits" in done.stderr
         assert not list(tmp_path.rglob("*.service"))
 
 
-def test_uninstall_leaves_nothing_and_names_what_there_is(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
+def test_uninstall_leaves_nothing_and_lists_the_names(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
     path = installed(bundle, tmp_path, sightline, "--source", "0")
     done = sightline("service", "uninstall", "--root", tmp_path, "dor")
-    assert done.returncode == 2 and "there are: door" in done.stderr
+    assert done.returncode == 2 and "Installed names: door" in done.stderr
     assert sightline("service", "uninstall", "--root", tmp_path, "door").returncode == 0
     assert not path.exists()
 
@@ -244,8 +248,8 @@ def test_the_token_of_an_open_page_is_shown_by_install_and_kept(
         line = ("service", "install", "--root", tmp_path, "--name", "door", *more, bundle, "--", "--source", "0")
         done = sightline(*line, "--page-address", "0.0.0.0")
         assert done.returncode == 0 and "others on the network can read the live page" in done.stderr
-        found = re.search(r"the page's token, shown this once: (\S+)", done.stdout)
-        return found[1] if found else "", (tmp_path / "etc/sightline/door").read_text()
+        match = re.search(r"token of the live page, shown only once: (\S+)", done.stdout)
+        return match[1] if match else "", (tmp_path / "etc/sightline/door").read_text()
 
     token, document = install()
     unit = tmp_path / "etc/systemd/system/sightline-door.service"
@@ -258,7 +262,7 @@ def test_the_token_of_an_open_page_is_shown_by_install_and_kept(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_passwords_that_others_can_read_are_warned_of(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
+def test_a_password_file_that_others_can_read_is_warned_of(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
     secret = tmp_path / "cameras.env"
     secret.write_text("P=hunter2\n")
     secret.chmod(0o644)
@@ -271,7 +275,7 @@ def test_passwords_that_others_can_read_are_warned_of(bundle: Path, tmp_path: Pa
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_without_systemd_it_is_said_what_to_do_instead(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_systemd_the_error_names_the_alternatives(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if Path("/run/systemd/system").is_dir():
         pytest.skip("systemd runs here")  # nothing is installed on a real machine by a test
     monkeypatch.setattr(sys, "argv", ["sightline"])
