@@ -1,4 +1,4 @@
-"""The command line: a group whose subcommands are named as texts and imported only when called."""
+"""The command line: a group that imports a subcommand's module only when it is called."""
 
 from __future__ import annotations
 
@@ -23,54 +23,69 @@ from sightline.text import printable
 
 
 class Entry(NamedTuple):
-    target: str  # module:function
-    extra: str  # of pip, '' for the base install
-    help: str  # equals the command's own; here so that `sightline --help` imports none of them
+    """One subcommand.
+
+    target: `module:function`.
+    extra: the pip extra that installs its libraries; '' for the base install.
+    help: equals the first sentence of the command's own help. It stands here so that `sightline --help` imports none
+        of the commands.
+    """
+
+    target: str
+    extra: str
+    help: str
 
 
 COMMANDS = {
-    "train": Entry("trainer.cli:train", "train", "Train a model on labelled pictures; leaves a run folder."),
+    "train": Entry("trainer.cli:train", "train", "Train a model on labelled images and write a run folder."),
     "convert": Entry(
-        "converters.cli.convert:convert", "convert", "Quantize a run for a device, verify it, leave a bundle."
+        "converters.cli.convert:convert",
+        "convert",
+        "Quantize a run for a device, check its accuracy, and write a bundle.",
     ),
     "inspect": Entry(
         "converters.cli.inspect:inspect",
         "",
-        "Show a model's tensors, ops and memory, and what each delegate takes; or what a folder of boxes holds.",
+        "Show a model's tensors, ops, memory and delegate support, or the contents of a box dataset.",
     ),
     "evaluate": Entry(
         "converters.cli.evaluate:evaluate",
         "convert",
-        "Measure models on labelled pictures, as a device runs them: accuracy, or mAP.",
+        "Measure the accuracy or mAP of models on labelled images, computed as on the device.",
     ),
-    "run": Entry("edge.cli.run:run", "", "Run a bundle on cameras, a clip or images, and stream the results."),
-    "bench": Entry("edge.cli.bench:bench", "", "Try a bundle on this machine: hashes, golden samples, latency."),
+    "run": Entry("edge.cli.run:run", "", "Run a bundle on a camera, a clip or images, and stream the results."),
+    "bench": Entry(
+        "edge.cli.bench:bench", "", "Check a bundle on this machine and measure its latency, start time and memory."
+    ),
     "service": Entry(
         "edge.cli.service:service",
         "",
-        "Run the agent as a systemd service: watched, restarted, hardened.",
+        "Run the agent as a hardened systemd service that restarts after every failure.",
     ),
     "deploy": Entry(
-        "edge.cli.deploy:deploy", "", "Install a bundle with its agent on devices, over ssh, and start it there."
+        "edge.cli.deploy:deploy", "", "Install a bundle and its agent on devices over SSH, and start the service."
     ),
     "export-web": Entry(
         "edge.cli.web_export:export_web",
         "",
-        "Make a page of a bundle that runs it on a phone's own camera, also without a network.",
+        "Build a web page that runs a bundle on a phone's own camera, also offline.",
     ),
     "serve-web": Entry(
         "edge.cli.web_export:serve_web",
         "phone",
-        "Show a site to phones on this network: HTTPS, and the address as a QR code.",
+        "Serve an exported page to phones on this network, over HTTPS and with a QR code.",
     ),
     "devices": Entry(
-        "edge.cli.devices:devices", "", "Say what this machine is, and list the devices that Sightline knows."
+        "edge.cli.devices:devices", "", "Describe this machine's hardware and list the supported devices."
     ),
 }
 
 
 class BrokenPipe(Exception):
-    """click takes every BrokenPipeError for stdout's and ends with 1; it may be that of another file."""
+    """Carries a BrokenPipeError past click, which would exit with 1 as if it always came from stdout.
+
+    It may come from another file, and then it is an error to report.
+    """
 
 
 @contextlib.contextmanager
@@ -82,10 +97,12 @@ def _broken_pipe_kept() -> Iterator[None]:
 
 
 class Group(click.Group):
+    """The commands of COMMANDS, each imported when it is called."""
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for argument in args:
             if not utf8(argument):
-                raise InputError(f"{argument[:120]!r} is not UTF-8 text; rename the file, or write it as UTF-8")
+                raise InputError(f"{argument[:120]!r} is not UTF-8 text. Rename the file, or write the value as UTF-8")
         return super().parse_args(ctx, args)
 
     def make_context(self, *arguments: Any, **more: Any) -> click.Context:
@@ -106,7 +123,9 @@ class Group(click.Group):
         module, function = entry.target.split(":")
         command: click.Command = getattr(import_module(module), function)
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have work to undo from here on
+            signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            )  # KeyboardInterrupt, so that the command can undo its work
         return command
 
     def resolve_command(
@@ -114,7 +133,7 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(
-                f"no command {args[0]!r}{near(args[0], COMMANDS)}; the commands are: {', '.join(COMMANDS)}"
+                f"no command {args[0]!r}{near(args[0], COMMANDS)}. The commands are: {', '.join(COMMANDS)}"
             )
         return super().resolve_command(ctx, args)
 
@@ -125,21 +144,21 @@ class Group(click.Group):
 
 @click.command(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sightline")
-@click.option("--debug", is_flag=True, help="Show tracebacks; may stand anywhere on the line.")
+@click.option("--debug", is_flag=True, help="Show a traceback for errors. Works at any place on the command line.")
 def cli(debug: bool) -> None:
-    """From pictures to a camera that answers, on hardware that you own.
+    """Train image models, quantize them, and run them on cameras and edge devices of your own.
 
     \b
-    sightline train PICTURES --out RUN
+    sightline train IMAGES --out RUN
     sightline convert RUN --device raspberry_pi_5 --out NAME.bundle
     sightline run NAME.bundle --source 0
 
-    Exit codes: 0 done, 2 bad input, 3 a device failed, 1 a fault of Sightline's own.
+    Exit codes: 0 success, 2 bad input, 3 a device failed, 1 a bug in Sightline.
     """
 
 
 def _not_installed(module: str, arguments: list[str]) -> str:
-    """Commands import their libraries when they run, so here is where it shows that one was not installed."""
+    """The message for a library that is not installed. Commands import their libraries only when they run."""
     command = next((a for a in arguments if a in COMMANDS), "")
     extra = COMMANDS[command].extra if command else ""
     package = f"sightline[{extra}]" if extra else "sightline"
@@ -147,10 +166,13 @@ def _not_installed(module: str, arguments: list[str]) -> str:
 
 
 def main() -> None:
-    """The only place where errors are caught: one message on stderr, and the exit code that says whose fault it is."""
+    """Run the command line. Every error becomes one message on stderr and an exit code.
+
+    Errors are caught nowhere else. The exit codes are those in the help text of `cli`.
+    """
     _open_standard_files()
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    code, error, unwritten = 0, None, None
+    code, error, stdout_error = 0, None, None
     try:
         result = cli.main(arguments, prog_name="sightline", standalone_mode=False)
         code = result if isinstance(result, int) else 0
@@ -158,17 +180,19 @@ def main() -> None:
         error = e.__cause__ if isinstance(e, BrokenPipe) else e
     try:
         sys.stdout.flush()
-    except OSError as e:  # give the interpreter another stdout to flush on its way out
+    except OSError as e:  # the interpreter flushes stdout once more when it exits: give it /dev/null
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        unwritten = e
-        if isinstance(error, OSError) and error.errno == e.errno:  # it is what ended the command
+        stdout_error = e
+        if isinstance(error, OSError) and error.errno == e.errno:  # the same failure that ended the command
             error = None
     if error is not None:
         if "--debug" in sys.argv:
             traceback.print_exception(error)
-        code = _tell(error, arguments)
-    elif unwritten is not None and unwritten.errno != errno.EPIPE:  # `sightline run ... | head` has what it wanted
-        click.echo(f"error: standard output: {unwritten.strerror}", err=True)
+        code = _report_error(error, arguments)
+    elif (
+        stdout_error is not None and stdout_error.errno != errno.EPIPE
+    ):  # EPIPE: a reader such as `head` has read enough
+        click.echo(f"error: standard output: {stdout_error.strerror}", err=True)
         code = 3
     if isinstance(sys.stderr, Stderr):
         sys.stderr.drain()
@@ -176,22 +200,23 @@ def main() -> None:
 
 
 def _open_standard_files() -> None:
-    """A closed one becomes /dev/null: the next file that somebody opens must not be taken for stdout or stderr."""
+    """Open closed standard files as /dev/null, so that no file opened later becomes stdout or stderr."""
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     if sys.stdout is sys.__stdout__:
-        # with a buffer, whatever PYTHONUNBUFFERED says: what could not be written is still in it, and shows at the end
+        # Buffered even under PYTHONUNBUFFERED: text that could not be written stays in the buffer, and the flush at
+        # the end reports the error.
         encoding, errors = (sys.stdout.encoding, sys.stdout.errors) if sys.stdout else ("utf-8", "replace")
         sys.stdout = open(1, "w", encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115
     if sys.stderr is sys.__stderr__:
         sys.stderr = Stderr()
 
 
-def _tell(error: BaseException, arguments: list[str]) -> int:
-    """Say what ended the command; returns its exit code."""
+def _report_error(error: BaseException, arguments: list[str]) -> int:
+    """Print what ended the command. Returns the exit code."""
     match error:
         case SightlineError():
             click.echo(f"error: {printable(str(error))}", err=True)
@@ -205,10 +230,10 @@ def _tell(error: BaseException, arguments: list[str]) -> int:
         case KeyboardInterrupt() | click.Abort():
             click.echo("stopped", err=True)
             return 130
-        case OSError() | MemoryError() if (meant := known(error)) is not None:
-            return _tell(meant, arguments)
+        case OSError() | MemoryError() if (translated := known(error)) is not None:
+            return _report_error(translated, arguments)
         case Exception():
-            what = f"{type(error).__name__}: {error}"
-            click.echo(f"internal error: {printable(what)} (run again with --debug for the traceback)", err=True)
+            text = printable(f"{type(error).__name__}: {error}")
+            click.echo(f"internal error: {text}. Run again with --debug to see the traceback.", err=True)
             return 1
     raise error  # SystemExit, from a library

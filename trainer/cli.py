@@ -82,7 +82,7 @@ DETECTOR_SIZE = 320  # pixels, where nobody says another
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_context
 def train(context: click.Context, data: Path, out: Path, parent: Path | None, **options: Any) -> None:
-    """Train a model on labelled pictures; leaves a run folder.
+    """Train a model on labelled images and write a run folder.
 
     To classify, DATA has one subfolder of pictures per class, or train/ and val/ that each have them; without val/ a
     fifth of each class is held out. To detect or to point, it has boxes: COCO's .json, Pascal VOC's .xml or YOLO's

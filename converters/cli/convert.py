@@ -50,7 +50,7 @@ DECODERS = [decoder or "classes" for decoder in TASKS]
 def convert(
     source: Path, out: Path, device: str, as_json: bool, schemes: tuple[Any, ...], decoder: str | None, **o: Any
 ) -> None:
-    """Quantize a run for a device, verify it, leave a bundle.
+    """Quantize a run for a device, check its accuracy, and write a bundle.
 
     SOURCE is a run folder, or a model of your own with --normalization and pictures: .pt2 (torch.export), .onnx,
     .keras, .h5, a TensorFlow SavedModel folder, or a float .tflite. The bundle is written only if it lost no more than

@@ -43,7 +43,7 @@ from sightline.options import NEW_FILE, READ, SEED
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def evaluate(models: tuple[Path, ...], data: Path, report: Path | None, as_json: bool, **options: Any) -> None:
-    """Measure models on labelled pictures, as a device runs them: accuracy, or mAP.
+    """Measure the accuracy or mAP of models on labelled images, computed as on the device.
 
     MODELS are bundles and run folders, which are compared side by side; DATA is what `sightline train` takes: class
     folders, or pictures with boxes.

@@ -43,7 +43,7 @@ def inspect(
     sheet: Path | None,
     as_json: bool,
 ) -> None:
-    """Show a model's tensors, ops and memory, and what each delegate takes; or what a folder of boxes holds.
+    """Show a model's tensors, ops, memory and delegate support, or the contents of a box dataset.
 
     MODEL is any .tflite, or a bundle. It is opened in a process of its own, so a file that crashes LiteRT is told
     and not suffered. Or it is a folder of pictures with boxes (COCO, Pascal VOC, YOLO): counts, sizes, and what is

@@ -62,7 +62,7 @@ from sightline.strict_config import near
 @click.option("--summary", type=NEW_FILE, help="Write the closing figures to this file as JSON.")
 @click.pass_context
 def run(context: click.Context, /, **parameters: Any) -> None:
-    """Run a bundle on cameras, a clip or images, and stream the results.
+    """Run a bundle on a camera, a clip or images, and stream the results.
 
     A clip or a folder of images is a replay: inference runs on every frame, and the same frames give the same
     results. For cameras the newest frame wins, and dropped frames are counted. Ctrl-C ends the run; the closing

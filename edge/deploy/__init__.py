@@ -1,1 +1,1 @@
-"""From here to a device over ssh: what runs there, the model, and the service; or all of it away again."""
+"""Install Sightline, a model and its service on devices over SSH, or remove them again."""

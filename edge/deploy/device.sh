@@ -1,22 +1,23 @@
-# The device's side of `sightline deploy`, in what every Debian has. One call is one step: sh -c THIS sightline STEP ..
+# The device's side of `sightline deploy`, in programs that every Debian has. One call is one step:
+# sh -c THIS sightline STEP ..
 #
 # ~/.sightline/environments/ID     a virtual environment; `complete` is its last file. Deployments share them.
 # ~/.sightline/services/NAME/RELEASE   a model with its unit.service and the options' files, renamed into place
-# ~/.sightline/services/NAME/active    the release that was last seen to run
-# /etc/systemd/system/sightline-NAME.service   the copy of a release's unit: the one file that says what runs
+# ~/.sightline/services/NAME/active    the id of the release that last started successfully
+# /etc/systemd/system/sightline-NAME.service   the copy of a release's unit: this one file decides what runs
 #
-# Whatever ends a step half-way, a power cut included, leaves that one file as it was or as it shall be.
+# If anything interrupts a step, a power cut included, that one file is either the old or the new one.
 set -u
 umask 022
 base=$HOME/.sightline
 password=
 
-say() { echo "$*" 2>/dev/null || :; } # whoever listened may be gone
+reply() { echo "$*" 2>/dev/null || :; } # the reader may be gone
 die() { echo "$*" >&2; exit "${code:-3}"; }
 root() { printf '%s\n' "$password" 2>/dev/null | sudo -S -p '' "$@"; }
-alone() { mkdir -p "$base" && exec 9>"$base/lock" && flock -w 600 9 || die "another deployment has been at work for 10 minutes"; }
-# what root is asked for, and nothing else: sudoers may list it word for word
-names() {
+lock() { mkdir -p "$base" && exec 9>"$base/lock" && flock -w 600 9 || die "another deployment has held $base/lock for 10 minutes. Try again later"; }
+# Paths of the deployment $1, and all commands that need root. sudoers may list them word for word.
+set_names() {
   here=$base/services/$1
   unit=sightline-$1.service
   file=/etc/systemd/system/$unit
@@ -32,45 +33,46 @@ names() {
   tidy="rmdir --ignore-fail-on-non-empty /var/lib/sightline"
 }
 
-look() {
-  names "$1"
+facts() {
+  set_names "$1"
   python=/usr/bin/python3
   [ -x $python ] || python=$(command -v python3) || python=
-  say "python=$python"
-  [ -z "$python" ] || say "version=$("$python" -c 'import struct, sys; print("%d.%d %d" % (*sys.version_info[:2], 8 * struct.calcsize("P")))')"
-  [ -z "$python" ] || say "venv=$("$python" -c 'import venv; print("yes")' 2>/dev/null)"
-  say "numpy=$("${python:-false}" -c 'import numpy; print(numpy.__version__)' 2>/dev/null)"
-  say "machine=$(uname -m)"
-  say "system=$(. /etc/os-release 2>/dev/null && echo "$PRETTY_NAME")"
-  say "board=$( (tr -d '\0' </proc/device-tree/model) 2>/dev/null || cat /sys/class/dmi/id/product_name 2>/dev/null)"
-  say "memory_kb=$(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo 2>/dev/null)"
-  say "free_kb=$(df -Pk "$HOME" | sed -n '2s/^[^ ]* *[0-9]* *[0-9]* *\([0-9]*\).*/\1/p')"
-  say "user=$(id -un)"
-  say "home=$HOME"
-  say "groups=$(getent group video plugdev render | cut -d: -f1 | tr '\n' ' ')"
-  say "systemd=$([ -d /run/systemd/system ] && echo yes)"
-  say "picamera2=$([ -d /usr/lib/python3/dist-packages/picamera2 ] && echo yes)"
-  say "ribbon=$(cat /sys/class/video4linux/v4l-subdev*/name 2>/dev/null | grep -E '^(imx|ov|arducam|pivariety)' | tr '\n' ' ')"
-  say "environments=$(cd "$base/environments" 2>/dev/null && ls -d */complete 2>/dev/null | cut -d/ -f1 | tr '\n' ' ')"
-  say "ports=$(for other in "$base"/services/*/*/port; do case $other in "$here"/*) ;; *) cat "$other" 2>/dev/null ;; esac; done | tr '\n' ' ')"
+  reply "python=$python"
+  [ -z "$python" ] || reply "version=$("$python" -c 'import struct, sys; print("%d.%d %d" % (*sys.version_info[:2], 8 * struct.calcsize("P")))')"
+  [ -z "$python" ] || reply "venv=$("$python" -c 'import venv; print("yes")' 2>/dev/null)"
+  reply "numpy=$("${python:-false}" -c 'import numpy; print(numpy.__version__)' 2>/dev/null)"
+  reply "machine=$(uname -m)"
+  reply "system=$(. /etc/os-release 2>/dev/null && echo "$PRETTY_NAME")"
+  reply "board=$( (tr -d '\0' </proc/device-tree/model) 2>/dev/null || cat /sys/class/dmi/id/product_name 2>/dev/null)"
+  reply "memory_kb=$(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo 2>/dev/null)"
+  reply "free_kb=$(df -Pk "$HOME" | sed -n '2s/^[^ ]* *[0-9]* *[0-9]* *\([0-9]*\).*/\1/p')"
+  reply "user=$(id -un)"
+  reply "home=$HOME"
+  reply "groups=$(getent group video plugdev render | cut -d: -f1 | tr '\n' ' ')"
+  reply "systemd=$([ -d /run/systemd/system ] && echo yes)"
+  reply "picamera2=$([ -d /usr/lib/python3/dist-packages/picamera2 ] && echo yes)"
+  reply "ribbon=$(cat /sys/class/video4linux/v4l-subdev*/name 2>/dev/null | grep -E '^(imx|ov|arducam|pivariety)' | tr '\n' ' ')"
+  reply "environments=$(cd "$base/environments" 2>/dev/null && ls -d */complete 2>/dev/null | cut -d/ -f1 | tr '\n' ' ')"
+  reply "ports=$(for other in "$base"/services/*/*/port; do case $other in "$here"/*) ;; *) cat "$other" 2>/dev/null ;; esac; done | tr '\n' ' ')"
   if ! command -v sudo >/dev/null; then
-    say "sudo=missing"
+    reply "sudo=missing"
   else
     for command in "$bring" "$place" "$reload" "$enable" "$restart" "$stop" "$clean" "$erase" "$tidy"; do
-      say "root=$(command -v "${command%% *}") ${command#* }"
+      reply "root=$(command -v "${command%% *}") ${command#* }"
       # shellcheck disable=SC2086
       answer=$(root -l -- $command 2>&1 >/dev/null) && continue
-      case $answer in *password*) say "sudo=password" && break ;; *) say "refused=yes" ;; esac
+      case $answer in *password*) reply "sudo=password" && break ;; *) reply "refused=yes" ;; esac
     done
   fi
 }
 
-# a tar with the file `sums` in it comes on stdin
-receive() { mkdir -p "$1" && tar -xf - -C "$1" && (cd "$1" && sha256sum --quiet -c sums) || die "what was sent did not arrive whole"; }
+# stdin is a tar with the file `sums` in it
+receive() { mkdir -p "$1" && tar -xf - -C "$1" && (cd "$1" && sha256sum --quiet -c sums) || die "the files did not arrive complete. Deploy again"; }
 
-# environment ID PYTHON SYSTEM FROM REQUIREMENT..: FROM is `index`, or `carried` where every wheel was sent
+# environment ID PYTHON SYSTEM FROM REQUIREMENT..
+# SYSTEM: `yes` = it sees the system's packages. FROM: `index`, or `carried` if every wheel was sent
 environment() {
-  alone
+  lock
   environment=$base/environments/$1 python=$2 system=$3 from=$4 carried=$base/carried
   shift 4
   [ ! -e "$environment/complete" ] || return 0
@@ -79,7 +81,7 @@ environment() {
   [ "$system" = yes ] && system=--system-site-packages || system=
   "$python" -m venv --without-pip $system "$environment" || die "$python -m venv failed"
   [ "$from" = carried ] && set -- --no-index --find-links "$carried" "$@"
-  # what is unpacked does not go into a /tmp of memory
+  # pip unpacks on the disk: /tmp may be in memory
   TMPDIR=$carried PYTHONPATH=$carried/pip.zip "$environment/bin/python" -m pip install --quiet --no-cache-dir --no-input --only-binary :all: \
     --disable-pip-version-check --retries 1 --timeout 15 "$@" "$carried"/sightline-*.whl || { rm -rf "$environment" "$carried"; code=4 die "pip failed"; }
   rm -rf "$carried"
@@ -88,76 +90,76 @@ environment() {
 
 # release NAME RELEASE ENVIRONMENT
 release() {
-  alone
-  names "$1"
+  lock
+  set_names "$1"
   part=$here/.$2.part
   rm -rf "$part"
   receive "$part"
-  # one that is there is kept, unless its card has changed it
+  # an existing release stays, unless the card has damaged it
   ! (cd "$here/$2" 2>/dev/null && sha256sum --status -c sums) || { rm -rf "$part"; return 0; }
-  ln -s "../../../environments/$3" "$part/environment" # so that `sweep` knows who needs it
+  ln -s "../../../environments/$3" "$part/environment" # tells `sweep` that this environment is needed
   rm -rf "${here:?}/$2"
   sync -f "$part" && mv -T "$part" "$here/$2" && sync -f "$here"
 }
 
-# token NAME keep|replace: what the page's token is checked with, from stdin
+# token NAME keep|replace: stores the hash of the page's token, which is stdin
 token() {
-  alone
-  names "$1"
+  lock
+  set_names "$1"
   mkdir -p "$here"
-  [ "$2" = replace ] || [ ! -s "$here/page-token" ] || { say "kept"; return 0; }
-  (umask 077 && cat >"$here/page-token.part" && sync "$here/page-token.part" && mv -f "$here/page-token.part" "$here/page-token") && say "new"
+  [ "$2" = replace ] || [ ! -s "$here/page-token" ] || { reply "kept"; return 0; }
+  (umask 077 && cat >"$here/page-token.part" && sync "$here/page-token.part" && mv -f "$here/page-token.part" "$here/page-token") && reply "new"
 }
 
-# a unit of the same name that somebody else has made is not touched
-foreign() {
+# refuse to touch a unit of the same name that deploy did not make
+refuse_foreign() {
   if [ -e "$file" ] && ! grep -qF " $here/" "$file"; then
-    die "$file is there already, and deploy has not made it: sightline service uninstall ${here##*/}, or another --name"
+    die "$file: deploy did not make this unit. Remove it with sightline service uninstall ${here##*/}, or pass another --name"
   fi
 }
 
 # activate NAME RELEASE [restart]
 activate() {
-  names "$1"
-  trap '' HUP INT TERM PIPE # begun, it is ended: the network may go
-  alone
-  foreign
-  [ -e "$here/$2/sums" ] || die "the release $2 is not there any more; deploy again"
-  was=$(cat "$here/active" 2>/dev/null)
+  set_names "$1"
+  trap '' HUP INT TERM PIPE # finish even if the network goes
+  lock
+  refuse_foreign
+  [ -e "$here/$2/sums" ] || die "the release $2 is missing. Deploy again"
+  previous=$(cat "$here/active" 2>/dev/null)
   began=$(date +%s)
-  if [ "$was" = "$2" ] && [ -z "${3-}" ] && cmp -s "$here/$2/unit.service" "$file" && systemctl --quiet is-active "$unit" && systemctl --quiet is-enabled "$unit"; then
-    say "service=same"
-  elif commit "$2"; then
-    say "$([ -n "$was" ] && echo service=changed || echo service=new)"
+  if [ "$previous" = "$2" ] && [ -z "${3-}" ] && cmp -s "$here/$2/unit.service" "$file" && systemctl --quiet is-active "$unit" && systemctl --quiet is-enabled "$unit"; then
+    reply "service=same"
+  elif switch_to "$2"; then
+    reply "$([ -n "$previous" ] && echo service=changed || echo service=new)"
   else
     journal=$(journalctl --unit "$unit" --since "@$began" --output cat --no-pager 2>/dev/null)
-    words=$(echo "$journal" | grep -i '^[a-z ]*error' | tail -n 1)
-    [ -n "$words" ] || words=$(echo "$journal" | tail -n 5)
-    if [ "$was" = "$2" ]; then
-      went="systemd goes on trying" # it is the one that was there
-    elif [ -n "$was" ]; then
-      commit "$was" && went="the one before runs again" || went="the one before was put back, and does not start either"
+    error=$(echo "$journal" | grep -i '^[a-z ]*error' | tail -n 1)
+    [ -n "$error" ] || error=$(echo "$journal" | tail -n 5)
+    if [ "$previous" = "$2" ]; then
+      outcome="It is the installed release, and systemd goes on restarting it" # nothing to roll back to
+    elif [ -n "$previous" ]; then
+      switch_to "$previous" && outcome="The previous release runs again" || outcome="The previous release is back, but it does not start either"
     else
       root $stop >/dev/null 2>&1
       root $erase
       root $reload
-      went="nothing of it runs now"
+      outcome="Nothing runs now"
     fi
-    die "the new agent did not start; $went: ${words:-see journalctl -u $unit}"
+    die "the new agent did not start or did not stay up. $outcome. Its last output: ${error:-none; see journalctl -u $unit}"
   fi
-  say "status=$(waited)"
+  reply "status=$(agent_status)"
 }
 
-# make release $1 what runs, and see it run
-commit() {
+# make release $1 the running one, and check that it stays up
+switch_to() {
   cp "$here/$1/unit.service" "$here/next.service" && root $bring && rm -f "$here/next.service" &&
     sync "$new" && root $place && sync -f "$file" && root $reload && root $enable 2>/dev/null &&
-    root $restart 2>/dev/null && steady || return 1
+    root $restart 2>/dev/null && stays_up || return 1
   echo "$1" >"$here/active.part" && sync "$here/active.part" && mv -f "$here/active.part" "$here/active"
 }
 
-# it said that it is ready; now it must not die at once
-steady() {
+# the agent reported ready; now it must not die for 3 seconds
+stays_up() {
   for _ in 1 2 3; do
     sleep 1
     systemctl --quiet is-active "$unit" || return 1
@@ -165,8 +167,8 @@ steady() {
   [ "$(systemctl show --property NRestarts --value "$unit")" = 0 ]
 }
 
-# what the agent says of itself, once it says that it sees; at most 15 seconds
-waited() {
+# print the agent's status line as soon as it shows a frame rate, after at most 15 seconds
+agent_status() {
   for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
     status=$(systemctl show --property StatusText --value "$unit")
     case $status in *\;* | 0.0\ *) ;; [0-9]*) break ;; esac
@@ -175,11 +177,11 @@ waited() {
   echo "$status"
 }
 
-# sweep [NAME]: other releases of it, and environments that no release needs
+# sweep [NAME]: remove its other releases, and the environments that no release needs
 sweep() {
-  alone
+  lock
   if [ $# -gt 0 ]; then
-    names "$1"
+    set_names "$1"
     active=$(cat "$here/active" 2>/dev/null)
     for release in "$here"/*/ "$here"/.*.part; do
       [ "$release" = "$here/$active/" ] || rm -rf "$release"
@@ -195,17 +197,17 @@ sweep() {
 
 # remove NAME
 remove() {
-  names "$1"
+  set_names "$1"
   trap '' HUP INT TERM PIPE
-  [ -e "$base" ] || [ -e "$file" ] || { say "nothing"; return 0; }
-  alone
-  foreign
-  said=nothing
-  if [ -e "$here" ] || [ -e "$file" ]; then said=removed; fi
+  [ -e "$base" ] || [ -e "$file" ] || { reply "nothing"; return 0; }
+  lock
+  refuse_foreign
+  result=nothing
+  if [ -e "$here" ] || [ -e "$file" ]; then result=removed; fi
   if [ -e "$file" ]; then
     root $stop 2>/dev/null || die "systemctl disable --now $unit failed"
     root $clean || die "systemctl clean $unit failed"
-    root $erase && root $reload || die "$file cannot be removed"
+    root $erase && root $reload || die "$file: cannot remove it"
     root $tidy 2>/dev/null
   fi
   rm -rf "$here"
@@ -213,15 +215,15 @@ remove() {
   rmdir "$base/environments" "$base/services" 2>/dev/null
   set -- "$base"/*/
   [ -e "$1" ] || rm -rf "$base"
-  say "$said"
+  reply "$result"
 }
 
-# call ENVIRONMENT MODULE ARGUMENTS..: Sightline's own program there
+# call ENVIRONMENT MODULE ARGUMENTS..: run a module of the installed Sightline
 call() { environment=$base/environments/$1; shift; cd "$base" && exec "$environment/bin/python" -m "$@"; }
 
 step=$1
 shift
 case $step in
-look | activate | remove) IFS= read -r password || : ;;
+facts | activate | remove) IFS= read -r password || : ;;
 esac
 "$step" "$@"

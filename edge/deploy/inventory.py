@@ -1,4 +1,4 @@
-"""Which devices, and what is particular to each: `--to`, or an inventory."""
+"""The devices of a deployment, from `--to` and from an inventory file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from sightline.yaml_reader import read_yaml
 
 @dataclass(frozen=True)
 class Host:
-    """to: as ssh takes it. options: of `sightline run`, after those that all of them have. name: of the deployment;
-    '' = the common one. env_file: with its passwords, relative to the inventory; '' = the common one."""
+    """One device, and what differs from the other devices.
+
+    to: USER@HOST or another address that ssh takes.
+    options: options of `sightline run`. They follow those of all devices.
+    name: name of the deployment. '' = the common one.
+    env_file: file with passwords, relative to the inventory. '' = the common one.
+    """
 
     to: str
     options: tuple[str, ...] = ()
@@ -23,12 +28,18 @@ class Host:
 
 
 def read_hosts(to: Sequence[str], inventory: Path | None) -> tuple[Host, ...]:
-    """Raises ConfigError, which names the file, the entry and the key."""
-    hosts = [Host(one) for one in to]
+    """Read the devices. Raises ConfigError, which names the file, the entry and the key.
+
+    to: addresses of `--to`.
+    inventory: YAML list. An entry is an address, or a mapping with the fields of Host.
+    """
+    hosts = [Host(address) for address in to]
     if inventory:
         data = read_yaml(inventory, ConfigError)
         if not isinstance(data, list) or not data:
-            raise ConfigError(f"{inventory}: a list is needed: `- to: pi@kitchen.local`, with its options below it")
+            raise ConfigError(
+                f"{inventory}: not a list. Write an entry for each device: `- to: pi@kitchen.local`, its options below"
+            )
         for i, entry in enumerate(data, 1):
             where = f"{inventory}: entry {i}"
             host = read_record(Host, {"to": entry} if isinstance(entry, str) else entry, where, ConfigError)
@@ -37,8 +48,8 @@ def read_hosts(to: Sequence[str], inventory: Path | None) -> tuple[Host, ...]:
             env_file = str(inventory.parent / host.env_file) if host.env_file else ""
             hosts.append(Host(host.to, host.options, host.name, env_file))
     if not hosts:
-        raise ConfigError("--to USER@HOST or --inventory FILE is needed")
+        raise ConfigError("no device: pass --to USER@HOST or --inventory FILE")
     for host in hosts:
         if sum((other.to, other.name) == (host.to, host.name) for other in hosts) > 1:
-            raise ConfigError(f"{host.to} is there twice; one of them needs another name")
+            raise ConfigError(f"{host.to}: two deployments have the same name. Give one of them another name")
     return tuple(hosts)

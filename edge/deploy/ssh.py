@@ -1,4 +1,4 @@
-"""A device at the other end of the system's own ssh: its keys, its aliases, its jump hosts, its questions."""
+"""Run steps on a device through the system's ssh, with its keys, aliases, jump hosts and questions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from pathlib import Path
 
 from sightline.errors import ConfigError, DeviceError
 
-STEP_S = 1800  # a slow card in a small board takes its time to unpack 200 MB
+STEP_S = 1800  # time limit of a step: a slow card needs minutes to unpack 200 MB
 _SCRIPT = (Path(__file__).parent / "device.sh").read_text()
 
 
 class StepError(DeviceError):
-    """A step that ended with this code on the device; its text is what the step said."""
+    """A step failed on the device. The text is its stderr.
+
+    code: its exit code.
+    """
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -30,23 +33,28 @@ class StepError(DeviceError):
 
 @dataclass
 class Device:
-    """to: as ssh takes it: USER@HOST, an alias, ssh://USER@HOST:PORT. config: of ssh. ask: whether it may ask for a
-    password on the terminal. One connection serves all steps."""
+    """A device that ssh reaches. One connection serves all steps. One thread uses it.
+
+    to: USER@HOST, an alias, or ssh://USER@HOST:PORT.
+    config: configuration file for ssh. None = its own default.
+    ask: ssh may ask for a password on the terminal.
+    password: the user's password for sudo. '' = none is needed.
+    """
 
     to: str
     config: Path | None = None
     ask: bool = True
-    password: str = ""  # for sudo
+    password: str = ""
     _control: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         if not self.to or self.to.startswith("-") or not self.to.isprintable():
-            raise ConfigError(f"--to {self.to!r}: USER@HOST is needed, as for ssh")
+            raise ConfigError(f"--to {self.to!r}: not an address. Write USER@HOST, as for ssh")
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
-        """While this lasts, the steps share a connection: one login, and one question for a password."""
-        with tempfile.TemporaryDirectory(prefix="sl-") as folder:  # the socket's path must be short
+        """Share one connection between the steps in this context: one login, and one question for a password."""
+        with tempfile.TemporaryDirectory(prefix="sl-") as folder:  # a socket's path has at most 107 bytes
             self._control = "" if os.name == "nt" else f"{folder}/c"
             try:
                 yield
@@ -57,16 +65,21 @@ class Device:
 
     @property
     def host(self) -> str:
-        """The address that ssh makes of `to`."""
+        """The host name that ssh resolves `to` into."""
         done = subprocess.run([*self._ssh(), "-G", self.to], capture_output=True, text=True)
-        found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("hostname ")]
-        return found[0] if found else self.to.rpartition("@")[2]
+        names = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("hostname ")]
+        return names[0] if names else self.to.rpartition("@")[2]
 
     def step(
-        self, *arguments: str, files: Mapping[str, bytes] | None = None, text: str | None = None, longer_s: float = 0
+        self, *arguments: str, files: Mapping[str, bytes] | None = None, text: str | None = None, extra_s: float = 0
     ) -> str:
-        """One step of device.sh; what it said on stdout. files: sent as a tar with their hashes. text: for its stdin;
-        else the password is. Raises StepError with what it said on stderr, DeviceError where it is not reached."""
+        """Run one step of device.sh. Returns its stdout.
+
+        files: {path: content}, sent to its stdin as a tar with their hashes.
+        text: its stdin. Without files and text it is the password.
+        extra_s: seconds that the step may take longer than STEP_S.
+        Raises StepError with the step's stderr if it fails, and DeviceError if ssh does not reach the device.
+        """
         remote = shlex.join(["sh", "-c", _SCRIPT, "sightline", *arguments])
         with tempfile.TemporaryFile() as stdin:
             if files is None:
@@ -76,15 +89,17 @@ class Device:
             stdin.seek(0)
             try:
                 done = subprocess.run([*self._ssh(), "--", self.to, remote], stdin=stdin, capture_output=True,
-                                      text=True, errors="replace", timeout=STEP_S + longer_s)  # fmt: skip
+                                      text=True, errors="replace", timeout=STEP_S + extra_s)  # fmt: skip
             except FileNotFoundError:
-                raise ConfigError("ssh is not installed here: apt install openssh-client") from None
+                raise ConfigError("ssh is not installed on this machine: apt install openssh-client") from None
             except subprocess.TimeoutExpired:
-                raise DeviceError(f"{self.to}: {arguments[0]} took more than {STEP_S // 60} minutes") from None
+                raise DeviceError(
+                    f"{self.to}: the step {arguments[0]} took more than {(STEP_S + extra_s) / 60:.0f} minutes"
+                ) from None
         if done.returncode == 255:
-            raise DeviceError(f"{self.to}: not reached by ssh: {_last(done.stderr)}")
+            raise DeviceError(f"{self.to}: ssh cannot reach the device: {_last_lines(done.stderr)}")
         if done.returncode:
-            raise StepError(f"{self.to}: {_last(done.stderr, 10)}", done.returncode)
+            raise StepError(f"{self.to}: {_last_lines(done.stderr, 10)}", done.returncode)
         return done.stdout
 
     def _ssh(self) -> list[str]:
@@ -98,6 +113,7 @@ class Device:
 
 
 def _pack(files: Mapping[str, bytes], out: object) -> None:
+    """Write a tar of the files and of `sums`, which holds their hashes as `sha256sum` prints them."""
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
         for name, data in {**files, "sums": sums.encode()}.items():
@@ -106,5 +122,5 @@ def _pack(files: Mapping[str, bytes], out: object) -> None:
             tar.addfile(entry, io.BytesIO(data))
 
 
-def _last(text: str, lines: int = 3) -> str:
-    return "\n".join(text.strip().splitlines()[-lines:]) or "it said nothing"
+def _last_lines(text: str, count: int = 3) -> str:
+    return "\n".join(text.strip().splitlines()[-count:]) or "no message"

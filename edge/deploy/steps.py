@@ -1,32 +1,55 @@
-"""One device, from bare to streaming, and back: a flat row of steps. What may fail, fails while the old agent runs."""
+"""Deploy to one device, and remove a deployment again: a flat list of steps.
+
+Every step that can fail runs before the previous agent stops.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 from edge.deploy.payload import WHEEL, Payload, Platform
-from edge.deploy.preflight import DeviceFacts, answers, check, check_rights, gather_facts
-from edge.deploy.release import SERVICES, ReleaseSpec, Wheels, make_release, page_of, place_of
+from edge.deploy.preflight import DeviceFacts, check, check_rights, gather_facts, parse_reply
+from edge.deploy.release import SERVICES, ReleaseSpec, Wheels, make_release, model_name, page_options
 from edge.deploy.ssh import Device, StepError
+from edge.inference.self_test import Trial
+from edge.system.benchmark_report import BenchmarkReport
+from edge.system.hardware import Accelerator, Camera, Hardware
 from edge.system.run_arguments import device_of, has_ribbon_camera, has_source, unencrypted_warnings, value_of
 from edge.system.systemd_unit import check_unit_name
 from edge.web.auth import make_token
 from sightline.device import load_device
 from sightline.errors import ConfigError, DeviceError
 
-FREE_MB = 500  # of an environment while it is made
-_PIP_FAILED = 4  # of device.sh
+FREE_MB = 500  # MiB of free space that an environment needs while it is made
+_PIP_FAILED = 4  # exit code of device.sh
+
+OnStep = Callable[[str, str], None]  # called after a step with its title and its result
+
+_SERVICE_TEXT = {
+    "new": "installed and started. It starts at every boot",
+    "changed": "replaced and restarted",
+    "same": "unchanged",
+}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a device. service: new, changed, same, removed or nothing. page: address. token: of the page, when
-    it is new. error: why not; it says what runs there now. bench: as `sightline bench --json` says it."""
+    """The result for one device.
+
+    to: the device's address.
+    name: name of the deployment.
+    service: 'new', 'changed', 'same', 'removed' or 'nothing' (there was nothing to remove); '' = failed.
+    page: address of the live page; '' = none.
+    token: the live page's token, if it is new.
+    status: the agent's own status line.
+    bench: result of the self-test and the benchmark on the device. None = they did not run.
+    error: why it failed, and what runs on the device now; '' = it did not fail.
+    exit_code: 0, or that of the error.
+    """
 
     to: str
     name: str
@@ -34,163 +57,197 @@ class Outcome:
     page: str = ""
     token: str = ""
     status: str = ""
-    bench: dict[str, Any] = dataclasses.field(default_factory=dict)
+    bench: BenchmarkReport | None = None
     error: str = ""
     exit_code: int = 0
 
-
-Say = Callable[[str, str], None]  # a title and a text
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object with these fields."""
+        document = {field.name: getattr(self, field.name) for field in fields(self)}
+        return document | {"bench": self.bench.to_json() if self.bench else None}
 
 
 class NotStarted(DeviceError):
-    """token: of the page, when it is new: it is in force all the same."""
+    """The new agent did not start.
+
+    token: the live page's token, if it is new. It is in force all the same.
+    """
 
     def __init__(self, message: str, token: str) -> None:
         super().__init__(message)
         self.token = token
 
 
-def deploy(device: Device, wanted: ReleaseSpec, payload: Payload, say: Say) -> Outcome:
-    """Raises ConfigError and DeviceError; the agent that ran before goes on then, and the error says so if it had to be
-    started again."""
-    found = gather_facts(device, wanted.name)
-    say("found", str(found))
-    check(found, device.to, wanted.name)
-    picamera = _needs_picamera(found, wanted)
-    environment = make_environment(device, found, picamera, wanted.wheels, payload, say)
-    page = page_of(wanted.options, found.ports)
-    options = (*_with_source(device, environment, wanted, say), *page.options)
-    base = f"{found.home}/.sightline"
+def deploy(device: Device, spec: ReleaseSpec, payload: Payload, on_step: OnStep) -> Outcome:
+    """Install and start a release.
+
+    Raises ConfigError and DeviceError. Then the previous agent runs on; the error names it if it was restarted.
+    """
+    facts = gather_facts(device, spec.name)
+    on_step("device", str(facts))
+    check(facts, device.to, spec.name)
+    environment = make_environment(device, facts, _needs_picamera(facts, spec), spec.wheels, payload, on_step)
+    page = page_options(spec.options, facts.ports)
+    options = (*_add_source(device, environment, spec, on_step), *page.options)
+    base = f"{facts.home}/.sightline"
     if page.token:
-        options += ("--page-token-file", f"{base}/{SERVICES}/{wanted.name}/page-token")
+        options += ("--page-token-file", f"{base}/{SERVICES}/{spec.name}/page-token")
     for warning in unencrypted_warnings(options):
-        say("warning", warning)
-    release, files = make_release(found, base, environment, wanted, options, page.port)
-    device.step("release", wanted.name, release, environment, files=files)
-    say("model", f"{wanted.bundle.manifest.name} {wanted.bundle.manifest.version}, as it is here, to the last byte")
-    bench = try_there(device, environment, wanted, release, options)
-    say("self-test", _judged(bench))
-    token, document = make_token() if page.token else ("", "")
-    if token:  # the agent reads it when it starts
-        how = "replace" if wanted.new_token else "keep"
-        if device.step("token", wanted.name, how, text=document).strip() == "kept":
-            token = ""
+        on_step("warning", warning)
+    release, files = make_release(facts, base, environment, spec, options, page.port)
+    device.step("release", spec.name, release, environment, files=files)
+    on_step("model", f"{spec.bundle.manifest.name} {spec.bundle.manifest.version}, copied and verified by its hashes")
+    bench = try_on_device(device, environment, spec, release, options)
+    on_step("self-test", _verdict(bench))
+    token = _send_token(device, spec) if page.token else ""
     try:
-        answer = answers(device.step("activate", wanted.name, release, "restart" if token else ""))
+        reply = parse_reply(device.step("activate", spec.name, release, "restart" if token else ""))
     except DeviceError as e:
         raise NotStarted(str(e), token) from None
     finally:
         if token:
-            say("token", f"{token}   (the page asks for it; shown this once)")
-    device.step("sweep", wanted.name)
-    service = answer["service"]
-    what = {"new": "new: started, and at every boot", "changed": "changed, and started again", "same": "as it was"}
-    say("service", f"sightline-{wanted.name}.service {what[service]}")
-    say("it says", answer["status"])
+            on_step("token", f"{token}   (for the live page; shown only once)")
+    device.step("sweep", spec.name)
+    on_step("service", f"sightline-{spec.name}.service: {_SERVICE_TEXT[reply['service']]}")
+    on_step("status", reply["status"])
     address = page.address(device)
-    say("live page", address or "none")
-    return Outcome(device.to, wanted.name, service, address, token, answer["status"], bench)
+    on_step("live page", address or "none")
+    return Outcome(device.to, spec.name, reply["service"], address, token, reply["status"], bench)
 
 
-def remove(device: Device, name: str, say: Say) -> Outcome:
-    """The service, its state, the model and, where nothing else needs it, Sightline itself."""
+def remove(device: Device, name: str, on_step: OnStep) -> Outcome:
+    """Remove the service, its state, the model and, unless another deployment needs it, Sightline itself."""
     check_unit_name(name)
-    found = gather_facts(device, name)
-    check_rights(found, device.to, name)
-    done = device.step("remove", name).strip()
-    say("service", f"sightline-{name}.service: " + ("nothing of it is there" if done == "nothing" else "removed"))
-    return Outcome(device.to, name, done)
+    facts = gather_facts(device, name)
+    check_rights(facts, device.to, name)
+    result = device.step("remove", name).strip()
+    on_step("service", f"sightline-{name}.service: " + ("nothing to remove" if result == "nothing" else "removed"))
+    return Outcome(device.to, name, result)
 
 
 def make_environment(
-    device: Device, found: DeviceFacts, picamera: bool, wheels: Wheels, payload: Payload, say: Say
+    device: Device, facts: DeviceFacts, picamera: bool, wheels: Wheels, payload: Payload, on_step: OnStep
 ) -> str:
-    """The id of an environment with this very Sightline in it, made where it is not there yet."""
-    platform = Platform(found.version, found.machine)
-    # picamera2 comes from Debian, with modules that were compiled for Debian's numpy
-    more = ("numpy<2",) if picamera and found.numpy.startswith("1.") else ()
-    content = hashlib.sha256(payload.sightline + repr((platform, picamera, more)).encode()).hexdigest()
-    environment = f"python{found.version}-{content[:12]}"
-    if environment in found.environments:
-        say("installed", "as it was")
+    """Returns the id of an environment with exactly this Sightline, and makes it if the device does not have it.
+
+    picamera: the environment must see Debian's packages.
+    Raises DeviceError.
+    """
+    platform = Platform(facts.version, facts.machine)
+    # Debian's picamera2 has modules that were compiled for Debian's numpy
+    requirements = ("numpy<2",) if picamera and facts.numpy.startswith("1.") else ()
+    digest = hashlib.sha256(payload.sightline + repr((platform, picamera, requirements)).encode()).hexdigest()
+    environment = f"python{facts.version}-{digest[:12]}"
+    if environment in facts.environments:
+        on_step("installed", "unchanged")
         return environment
-    if found.free_mb < FREE_MB:
-        raise DeviceError(f"{device.to}: {found.free_mb} MB are free, {FREE_MB} are needed")
-    own = {WHEEL: payload.sightline, "pip.zip": payload.pip}
-    arguments = ("environment", environment, found.python, "yes" if picamera else "no")
+    if facts.free_mb < FREE_MB:
+        raise DeviceError(f"{device.to}: {facts.free_mb} MB are free, and the environment needs {FREE_MB} MB")
+    version = WHEEL.removesuffix("-py3-none-any.whl")
+    own_files = {WHEEL: payload.sightline, "pip.zip": payload.pip}
+    arguments = ("environment", environment, facts.python, "yes" if picamera else "no")
     if wheels != "carry":
         try:
-            device.step(*arguments, "index", *more, files=own)
-            say("installed", f"{WHEEL.removesuffix('-py3-none-any.whl')}, the rest from the device's index")
+            device.step(*arguments, "index", *requirements, files=own_files)
+            on_step("installed", f"{version}, its dependencies from the device's index")
             return environment
         except StepError as e:
             if e.code != _PIP_FAILED or wheels == "index":
                 raise
-            say("installing", "the device reaches no index: the wheels are fetched here and carried over")
-    fetched = payload.wheels(platform, more)
-    device.step(*arguments, "carried", *more, files={**own, **fetched})
-    size = sum(map(len, fetched.values())) / 1e6
-    say("installed", f"{WHEEL.removesuffix('-py3-none-any.whl')}, with {len(fetched)} wheels ({size:.0f} MB) from here")
+            on_step("installing", "the device reaches no index, so the wheels are copied from this machine")
+    copied = payload.wheels(platform, requirements)
+    device.step(*arguments, "carried", *requirements, files={**own_files, **copied})
+    size_mb = sum(map(len, copied.values())) / 1e6
+    on_step("installed", f"{version}, {len(copied)} wheels ({size_mb:.0f} MB) copied from this machine")
     return environment
 
 
-def _needs_picamera(found: DeviceFacts, wanted: ReleaseSpec) -> bool:
-    """Only then its environment sees Debian's packages."""
-    asked = has_ribbon_camera(wanted.options)
-    if asked and not found.picamera2:
-        raise DeviceError("picamera2 is not installed there: sudo apt install -y python3-picamera2")
-    return found.picamera2 and (asked or bool(found.ribbon and not has_source(wanted.options)))
+def _needs_picamera(facts: DeviceFacts, spec: ReleaseSpec) -> bool:
+    """Whether the agent uses a ribbon-cable camera. Only then its environment sees Debian's packages."""
+    requested = has_ribbon_camera(spec.options)
+    if requested and not facts.picamera2:
+        raise DeviceError("picamera2 is not installed on the device: sudo apt install -y python3-picamera2")
+    return facts.picamera2 and (requested or bool(facts.ribbon and not has_source(spec.options)))
 
 
-def _with_source(device: Device, environment: str, wanted: ReleaseSpec, say: Say) -> tuple[str, ...]:
-    """The options, with the device's only camera where none is named."""
-    here = json.loads(device.step("call", environment, "sightline", "devices", "--json").splitlines()[-1])["machine"]
-    for problem in here["problems"]:
-        say("problem", problem)
-    for accelerator in here["accelerators"]:
-        say("accelerator", f"{accelerator['name']} {accelerator['problem']}".strip())
-    config = device_of(wanted.options, wanted.bundle)
-    if load_device(config)[1].delegate != "edgetpu" and config != here["device"]:
-        say("note", f"it runs as {config}; {here['board']} is a {here['device']}: -- --device {here['device']}")
-    if has_source(wanted.options):
-        return wanted.options
-    usable = [camera for camera in here["cameras"] if not camera["problem"]]
+def _read_hardware(device: Device, environment: str) -> Hardware:
+    output = device.step("call", environment, "sightline", "devices", "--json")
+    document = json.loads(output.splitlines()[-1])["machine"]
+    return Hardware(
+        **{
+            **document,
+            "cameras": tuple(Camera(**camera) for camera in document["cameras"]),
+            "accelerators": tuple(Accelerator(**accelerator) for accelerator in document["accelerators"]),
+        }
+    )
+
+
+def _add_source(device: Device, environment: str, spec: ReleaseSpec, on_step: OnStep) -> tuple[str, ...]:
+    """The options; if they name no camera, with the device's only camera as --source."""
+    hardware = _read_hardware(device, environment)
+    for problem in hardware.problems:
+        on_step("problem", problem)
+    for accelerator in hardware.accelerators:
+        on_step("accelerator", f"{accelerator.name} {accelerator.problem}".strip())
+    config = device_of(spec.options, spec.bundle)
+    if load_device(config)[1].delegate != "edgetpu" and config != hardware.device:
+        fitting = hardware.device
+        on_step("note", f"it runs as {config}, but {hardware.board} is a {fitting}. Pass: -- --device {fitting}")
+    if has_source(spec.options):
+        return spec.options
+    usable = [camera for camera in hardware.cameras if not camera.problem]
     if len(usable) == 1:
-        say("camera", f"{usable[0]['name']}: --source {usable[0]['source']}")
-        return ("--source", usable[0]["source"], *wanted.options)
-    listed = "".join(f"\n  -- --source {c['source']}   {c['name']} {c['problem']}" for c in here["cameras"])
-    what = "has several cameras; say which" if usable else "has no camera that can be used; name one, such as rtsp://.."
-    raise ConfigError(f"{device.to}: {what}{listed or ': -- --source ADDRESS'}")
+        on_step("camera", f"{usable[0].name}: --source {usable[0].source}")
+        return ("--source", usable[0].source, *spec.options)
+    listing = "".join(f"\n  -- --source {c.source}   {c.name} {c.problem}" for c in hardware.cameras)
+    reason = (
+        "the device has several cameras. Choose one:"
+        if usable
+        else "the device has no usable camera. Name a source, such as rtsp://..:"
+    )
+    raise ConfigError(f"{device.to}: {reason}{listing or ' -- --source ADDRESS'}")
 
 
-def try_there(
-    device: Device, environment: str, wanted: ReleaseSpec, release: str, options: tuple[str, ...]
-) -> dict[str, Any]:
-    """Hashes, golden samples and speed, on the device and as what it shall run. Raises DeviceError."""
-    place = f"{SERVICES}/{wanted.name}/{release}/{place_of(wanted.bundle)}"
-    config = device_of(options, wanted.bundle)
+def try_on_device(
+    device: Device, environment: str, spec: ReleaseSpec, release: str, options: tuple[str, ...]
+) -> BenchmarkReport:
+    """Run the self-test and the benchmark with the installed release on the device. Raises DeviceError."""
+    path = f"{SERVICES}/{spec.name}/{release}/{model_name(spec.bundle)}"
+    config = device_of(options, spec.bundle)
     scheme = value_of(options, "--scheme")
-    if wanted.trial_s:
-        # how noisy it is while another agent runs there is said, and no reason to stop
-        command = ["sightline", "bench", place, "--device", config, "--seconds", f"{wanted.trial_s:g}"]
+    if spec.trial_s:
+        # the agent that runs meanwhile makes the rounds differ, which is shown and must not stop the deployment
+        command = ["sightline", "bench", path, "--device", config, "--seconds", f"{spec.trial_s:g}"]
         command += ["--noise", "1000", "--json", *(("--scheme", scheme) if scheme else ())]
     else:
-        command = ["edge.inference.self_test", place, config, scheme or "", "0"]
-    bench: dict[str, Any] = json.loads(device.step("call", environment, *command).splitlines()[-1])
-    if bench.get("error"):
-        raise DeviceError(f"{device.to}: {bench['error']}")
-    if bench["sha256"] != wanted.bundle.variant(bench["scheme"])[2].sha256:
-        raise DeviceError(f"{device.to}: what arrived is not the model that is here")
-    return bench
+        command = ["edge.inference.self_test", path, config, scheme or "", "0"]
+    document = json.loads(device.step("call", environment, *command).splitlines()[-1])
+    if document.get("error"):
+        raise DeviceError(f"{device.to}: {document['error']}")
+    if spec.trial_s:
+        report = BenchmarkReport.from_json(document)
+    else:
+        report = BenchmarkReport("", config, load_device(config)[1].latency_budget_ms, Trial(**document))
+    if report.trial.sha256 != spec.bundle.variant(report.trial.scheme)[2].sha256:
+        raise DeviceError(f"{device.to}: the model on the device differs from the model on this machine. Deploy again")
+    return report
 
 
-def _judged(bench: Mapping[str, Any]) -> str:
-    text = f"passed: {bench['scheme']}, golden samples as measured"
-    if not bench.get("figures"):
-        return f"{text}, {bench['p50_ms']:.1f} ms an inference"
-    (figures,) = bench["figures"]
-    frame = f"{figures['whole_ms']:.1f} ms ±{figures['whole_spread']:.0%}"
+def _send_token(device: Device, spec: ReleaseSpec) -> str:
+    """Store a new token for the live page, which the agent reads when it starts. Returns '' if the old one stays."""
+    token, document = make_token()
+    mode = "replace" if spec.new_token else "keep"
+    reply = device.step("token", spec.name, mode, text=document).strip()
+    return "" if reply == "kept" else token
+
+
+def _verdict(report: BenchmarkReport) -> str:
+    trial = report.trial
+    text = f"passed: {trial.scheme}, golden samples match"
+    if not report.figures:
+        return f"{text}, {trial.p50_ms:.1f} ms an inference"
+    (figures,) = report.figures
     return (
-        f"{text}; {figures['model_ms']:.1f} ms an inference, a whole frame {frame} of {bench['latency_budget_ms']}, "
-        f"{bench['rss_mb']:.0f} MB, {bench['cold_start_ms']:.0f} ms to start"
+        f"{text}; {figures.model_ms:.1f} ms an inference, {figures.whole_ms:.1f} ms ±{figures.whole_spread:.0%} a "
+        f"frame (budget {report.latency_budget_ms} ms), {trial.rss_mb:.0f} MB, {report.cold_start_ms:.0f} ms to start"
     )

@@ -113,7 +113,7 @@ def test_an_unknown_command_is_told_with_its_neighbour(sightline: Sightline) -> 
     done = sightline("covert", "x")
     assert done.returncode == 2
     assert (
-        "no command 'covert' (did you mean convert?); the commands are: train, convert, inspect, evaluate, run"
+        "no command 'covert' (did you mean convert?). The commands are: train, convert, inspect, evaluate, run"
         in done.stderr
     )
 
