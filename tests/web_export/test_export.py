@@ -64,7 +64,7 @@ def test_what_cannot_be_exported(
         assert not (tmp_path / "a").exists()
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
     done = sightline("serve-web", tmp_path / "mine")
-    assert done.returncode == 2 and "is no site" in done.stderr
+    assert done.returncode == 2 and "not an exported page" in done.stderr
 
 
 def test_a_model_of_others_is_not_for_the_page(tmp_path: Path, colours: Path) -> None:
