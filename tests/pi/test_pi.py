@@ -1,4 +1,4 @@
-"""Raspberry Pi OS, 64-bit, bookworm and trixie: what a Pi installs is what runs there, and it says what a PC says."""
+"""Raspberry Pi OS, 64-bit, bookworm and trixie: the installed packages run there, and give the results of a PC."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import Sightline, need
 from tests.support.debian import missing
 from tests.support.emulated_pi import SUITES, Pi, build
 
-SCORE = 0.02  # a score's difference that int8 kernels and decoders may make
+SCORE = 0.02  # largest difference of a score, from other int8 kernels and video decoders
 WHEELS_MB, INSTALLED_MB = 100, 300
 
 
@@ -44,7 +44,7 @@ def megabytes(folder: Path) -> float:
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
 
 
-def test_it_is_small_and_has_no_training_library(pi: Pi) -> None:
+def test_the_installation_is_small_and_has_no_training_library(pi: Pi) -> None:
     names = {path.name.lower().split("-")[0] for path in pi.wheels.iterdir()}
     assert {"sightline", "numpy", "ai_edge_litert"} <= names
     assert not names & {"torch", "torchvision", "tensorflow", "timm", "jax"}
@@ -57,7 +57,7 @@ def results(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_it_sees_on_a_clip_and_in_a_folder_what_a_pc_sees(
+def test_results_of_a_clip_and_a_folder_match_those_of_a_pc(
     pi: Pi, bundle: Path, clip: Path, pictures: Path, sightline: Sightline
 ) -> None:
     for source, frames in ((clip, 60), (pictures / "red", 20)):
@@ -72,7 +72,7 @@ def test_it_sees_on_a_clip_and_in_a_folder_what_a_pc_sees(
             assert a["predictions"][0]["score"] == pytest.approx(b["predictions"][0]["score"], abs=SCORE)
 
 
-def test_its_self_test_passes_and_a_changed_byte_does_not(pi: Pi, bundle: Path, tmp_path: Path) -> None:
+def test_the_self_test_passes_and_fails_after_a_changed_byte(pi: Pi, bundle: Path, tmp_path: Path) -> None:
     import shutil
 
     done = pi.run("-m", "edge.inference.self_test", bundle, "raspberry_pi_4", "", "0")
@@ -87,9 +87,7 @@ def test_its_self_test_passes_and_a_changed_byte_does_not(pi: Pi, bundle: Path, 
     assert "sha256" in done.stdout or "is not the file" in done.stdout, done.stdout
 
 
-def test_it_draws_the_boxes_that_a_pc_draws(
-    pi: Pi, spots_run: Path, spots: Path, tmp_path: Path, sightline: Sightline
-) -> None:
+def test_boxes_match_those_of_a_pc(pi: Pi, spots_run: Path, spots: Path, tmp_path: Path, sightline: Sightline) -> None:
     from converters.convert import convert
 
     bundle = tmp_path / "spots.bundle"
@@ -106,7 +104,7 @@ def test_it_draws_the_boxes_that_a_pc_draws(
             assert list(p["box"].values()) == pytest.approx(list(q["box"].values()), abs=1.0)
 
 
-def test_it_sees_a_network_camera_and_shows_it(pi: Pi, bundle: Path, tmp_path: Path) -> None:
+def test_a_network_camera_appears_on_the_live_page(pi: Pi, bundle: Path, tmp_path: Path) -> None:
     from tests.faults.test_rtsp import rtsp_camera
 
     output = tmp_path / "results.jsonl"

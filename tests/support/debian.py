@@ -1,4 +1,4 @@
-"""Debian's packages for the tests, from where this machine's own come."""
+"""Debian packages for the tests, from the mirror that this machine uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 def call(*command: object, cwd: Path | None = None) -> str:
-    """What the command prints. Raises RuntimeError with what it says when it fails."""
+    """Run a command. Returns its stdout; raises RuntimeError with its stderr if it fails."""
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, cwd=cwd)
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command[:4]))}: {done.stderr[-2000:]}")
@@ -20,13 +20,13 @@ def call(*command: object, cwd: Path | None = None) -> str:
 
 
 def source() -> str:
-    """The address of this machine's packages."""
+    """Address of the mirror that this machine uses."""
     done = call("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
     return next(line for line in done.splitlines() if "security" not in line)
 
 
 def missing(*programs: str) -> str | None:
-    """What this machine lacks of these, and of what makes a system with mmdebstrap; None when it has everything."""
+    """What this machine lacks of `programs` and of the parts that mmdebstrap needs. None = it has everything."""
     if os.geteuid() != 0:
         return "root, which mmdebstrap needs"
     absent = [program for program in ("apt-get", "mmdebstrap", *programs) if not shutil.which(program)]
@@ -34,8 +34,11 @@ def missing(*programs: str) -> str | None:
 
 
 def extracted(packages: Iterable[str], suite: str, work: Path, *options: str) -> Path:
-    """A system's folder with these packages and what they need, made below `work` if it is not there; none of their own
-    programs ran. options: of mmdebstrap."""
+    """Returns a folder below `work` with the packages and their dependencies, unpacked without their install scripts.
+    It is made at the first call.
+
+    options: options of mmdebstrap.
+    """
     root, fresh = work / f"root-{suite}", work / f"root-{suite}.partial"
     if root.exists():
         return root
@@ -43,7 +46,7 @@ def extracted(packages: Iterable[str], suite: str, work: Path, *options: str) ->
     line = f"deb [signed-by={KEYS}] {source()} {suite} main"
     call("mmdebstrap", "-q", "--variant=extract", *options, f"--include={','.join(packages)}", suite, fresh, line)
     for name in ("bin", "lib", "lib64"):
-        link = fresh / name  # that a package makes which is not here
+        link = fresh / name  # the package that makes this link is not in the folder
         if (fresh / "usr" / name).exists() and not link.exists():
             link.symlink_to(f"usr/{name}")
     fresh.rename(root)
@@ -51,8 +54,9 @@ def extracted(packages: Iterable[str], suite: str, work: Path, *options: str) ->
 
 
 def unpacked(package: str, suite: str, work: Path) -> Path:
-    """The folder with the package's files, made below `work` if it is not there. It is not installed: a server that is
-    installed begins to serve."""
+    """Returns a folder below `work` with the package's files. It is made at the first call. The package is not
+    installed, because an installed server would start.
+    """
     folder = work / f"{package}-{suite}"
     if folder.exists():
         return folder

@@ -1,10 +1,11 @@
-# A machine: `sh boot.sh ROOT`, where ROOT is a mount of its own. First into control groups of its own, which are the
-# root of what it sees of them; then, as process 1 of new namespaces, its file systems and systemd.
+# Boot a machine: `sh deploy_boot.sh ROOT`, where ROOT is a mount of its own. It first enters control groups of its own,
+# which become the root of the groups that it sees. Then, as process 1 of new namespaces, it mounts its file systems and
+# starts systemd.
 set -e
 root=$1
 if [ "${2-}" != inside ]; then
   for group in /sys/fs/cgroup /sys/fs/cgroup/*/; do
-    case $group in */cpuset/) continue ;; esac # takes nobody before it has processors
+    case $group in */cpuset/) continue ;; esac # cpuset refuses processes until it has processors
     [ ! -e "$group/cgroup.procs" ] || { mkdir -p "$group/machine-$$" && echo $$ >"$group/machine-$$/cgroup.procs"; } || :
   done
   exec unshare --fork --kill-child --pid --mount --uts --ipc --cgroup sh "$0" "$root" inside

@@ -1,7 +1,7 @@
-"""A Debian machine of its own without virtual hardware: systemd as process 1 of namespaces, sshd, sudo, a user `pi`.
+"""A Debian machine without virtual hardware: systemd as process 1 of its own namespaces, sshd, sudo, and a user `pi`.
 
-Its system calls, units, logins and cgroups are real; it shares this machine's kernel and network. What it writes lies
-in an overlay and is gone with it. Needs root and Debian (apt, mmdebstrap).
+Its system calls, units, logins and cgroups are real. It shares this machine's kernel and network. Its files lie in an
+overlay, which is removed with it. Needs root and Debian (apt, mmdebstrap).
 """
 
 from __future__ import annotations
@@ -28,25 +28,31 @@ BOOT = Path(__file__).with_name("deploy_boot.sh")
 
 @dataclass(frozen=True)
 class Machine:
-    """root: its files, as seen from here. ssh_config: in which it is called `device`."""
+    """A booted machine.
+
+    root: folder with its files, on this machine.
+    ssh_config: configuration file in which the machine is called `device`.
+    port: port of its sshd.
+    """
 
     root: Path
     ssh_config: Path
     port: int
 
     def ssh(self, command: str, timeout: float = 60) -> str:
-        """As `pi`; its stdout. Raises CalledProcessError."""
+        """Run a command as `pi`. Returns its stdout; raises CalledProcessError."""
         line = ["ssh", "-F", str(self.ssh_config), "device", command]
         return subprocess.run(line, capture_output=True, text=True, timeout=timeout, check=True).stdout
 
     def sudoers(self, text: str) -> None:
+        """Replace the rights of `pi` for sudo."""
         path = self.root / "etc/sudoers.d/pi"
         path.write_text(text)
         path.chmod(0o440)
 
 
 def build(work: Path) -> Path:
-    """Its system, made once."""
+    """Returns the folder with the machine's system, and makes it at the first call."""
     root = work / f"root-{SUITE}"
     if not (root / "complete").exists():
         shutil.rmtree(root, ignore_errors=True)
@@ -59,7 +65,11 @@ def build(work: Path) -> Path:
 
 @contextlib.contextmanager
 def booted(system: Path, work: Path, *, index: bool) -> Iterator[Machine]:
-    """index: whether it reaches this machine's package index."""
+    """Boot a machine.
+
+    system: result of `build`.
+    index: the machine reaches this machine's package index.
+    """
     for folder in ("upper", "work", "merged"):
         (work / folder).mkdir(parents=True)
     port = free_port()
@@ -101,7 +111,7 @@ def booted(system: Path, work: Path, *, index: bool) -> Iterator[Machine]:
             first.wait(30)
             for group in Path("/sys/fs/cgroup").rglob(f"machine-{first.pid}"):
                 for folder in [*sorted(p for p in group.rglob("*") if p.is_dir())[::-1], group]:
-                    with contextlib.suppress(OSError):  # somebody is still dying in there
+                    with contextlib.suppress(OSError):  # a process in it has not exited yet
                         folder.rmdir()
     finally:
         for _ in range(20):
@@ -117,5 +127,5 @@ def _wait(machine: Machine, log: Path) -> None:
             if "running" in machine.ssh("systemctl is-system-running --wait || true", 30):
                 return
         if time.monotonic() > until:
-            raise RuntimeError(f"it did not start: {log.read_text()[-3000:]}")
+            raise RuntimeError(f"the machine did not boot: {log.read_text()[-3000:]}")
         time.sleep(0.3)

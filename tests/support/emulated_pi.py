@@ -1,7 +1,7 @@
 """A Raspberry Pi's Python without a Pi: the real aarch64 programs and wheels, run by QEMU's user emulation.
 
-Nothing is mounted, and no system call goes anywhere but to this machine's kernel: files, sockets and threads are real.
-Processes that it starts itself are not emulated, for that the kernel would have to know QEMU. Speed says nothing.
+Nothing is mounted, and all system calls go to this machine's kernel: files, sockets and threads are real. Processes
+that the emulated Python starts are not emulated; for that the kernel would have to know QEMU. Its speed means nothing.
 Needs root and Debian (apt, mmdebstrap). QEMU is Debian 13's, unpacked and not installed: that of Debian 12 crashes
 LiteRT on the host's /proc/cpuinfo, and its default processor computes wrong int8 results.
 """
@@ -18,13 +18,19 @@ from edge.deploy.payload import Payload, Platform
 from tests.support.debian import call, extracted, unpacked
 
 SUITES = {"bookworm": "3.11", "trixie": "3.13"}  # of Raspberry Pi OS, and their Python
-PROCESSOR = "cortex-a72"  # a Pi 4's
+PROCESSOR = "cortex-a72"  # as in a Pi 4
 PACKAGES = ("python3", "libpython3-stdlib", "ca-certificates", "libgomp1", "libstdc++6")
 
 
 @dataclass(frozen=True)
 class Pi:
-    """python: a launcher, to be called as one. site: what was installed by pip. wheels: what came over the net."""
+    """An emulated Raspberry Pi.
+
+    suite: Debian's name of the release.
+    python: script that starts the emulated Python.
+    site: folder with the installed packages.
+    wheels: folder with the downloaded wheels.
+    """
 
     suite: str
     python: Path
@@ -37,7 +43,10 @@ class Pi:
 
 
 def build(work: Path, suite: str, wheel: Path) -> Pi:
-    """Make one in `work`, or take what is there. wheel: of Sightline; its dependencies come as wheels."""
+    """Make a Pi in `work`, or use the parts of an earlier one.
+
+    wheel: of Sightline. Its dependencies are downloaded as wheels.
+    """
     work.mkdir(parents=True, exist_ok=True)
     qemu = unpacked("qemu-user", "trixie", work) / "usr" / "bin" / "qemu-aarch64"
     root = extracted(PACKAGES, suite, work, "--architectures=arm64")
@@ -49,10 +58,10 @@ def build(work: Path, suite: str, wheel: Path) -> Pi:
     version = SUITES[suite]
     for name, content in Payload().wheels(Platform(version, "aarch64")).items():
         (wheels / name).write_bytes(content)
-    # pip itself would hold the wheels against the Python that it runs in
+    # pip would compare the wheels with the Python that it runs in; uv takes another one
     uv = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--no-index", "--find-links", wheels]
-    aim = ["--python-version", version, "--python-platform", "aarch64-manylinux_2_28", "--only-binary", ":all:"]
-    call(*uv, *aim, "--target", site, wheel)
+    target = ["--python-version", version, "--python-platform", "aarch64-manylinux_2_28", "--only-binary", ":all:"]
+    call(*uv, *target, "--target", site, wheel)
     python = work / f"python-{suite}"
     python.write_text(
         f"#!/bin/sh\nexec env QEMU_CPU={PROCESSOR} PYTHONPATH={site} PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1 "
