@@ -1,9 +1,9 @@
-"""Float, naive int8 and Sightline's int8, side by side: `python -m benchmarks.accuracy MODEL [MODEL ...] [options]`.
+"""Accuracy of float, naive int8 and Sightline's int8: `python -m benchmarks.accuracy MODEL [MODEL ...] [options]`.
 
-MODEL is what `sightline convert` takes, with its options --data, --calibration, --labels and --normalization. Naive is
-ai-edge-quantizer's own static int8 of the same float model with the same calibration pictures, by its own calibration.
-All three are measured on the held-out pictures. A row that loses more than 0.3 points, gives float's answer on less
-than 98.5 %, or is worse than naive, is marked as failing. One JSON line a model.
+MODEL is what `sightline convert` takes, with its options --data, --calibration, --labels and --normalization. Naive
+is ai-edge-quantizer's own static int8 of the same float model, with its own calibration on the same images. All three
+are measured on the held-out images. A row fails if it loses more than 0.3 points, if it agrees with float on less
+than 98.5 % of the images, or if it is worse than naive. It prints one JSON line for each model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from converters.sources.base import ModelOptions, Source
 from converters.sources.open import open_source
 from sightline.device import load_device
 
-DROP, AGREEMENT = 0.3, 0.985
+MAX_DROP_POINTS, MIN_AGREEMENT = 0.3, 0.985
 
 
 @click.command()
@@ -42,15 +42,15 @@ def main(models: tuple[Path, ...], **options: Any) -> None:
         row(path, ModelOptions(**options))
 
 
-def row(path: Path, given: ModelOptions) -> None:
+def row(path: Path, options: ModelOptions) -> None:
     began = time.monotonic()
-    source = open_source(path, given)
+    source = open_source(path, options)
     converted = time.monotonic() - began
-    exam = HeldOutEvaluation(source, lambda done, total: None)
+    evaluation = HeldOutEvaluation(source, lambda done, total: None)
     config = load_device("desktop")[1]
     search = Search(source, "static_int8", config, lambda content: content, lambda line: None)
-    found = search.run(exam, Limits())
-    mine = found.content
+    result = search.run(evaluation, Limits())
+    mine = result.content
     took = time.monotonic() - began
     began = time.monotonic()
     library = naive_int8(source)
@@ -59,31 +59,34 @@ def row(path: Path, given: ModelOptions) -> None:
     def ms(content: bytes) -> float:
         return latency_ms(content, source.input, source.golden[0])
 
-    ours, naive = found.measured, exam.measure("static_int8", library)
+    ours, naive = result.measured, evaluation.measure("static_int8", library)
     times = {"float_ms": ms(source.float_model), "naive_ms": ms(library), "ms": ms(mine)}
-    nothing_lost = exam.measure("float32", source.float_model)
+    nothing_lost = evaluation.measure("float32", source.float_model)
     line(path.name, "float32", nothing_lost, times["float_ms"], converted)
     line("", "naive int8", naive, times["naive_ms"], naive_took)
     line("", "sightline", ours, times["ms"], took)
-    # without labels every other answer counts as lost
+    # without labels every result that differs from float counts as lost
     lost, naive_lost = (100 * (1 - m.agreement) if m.drop is None else m.drop for m in (ours, naive))
-    passes = lost <= DROP + 1e-9 and ours.agreement >= AGREEMENT
+    passes = lost <= MAX_DROP_POINTS + 1e-9 and ours.agreement >= MIN_AGREEMENT
     worse = lost > naive_lost + 1e-9 and ours.agreement < naive.agreement
-    kept = [f"{step.name} ({step.detail})" for step in found.steps if step.kept]
+    kept = [f"{step.name} ({step.detail})" for step in result.steps if step.kept]
     print(
         f"{'':28}{'passes' if passes and not worse else 'FAILS'}{', WORSE' if worse else ''}: {'; '.join(kept)}",
         flush=True,
     )
     show(
-        f"accuracy/{path.name}", float32=exam.quality or -1, naive_lost=naive_lost, naive_agreement=naive.agreement,
-        lost=lost, agreement=ours.agreement, float_bytes=nothing_lost.bytes, naive_bytes=naive.bytes, bytes=ours.bytes,
-        **times, seconds=took, naive_seconds=naive_took, float_ops=len(found.float_ops), passes=passes and not worse,
+        f"accuracy/{path.name}", float32=evaluation.quality or -1, naive_lost=naive_lost,
+        naive_agreement=naive.agreement, lost=lost, agreement=ours.agreement, float_bytes=nothing_lost.bytes,
+        naive_bytes=naive.bytes, bytes=ours.bytes,
+        **times, seconds=took, naive_seconds=naive_took, float_ops=len(result.float_ops), passes=passes and not worse,
     )  # fmt: skip
 
 
 def naive_int8(source: Source) -> bytes:
-    """What the library gives when it is used as its documentation says; with minima and maxima where the model has no
-    signature, by which alone it calibrates."""
+    """The library's result if it is used as its documentation describes.
+
+    It can calibrate only a model with a signature. For other models the ranges are the minima and maxima.
+    """
     signatures = litert.Interpreter(model_content=source.float_model).get_signature_list()
     if not signatures:
         limits = ranges(observe(source.float_model, source.calibration, source.input), "min_max")

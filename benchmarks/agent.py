@@ -1,9 +1,9 @@
-"""What the agent adds to the bare minimum: `make bench`.
+"""Cost of the agent over that of a minimal program: `make bench`.
 
-MobileNetV2 at 224 pixels in int8, one inference thread, a clip of 720p. One JSON line each: the agent's milliseconds a
-frame over the interpreter's own invoke, without and with a viewer on the live page; its resident memory, and its time
-to the first prediction, over a bare script's (benchmarks/bare.py); how evenly two cameras share. The sides take turns,
-and the medians of the rounds are compared.
+The model is MobileNetV2 at 224 pixels in int8 with one inference thread, on a 720p clip. It prints one JSON line for
+each ratio: the agent's milliseconds a frame to the interpreter's own invoke, without and with a viewer on the live
+page; its resident memory and its time to the first prediction to those of benchmarks/bare.py; and the larger share of
+two cameras to the smaller one. Both sides alternate, and the medians of the rounds are compared.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
 
 SIZE, CLASSES, FRAMES, ROUNDS = 224, 1000, 600, 5
-# an installed package has its bytecode; without it each start would measure the compiler
+# an installed package has bytecode files; without them each start would measure the compiler
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 SIGHTLINE = [sys.executable, "-m", "sightline"]
 
@@ -55,7 +55,7 @@ def main() -> None:
 
         rounds = []
         for _ in range(ROUNDS):
-            # three times the clip: opening the page, which happens once, is no frame's cost
+            # three times the clip: the page is opened once, and that must not count as cost of the frames
             long = ["--loop", "--frames", str(3 * FRAMES)]
             watched = watched_ms([*agent, *long, "--summary", str(summary)], summary)
             rounds.append((frame_ms(*long), watched, invoke_ms(model), clip_ms(bare)))
@@ -80,6 +80,7 @@ def main() -> None:
 
 
 def show(benchmark: str, **figures: Any) -> None:
+    """Print the figures as one JSON line, with the machine and the commit."""
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}
@@ -87,7 +88,7 @@ def show(benchmark: str, **figures: Any) -> None:
 
 
 def make_bundle(folder: Path, scheme: str = "static_int8", size: int = SIZE) -> Path:
-    """A bundle of an untrained MobileNetV2: what it answers is noise, how long it takes is not."""
+    """A bundle of an untrained MobileNetV2: its results are noise, but its speed is real."""
     import timm
     import torch
 
@@ -115,7 +116,7 @@ def make_bundle(folder: Path, scheme: str = "static_int8", size: int = SIZE) -> 
 
 
 def make_clip(path: Path, frames: int = FRAMES, fps: int = 30) -> Path:
-    """720p with a moving texture, as MPEG-4: the one encoder that OpenCV always has."""
+    """A 720p clip with a moving texture, as MPEG-4, the only encoder that OpenCV always has."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (1280, 720))
     noise = np.random.default_rng(0).integers(0, 256, (90, 240, 3), dtype=np.uint8)
     texture = cv2.GaussianBlur(cv2.resize(noise, (1920, 720), interpolation=cv2.INTER_CUBIC), (0, 0), 3)
@@ -127,7 +128,7 @@ def make_clip(path: Path, frames: int = FRAMES, fps: int = 30) -> Path:
 
 
 def make_device(folder: Path) -> Path:
-    """The desktop with one inference thread."""
+    """A device config: the desktop with one inference thread."""
     source = Path(__file__).parent.parent / "device_configs" / "desktop.yaml"
     lines = ["threads: 1\n" if line.startswith("threads:") else line for line in source.read_text().splitlines(True)]
     path = folder / "one_thread.yaml"
@@ -137,7 +138,7 @@ def make_device(folder: Path) -> Path:
 
 
 def invoke_ms(model: Path) -> float:
-    """Median of the interpreter's own invoke."""
+    """Median duration of the interpreter's own invoke in milliseconds."""
     interpreter = Interpreter(model.read_bytes(), threads=1)
     interpreter.fill(np.zeros((SIZE, SIZE, 3), np.uint8))
     times = []
@@ -149,7 +150,7 @@ def invoke_ms(model: Path) -> float:
 
 
 def watched_ms(command: list[str], summary: Path) -> float:
-    """The agent's milliseconds a frame while somebody looks at its page: the picture's stream, and the results'."""
+    """The agent's milliseconds a frame while a viewer reads the page's images and results."""
     with subprocess.Popen([*command, "--page-port", "0"], stdout=-3, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         line = next(line for line in process.stderr if "live page: " in line)
@@ -165,14 +166,14 @@ def watched_ms(command: list[str], summary: Path) -> float:
 
 
 def view(address: str) -> None:
-    """Take everything that comes, until it ends."""
+    """Read a stream until it ends."""
     with contextlib.suppress(OSError, http.client.HTTPException), urllib.request.urlopen(address, timeout=10) as page:
         while page.read1(65536):
             pass
 
 
 def clip_ms(command: list[str]) -> float:
-    """A bare script's milliseconds a frame, from its first line to its last."""
+    """Milliseconds a frame of the minimal program, from its first line of output to its last."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -182,18 +183,18 @@ def clip_ms(command: list[str]) -> float:
 
 
 def peak_mb(command: list[str]) -> float:
-    """Largest resident memory of a whole run over the clip."""
-    # asked by a small process in between: a child's peak starts at the size of the one that forked it
-    ask = (
+    """Largest resident memory of a whole run over the clip, in MB."""
+    # measured by a small process in between: a child's peak begins with the size of the process that forked it
+    measure = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=-3, stderr=-3, check=True); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    done = subprocess.run([sys.executable, "-c", ask, *command], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", measure, *command], capture_output=True, text=True, check=True)
     return int(done.stdout) / 1024
 
 
 def first_line_s(command: list[str]) -> float:
-    """Seconds from the process's start to its first prediction."""
+    """Seconds from the start of the process to its first prediction."""
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None

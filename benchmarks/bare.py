@@ -1,6 +1,6 @@
-"""The least that can run a model on a clip: OpenCV and the interpreter, one after the other, and nothing else.
+"""The smallest program that runs a model on a clip: OpenCV and the interpreter, one after the other.
 
-usage: bare.py MODEL.tflite CLIP SIZE [FRAMES]; prints the best class of each frame.
+usage: bare.py MODEL.tflite CLIP SIZE [FRAMES]. It prints the best class of each frame.
 """
 
 import sys
@@ -14,7 +14,8 @@ frames = int(sys.argv[4]) if len(sys.argv) > 4 else 0
 cv2.setNumThreads(1)
 interpreter = Interpreter(model_path=model, num_threads=1)
 interpreter.allocate_tensors()
-entry, end = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+input_index = interpreter.get_input_details()[0]["index"]
+output_index = interpreter.get_output_details()[0]["index"]
 capture = cv2.VideoCapture(clip, cv2.CAP_FFMPEG)
 count = 0
 while not frames or count < frames:
@@ -22,7 +23,7 @@ while not frames or count < frames:
     if not ok:
         break
     image = cv2.cvtColor(cv2.resize(frame, (size, size)), cv2.COLOR_BGR2RGB)
-    interpreter.set_tensor(entry, (image ^ 0x80).view(np.int8)[None])
+    interpreter.set_tensor(input_index, (image ^ 0x80).view(np.int8)[None])
     interpreter.invoke()
-    print(int(interpreter.get_tensor(end).argmax()), flush=True)
+    print(int(interpreter.get_tensor(output_index).argmax()), flush=True)
     count += 1

@@ -1,4 +1,4 @@
-"""The least that makes a static int8 TFLite of a run: litert-torch and ai-edge-quantizer, and nothing is looked at.
+"""The smallest program that converts a run to a static int8 TFLite: litert-torch and ai-edge-quantizer, unchecked.
 
 usage: bare_convert.py RUN OUT.tflite
 """
@@ -15,7 +15,7 @@ from ai_edge_quantizer import quantizer, recipe
 run, out = Path(sys.argv[1]), Path(sys.argv[2])
 module = torch.export.load(run / "model.pt2").module()
 for tensor in (*module.parameters(), *module.buffers()):
-    tensor.data = tensor.data.contiguous()  # litert-torch exchanges weights otherwise
+    tensor.data = tensor.data.contiguous()  # otherwise litert-torch swaps weights
 frames = np.load(run / "calibration.npz")["frames"].astype(np.float32)
 with tempfile.TemporaryDirectory() as folder:
     path = str(Path(folder) / "float.tflite")

@@ -1,8 +1,8 @@
-"""What a measured conversion costs over the bare libraries: `python -m benchmarks.convert RUN`.
+"""Cost of `sightline convert` over that of the bare libraries: `python -m benchmarks.convert RUN`.
 
-Whole processes, from start to end: `sightline convert`, which measures its result on the held-out pictures and refuses
-a bad one, against benchmarks/bare_convert.py, which calls litert-torch and ai-edge-quantizer on the same program and
-the same calibration pictures. The two take turns; the medians are compared.
+It compares whole processes from start to end. `sightline convert` measures its result on the held-out images and
+refuses a bad one. benchmarks/bare_convert.py calls litert-torch and ai-edge-quantizer on the same program and the
+same calibration images. The two alternate, and the medians are compared.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Models that are broken in ways that no hash tells: `python -m benchmarks.corrupted_models [NUMBER]`.
+"""Corrupt models with valid hashes: `python -m benchmarks.corrupted_models [NUMBER]`.
 
-Each is a small int8 model with flipped bytes, a piece cut off or a piece repeated, in a bundle whose manifest has the
-right hashes: what a crafted file would be. All go through the self-test's own steps, many in one child process; when
-the child dies or hangs, the next one begins after the file that did it. One JSON line: how many were refused (not
-loaded), gave other numbers than the golden samples, passed, crashed the child, or hung.
+Each is a small int8 model with changed bytes, a piece cut out or a piece repeated, in a bundle whose manifest has the
+right hashes, as a crafted file would have. All go through the steps of the self-test, many in one child process. If the
+child dies or hangs, the next child continues with the following file. It prints one JSON line: how many models were
+refused (not loaded), gave other numbers than the golden samples, passed, crashed the child, or hung.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.agent import show
 
-HANG_S = 20.0
+HANG_S = 20.0  # a child without output for this long hangs
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
             assert child.stdout is not None
             watch = Hang(child)
             for line in child.stdout:
-                watch.heard()
+                watch.alive()
                 outcomes[json.loads(line)] += 1
                 done += 1
             code = child.wait()
@@ -56,7 +56,11 @@ def main() -> None:
 
 
 class Hang:
-    """Kills a child that says nothing for too long."""
+    """Kills a child that prints nothing for HANG_S.
+
+    Threads: the main thread calls `heard` and `stop`. The watching thread writes `_hung`, which `stop` reads after it
+    has joined that thread.
+    """
 
     def __init__(self, child: subprocess.Popen[str]) -> None:
         import threading
@@ -66,7 +70,7 @@ class Hang:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def heard(self) -> None:
+    def alive(self) -> None:
         self._beat.set()
 
     def stop(self) -> bool:
@@ -92,8 +96,8 @@ def make_bundle(folder: Path) -> Path:
     from tests.support.models import ColourNet
     from trainer.export import export_run
 
-    pictures = read_class_folders(write_coloured(folder / "pictures", 20))
-    export_run(folder / "run", ColourNet(), pictures, InputSpec(SIZE, SIZE), name="c", metrics={}, provenance={})
+    images = read_class_folders(write_coloured(folder / "images", 20))
+    export_run(folder / "run", ColourNet(), images, InputSpec(SIZE, SIZE), name="c", metrics={}, provenance={})
     convert(folder / "run", folder / "c.bundle", device="desktop")
     return folder / "c.bundle"
 
@@ -120,7 +124,7 @@ def child(path: Path, first: int, end: int) -> None:
             outcome = "other_numbers"
         except SightlineError:
             outcome = "refused"
-        except Exception as e:  # our own code did not expect it: refused all the same, and counted apart
+        except Exception as e:  # our code did not expect it: refused all the same, but counted separately
             outcome = f"refused_{type(e).__name__}"
         print(json.dumps(outcome), flush=True)
 
@@ -129,10 +133,10 @@ def corrupted(whole: bytes, seed: int) -> bytes:
     rng = np.random.default_rng(seed)
     content = bytearray(whole)
     kind = seed % 4
-    if kind == 3:  # one piece cut out, or repeated
+    if kind == 3:  # one piece is cut out or repeated
         a, b = sorted(rng.integers(0, len(content), 2).tolist())
         return bytes(content[:a] + content[b:]) if seed % 8 == 3 else bytes(content[:b] + content[a:])
-    # in its first bytes are the root and its tables, which hurt most
+    # the first bytes hold the root and its tables, where a change does most damage
     reach = len(content) if kind == 0 else min(len(content), 512 if kind == 1 else 4096)
     for at in rng.integers(0, reach, int(rng.integers(1, 9))).tolist():
         content[at] = int(rng.integers(0, 256))
@@ -142,5 +146,5 @@ def corrupted(whole: bytes, seed: int) -> bytes:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         child(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
-        os._exit(0)  # what a broken model left behind need not be torn down
+        os._exit(0)  # do not clean up: a corrupt model may have damaged the interpreter's state
     main()

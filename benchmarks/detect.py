@@ -1,6 +1,8 @@
-"""What a box costs: `python -m benchmarks.detect`. A detector of 320 pixels with strides 8, 16 and 32 and 80 classes,
-int8, of whose cells 100 are over the threshold: from raw outputs to boxes in the frame. One JSON line; the ratio is to
-one millisecond."""
+"""Cost of decoding boxes: `python -m benchmarks.detect`.
+
+An int8 detector of 320 pixels with strides 8, 16 and 32 and 80 classes, with 100 cells over the threshold: the time
+from raw outputs to boxes in the frame. It prints one JSON line. Its ratio is to one millisecond.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from benchmarks.agent import show
 from sightline.detection_postprocess import detect
-from sightline.interpreter import Tensor
+from sightline.interpreter import TensorInfo
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec, place
 
@@ -24,7 +26,7 @@ def main() -> None:
     for stride in STRIDES:
         for channels, scale in ((CLASSES, 0.08), (4, 0.03)):
             shape = (1, SIZE // stride, SIZE // stride, channels)
-            tensors.append(Tensor(len(tensors), "", shape, "int8", scale, 0))
+            tensors.append(TensorInfo(len(tensors), "", shape, "int8", scale, 0))
             low, high = (-128, -20) if channels == CLASSES else (20, 120)
             outputs.append(rng.integers(low, high, shape).astype(np.int8))
     for _ in range(SURVIVORS):

@@ -1,11 +1,13 @@
-"""What one bad camera costs three good ones: `python -m benchmarks.four_cameras [--minutes M]`.
+"""Cost of one bad camera for three good ones: `python -m benchmarks.four_cameras [--minutes M]`.
 
-An agent with four MJPEG cameras of 320x240 at 5 frames a second, on loopback. For a quarter of the time all four
-behave well (`control`); then the fourth misbehaves in each manner of tests/support/mjpeg_camera.py in turn, and
-behaves well until it is seen again, round after round (`bad`). JSON lines: of each good camera in both parts, the
-images that it sent, the frames that were inferred and lost, by cause, and the longest time between two that were
-inferred; of each manner, what the agent reports about the bad camera, how long it took until it was seen again, and
-the agent's largest resident memory; in the end this memory over that of the control.
+The agent has four MJPEG cameras of 320x240 at 5 frames a second, on loopback. For a quarter of the time all four
+behave well (`control`). Then, round after round (`bad`), the fourth misbehaves in each manner of
+tests/support/mjpeg_camera.py in turn, and behaves well until inference on it goes on.
+
+It prints JSON lines. For each good camera in both parts: the images that it sent, the frames with inference and the
+lost ones by cause, and the longest gap between two frames with inference. For each manner: the agent's reports about
+the bad camera, the time until inference on it went on, and the agent's largest resident memory. At the end: that
+memory divided by the one of `control`.
 """
 
 from __future__ import annotations
@@ -30,12 +32,16 @@ from tests.support.mjpeg_camera import MANNERS, Camera
 GOOD, BAD = ("first", "second", "third"), "bad"
 FPS = 5.0
 WARM_UP_S = 10.0
-SEEN_AGAIN_S = 60.0  # after 30 s, the longest pause before it is opened again, and its time-outs
+SEEN_AGAIN_S = 60.0  # limit; the longest pause before a camera is opened again is 30 s, plus its time-outs
 
 
 @dataclass
-class Seen:
-    """Of one camera. at: monotonic time of each inferred result. dropped, causes: frames without inference."""
+class CameraRecord:
+    """Results of one camera.
+
+    at: monotonic time of each result with inference.
+    dropped, causes: number of frames without inference, by cause.
+    """
 
     at: list[float] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -43,7 +49,10 @@ class Seen:
 
 
 class Agent:
-    """The agent as a user runs it. seen: since the last `take`, by camera."""
+    """The agent as a user runs it.
+
+    Threads: the reader thread adds to `seen`, and the main thread replaces it in `take`; both hold `_lock`.
+    """
 
     def __init__(self, bundle: Path, cameras: dict[str, Camera], log: Path) -> None:
         sources = [f"--source={name}={camera.address}" for name, camera in cameras.items()]
@@ -53,7 +62,7 @@ class Agent:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment)
         self._names = list(cameras)
         self._lock = threading.Lock()
-        self.seen = {name: Seen() for name in self._names}
+        self.seen = {name: CameraRecord() for name in self._names}
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -68,38 +77,39 @@ class Agent:
                 else:
                     seen.causes[result["cause_code"]] += 1
 
-    def take(self) -> dict[str, Seen]:
+    def take(self) -> dict[str, CameraRecord]:
+        """The records since the last call, by camera."""
         with self._lock:
-            before, self.seen = self.seen, {name: Seen() for name in self._names}
+            before, self.seen = self.seen, {name: CameraRecord() for name in self._names}
         return before
 
     def largest_mb(self) -> float:
-        """Resident memory at its largest since the last call."""
+        """Largest resident memory since the last call, in MB."""
         place = Path(f"/proc/{self.process.pid}")
         lines = (place / "status").read_text().splitlines()
         (place / "clear_refs").write_text("5")
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
     def close(self) -> None:
-        """Raises SystemExit where it has ended before."""
+        """Stop the agent. Raises SystemExit if it has exited before."""
         code = self.process.poll()
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(20)
         self._log.close()
         if code is not None:
-            raise SystemExit(f"the agent ended with exit code {code}: {Path(self._log.name).read_text()[-2000:]}")
+            raise SystemExit(f"the agent exited with code {code}: {Path(self._log.name).read_text()[-2000:]}")
 
 
 class Part:
-    """Adds up what was seen of the good cameras."""
+    """Adds up the records of the good cameras."""
 
     def __init__(self, cameras: dict[str, Camera]) -> None:
         self._cameras = {name: cameras[name] for name in GOOD}
         self._sent = {name: camera.sent for name, camera in self._cameras.items()}
-        self._seen = {name: Seen() for name in GOOD}
+        self._seen = {name: CameraRecord() for name in GOOD}
 
-    def add(self, seen: dict[str, Seen]) -> float:
-        """Returns the longest time without a look at one of them, in seconds."""
+    def add(self, seen: dict[str, CameraRecord]) -> float:
+        """Returns the longest gap without inference on one of them, in seconds."""
         longest = 0.0
         for name, total in self._seen.items():
             last = total.at[-1:]
@@ -179,9 +189,9 @@ def misbehave(agent: Agent, camera: Camera, manner: str, seconds: float, part: P
     }
 
 
-def wait_until_seen(agent: Agent, names: list[str]) -> dict[str, Seen]:
-    """Until each of them has had looks for a second without a fault. Returns what was seen meanwhile."""
-    total = {name: Seen() for name in agent.seen}
+def wait_until_seen(agent: Agent, names: list[str]) -> dict[str, CameraRecord]:
+    """Wait until each camera had inference for a second without a fault. Returns the records of that time."""
+    total = {name: CameraRecord() for name in agent.seen}
     until = time.monotonic() + SEEN_AGAIN_S
     while time.monotonic() < until and agent.process.poll() is None:
         time.sleep(1)
@@ -192,7 +202,7 @@ def wait_until_seen(agent: Agent, names: list[str]) -> dict[str, Seen]:
             total[name].causes += one.causes
         if all(len(seen[name].at) > 1 and not seen[name].causes for name in names):
             return total
-    raise SystemExit(f"{', '.join(names)}: not seen within {SEEN_AGAIN_S:g} s")
+    raise SystemExit(f"{', '.join(names)}: no inference within {SEEN_AGAIN_S:g} s")
 
 
 if __name__ == "__main__":

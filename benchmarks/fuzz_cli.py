@@ -1,10 +1,11 @@
 """Bad input for the whole command line: `python -m benchmarks.fuzz_cli [--seed 0] [--cases 1200]`.
 
-Every option of every command, as the click tree has them, gets every wrong value of its kind; and files that people and
-programs write (manifests, runs, data sets, YAML, labels, arrays, models) get their values replaced, cut and mixed up.
-`--cases` of them, a function of the seed, go through the real entry point, each in a forked process of a user without
-rights, with limits of time and memory. One JSON line: how often each exit code came, and how many were faults:
-tracebacks, exit code 1, signals, hangs. Each fault is printed with what reproduces it, and the exit code is then 1.
+Every option of every command in the click tree gets every wrong value of its kind. Files that people and programs
+write (manifests, runs, data sets, YAML, labels, arrays, models) get their values replaced, cut and mixed up. The seed
+selects `--cases` of these cases. Each runs through the real entry point in a forked process of a user without rights,
+with limits of time and memory. It prints one JSON line: how often each exit code occurred, and how many cases were
+faults (a traceback, exit code 1, a signal, a hang). Each fault is printed with the command that reproduces it, and
+then the exit code is 1.
 """
 
 from __future__ import annotations
@@ -43,23 +44,26 @@ from sightline.files import file_table, seal
 from sightline.npz import pack
 from sightline.options import PathName
 
-LIMIT_S = 25.0
-HEAVY_S = 150.0  # of a conversion, on a machine that does other things as well
-STOP_S = 10.0  # after Ctrl-C, for what was right to go on
-MEMORY = 8 << 30
+LIMIT_S = 25.0  # time limit of a case
+HEAVY_S = 150.0  # time limit of a command in HEAVY, on a busy machine
+STOP_S = 10.0  # after Ctrl-C, for a command in LASTING
+MEMORY = 8 << 30  # bytes of address space for a case
 NOBODY = 47113  # a user id without an entry in passwd, so without a home
-HEAVY = ("train", "convert", "evaluate")  # these bring PyTorch
-LASTING = ("run", "serve-web", "train", "bench", "service", "deploy")  # good input may keep them busy
+HEAVY = ("train", "convert", "evaluate")  # these import PyTorch
+LASTING = ("run", "serve-web", "train", "bench", "service", "deploy")  # these run on with good input
 
 
 class Place(NamedTuple):
-    """What cases are made of. bundle, run, pictures, clip: good ones. special: paths that are no file, by what they
-    are. Nothing in here is writable for the cases."""
+    """The material of the cases. They cannot write to it.
+
+    bundle, run, images, clip, tflite: valid inputs.
+    special: {description: path} of paths that are no regular file.
+    """
 
     root: Path
     bundle: Path
     run: Path
-    pictures: Path
+    images: Path
     clip: Path
     tflite: Path
     special: dict[str, str]
@@ -67,7 +71,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """prepare: makes files in the case's own folder, which is the current one. environment: changed variables."""
+    """One command line.
+
+    prepare: makes files in the case's own folder, in which the command runs.
+    environment: changed variables; None = removed.
+    """
 
     title: str
     arguments: list[str]
@@ -85,7 +93,7 @@ TEXTS = [
 ]  # fmt: skip
 NUMBERS = ["nan", "inf", "-inf", "1e400", "1e-320", "-1", "1e300", "", "x", "1,5", "0x10", "٣", "9" * 5000, "\udcff"]
 WHOLES = [*NUMBERS, "-0", "1.5", "99999999999999999999", "2147483648", "1_0"]
-# in place of a value in a document
+# replacements for a value in a document
 STRANGE: list[Any] = [
     None, True, -1, 0, 1e308, float("inf"), float("nan"), 10**30, "", "x" * 3000, "\ud800", "a\0b", "../../etc/passwd",
     "/", [], {}, [[[]]], [1, "a"], {"a": []}, ["x"] * 3, "nan", "\x1b[31m", 2**31, -(2**63), 0.5, [None],
@@ -94,7 +102,7 @@ STRANGE: list[Any] = [
 
 
 def make(root: Path) -> None:
-    """A data set, a run, a bundle: of a small model that knows three colours, the tests' own."""
+    """Make a data set, a run and a bundle of a small model for three colours."""
     from converters.convert import convert
     from sightline.data.classification import read_class_folders
     from sightline.preprocess import InputSpec
@@ -111,8 +119,8 @@ def make(root: Path) -> None:
     convert(root / "colour-run", root / "colours.bundle", device="desktop", schemes=("static_int8", "float32"))
 
 
-def dress(root: Path) -> Place:
-    """The same with a clip, and with everything that is no file."""
+def add_special_files(root: Path) -> Place:
+    """Add a clip, and paths that are no regular file."""
     import cv2
     import numpy as np
 
@@ -151,15 +159,21 @@ def dress(root: Path) -> Place:
     special |= {name: str(kinds / name) for name in names} | {"closed/file": str(kinds / "closed" / "file.yaml")}
     stubs = root / "bin"
     stubs.mkdir()
-    for name in ("ssh", "scp", "sudo", "systemctl", "uv"):  # no case reaches another machine, or this one's services
+    for name in (
+        "ssh",
+        "scp",
+        "sudo",
+        "systemctl",
+        "uv",
+    ):  # no case may reach another machine or this machine's services
         (stubs / name).write_text("#!/bin/sh\necho refused >&2\nexit 255\n")
         (stubs / name).chmod(0o755)
     return Place(root, bundle, run, pictures, clip, tflite, special)
 
 
 def base(place: Place) -> dict[str, list[str]]:
-    """Valid arguments of each command, with which it ends soon."""
-    bundle, run, pictures = str(place.bundle), str(place.run), str(place.pictures)
+    """Valid arguments for each command, with which it ends soon."""
+    bundle, run, pictures = str(place.bundle), str(place.run), str(place.images)
     train = [
         "--epochs",
         "1",
@@ -192,8 +206,8 @@ def base(place: Place) -> dict[str, list[str]]:
 
 
 def commands() -> dict[str, click.Command]:
-    """Each leaf of the click tree by its words."""
-    found: dict[str, click.Command] = {}
+    """{words: command} of all commands without subcommands."""
+    leaves: dict[str, click.Command] = {}
 
     def walk(group: click.Group, words: tuple[str, ...]) -> None:
         context = click.Context(group)
@@ -203,14 +217,14 @@ def commands() -> dict[str, click.Command]:
             if isinstance(command, click.Group):
                 walk(command, (*words, name))
             else:
-                found[" ".join((*words, name))] = command
+                leaves[" ".join((*words, name))] = command
 
     walk(cli.cli, ())  # type: ignore[arg-type]
-    return found
+    return leaves
 
 
 def values(param: click.Parameter, place: Place) -> list[tuple[str, str]]:
-    """(what it is, value), all of them wrong for this kind or at its edge."""
+    """(description, value) pairs. All values are wrong for this kind or at its limit."""
     kind = param.type
     if isinstance(kind, PathName | click.Path):
         return list(place.special.items())
@@ -229,8 +243,8 @@ def option_cases(place: Place, names: Iterable[str]) -> Iterator[Case]:
     for name in names:
         words = good[name]
         for param in tree[name].params:
-            for what, value in values(param, place):
-                title = f"{name}: {param.human_readable_name} = {what[:40]!r}"
+            for description, value in values(param, place):
+                title = f"{name}: {param.human_readable_name} = {description[:40]!r}"
                 if isinstance(param, click.Option) and not param.is_flag:
                     cut = words.index("--") if "--" in words else len(words)
                     option = max(param.opts, key=len)
@@ -256,8 +270,8 @@ def option_cases(place: Place, names: Iterable[str]) -> Iterator[Case]:
         yield Case(f"command {text[:40]!r}", [text])
 
 
-def replaced(document: Any, rng: random.Random) -> Any:
-    """The document with one value, or key, that is something else."""
+def replace_value(document: Any, rng: random.Random) -> Any:
+    """A copy of the document with one value or key replaced or removed."""
     document = copy.deepcopy(document)
     places: list[tuple[Any, Any]] = []
 
@@ -279,8 +293,8 @@ def replaced(document: Any, rng: random.Random) -> Any:
     return document
 
 
-def shuffle_weights(data: bytes, rng: random.Random) -> bytes:
-    """The same with bytes cut off, flipped, repeated, or in another coding."""
+def corrupt_bytes(data: bytes, rng: random.Random) -> bytes:
+    """The data with bytes cut off, inserted, flipped or moved, or in another encoding."""
     where = rng.randrange(len(data) + 1)
     match rng.randrange(6):
         case 0:
@@ -301,7 +315,7 @@ def shuffle_weights(data: bytes, rng: random.Random) -> bytes:
 
 
 def file_cases(place: Place, rng: random.Random, *, heavy: bool) -> Iterator[Case]:
-    """Without end: one kind of file after the other, each time spoilt in another way."""
+    """Endless cases: one kind of file after the other, each time corrupted in another way."""
     makers = [_manifest, _agent_yaml, _device_yaml, _inventory, _boxes, _boxes, _boxes, _env_file, _tflite, _golden]
     if heavy:
         makers += [_run_folder, _run_folder, _heldout, _labels, _calibration, _class_folders, _program]
@@ -316,7 +330,7 @@ Made = tuple[str, list[str], Callable[[Path], None]]
 
 
 def _sealed(document: dict[str, Any]) -> bytes:
-    """As somebody would who knows how, of any text."""
+    """Seal a document, so that its hash is right whatever it holds."""
     try:
         return seal(document)
     except (ValueError, RecursionError):
@@ -339,9 +353,9 @@ def _manifest(place: Place, rng: random.Random) -> Made:
     def change(folder: Path) -> None:
         path = folder / "manifest.json"
         if rng.random() < 0.2:
-            path.write_bytes(shuffle_weights(path.read_bytes(), rng))
+            path.write_bytes(corrupt_bytes(path.read_bytes(), rng))
         else:
-            _resealed(path, rng, lambda document: replaced(document, rng))
+            _resealed(path, rng, lambda document: replace_value(document, rng))
 
     words = rng.choice([
         ["run", "mine.bundle", "--source", str(place.clip), "--no-page", "--json"], ["inspect", "mine.bundle"],
@@ -354,7 +368,7 @@ def _manifest(place: Place, rng: random.Random) -> Made:
 def _golden(place: Place, rng: random.Random) -> Made:
     def change(folder: Path) -> None:
         path = folder / "golden.npz"
-        path.write_bytes(shuffle_weights(path.read_bytes(), rng))
+        path.write_bytes(corrupt_bytes(path.read_bytes(), rng))
         manifest = json.loads((folder / "manifest.json").read_bytes())
         manifest["files"] |= file_table({"golden.npz": path.read_bytes()})
         (folder / "manifest.json").write_bytes(_sealed(manifest))
@@ -364,11 +378,11 @@ def _golden(place: Place, rng: random.Random) -> Made:
 
 def _run_folder(place: Place, rng: random.Random) -> Made:
     def change(folder: Path) -> None:
-        _resealed(folder / "model.json", rng, lambda document: replaced(document, rng))
+        _resealed(folder / "model.json", rng, lambda document: replace_value(document, rng))
 
     words = rng.choice([
-        ["convert", "mine", "--device", "desktop", "--out", "new.bundle"], ["evaluate", "mine", str(place.pictures)],
-        ["train", str(place.pictures), "--out", "new", "--quantization-aware", "mine", "--epochs", "1"],
+        ["convert", "mine", "--device", "desktop", "--out", "new.bundle"], ["evaluate", "mine", str(place.images)],
+        ["train", str(place.images), "--out", "new", "--quantization-aware", "mine", "--epochs", "1"],
     ])  # fmt: skip
     return "a run", words, _folder(place.run, "mine", change)
 
@@ -377,19 +391,19 @@ def _heldout(place: Place, rng: random.Random) -> Made:
     def change(folder: Path) -> None:
         path = folder / "heldout.json"
         document = json.loads(path.read_bytes())
-        path.write_text(json.dumps(replaced(document, rng)))
+        path.write_text(json.dumps(replace_value(document, rng)))
         model = json.loads((folder / "model.json").read_bytes())
         model["files"] |= file_table({"heldout.json": path.read_bytes()})
         (folder / "model.json").write_bytes(_sealed(model))
 
     words = ["convert", "mine", "--device", "desktop", "--out", "new.bundle"]
-    return "a run's held-out pictures", words, _folder(place.run, "mine", change)
+    return "a run's held-out images", words, _folder(place.run, "mine", change)
 
 
 def _program(place: Place, rng: random.Random) -> Made:
     data = (place.run / "model.pt2").read_bytes()
-    words = ["convert", "mine.pt2", "--device", "desktop", "--out", "new.bundle", "--data", str(place.pictures)]
-    return ".pt2", [*words, "--normalization", "0..255"], lambda f: _write(f / "mine.pt2", shuffle_weights(data, rng))
+    words = ["convert", "mine.pt2", "--device", "desktop", "--out", "new.bundle", "--data", str(place.images)]
+    return ".pt2", [*words, "--normalization", "0..255"], lambda f: _write(f / "mine.pt2", corrupt_bytes(data, rng))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -398,8 +412,8 @@ def _write(path: Path, data: bytes) -> None:
 
 def _yaml(document: Any, rng: random.Random) -> bytes:
     if rng.random() < 0.3:
-        return shuffle_weights(yaml.safe_dump(document).encode(), rng)
-    changed = replaced(document, rng)
+        return corrupt_bytes(yaml.safe_dump(document).encode(), rng)
+    changed = replace_value(document, rng)
     try:
         text = yaml.safe_dump(changed, allow_unicode=False)
     except Exception:
@@ -439,15 +453,15 @@ def _inventory(place: Place, rng: random.Random) -> Made:
 
 
 def _env_file(place: Place, rng: random.Random) -> Made:
-    data = shuffle_weights(b"# c\nA=1\nB='x y'\nC=\"z\"\n", rng)
+    data = corrupt_bytes(b"# c\nA=1\nB='x y'\nC=\"z\"\n", rng)
     words = ["run", str(place.bundle), "--source", str(place.clip), "--no-page", "--env-file", "mine.env"]
     return "an --env-file", words, lambda f: _write(f / "mine.env", data)
 
 
 def _labels(place: Place, rng: random.Random) -> Made:
-    data = shuffle_weights(b"blue\ngreen\nred\n", rng)
+    data = corrupt_bytes(b"blue\ngreen\nred\n", rng)
     words = ["convert", str(place.tflite), "--device", "desktop", "--out", "new.bundle", "--normalization", "0..255"]
-    words += ["--calibration", str(place.pictures), "--labels", "labels.txt"]
+    words += ["--calibration", str(place.images), "--labels", "labels.txt"]
     return "labels", words, lambda f: _write(f / "labels.txt", data)
 
 
@@ -459,13 +473,13 @@ def _calibration(place: Place, rng: random.Random) -> Made:
         np.array(["a"]), np.array(5, np.uint8),
     ])  # fmt: skip
     data = pack(frames=frames)
-    data = data if rng.random() < 0.3 else shuffle_weights(data, rng)
+    data = data if rng.random() < 0.3 else corrupt_bytes(data, rng)
     words = ["convert", str(place.run), "--device", "desktop", "--out", "new.bundle", "--calibration", "c.npz"]
     return "calibration", words, lambda f: _write(f / "c.npz", data)
 
 
 def _tflite(place: Place, rng: random.Random) -> Made:
-    data = shuffle_weights(place.tflite.read_bytes(), rng)
+    data = corrupt_bytes(place.tflite.read_bytes(), rng)
     return "a .tflite", ["inspect", "mine.tflite"], lambda f: _write(f / "mine.tflite", data)
 
 
@@ -475,7 +489,7 @@ def _class_folders(place: Place, rng: random.Random) -> Made:
         path = rng.choice(files)
         match rng.randrange(6):
             case 0:
-                path.write_bytes(shuffle_weights(path.read_bytes(), rng))
+                path.write_bytes(corrupt_bytes(path.read_bytes(), rng))
             case 1:
                 path.rename(path.with_name("caf\udce9.png"))
             case 2:
@@ -494,7 +508,7 @@ def _class_folders(place: Place, rng: random.Random) -> Made:
          "--image-size", "32"],
         ["evaluate", str(place.bundle), "data"],
     ])  # fmt: skip
-    return "class folders", words, _folder(place.pictures, "data", change)
+    return "class folders", words, _folder(place.images, "data", change)
 
 
 def _boxes(place: Place, rng: random.Random) -> Made:
@@ -504,11 +518,11 @@ def _boxes(place: Place, rng: random.Random) -> Made:
         root = folder / "data"
         (root / "images").mkdir(parents=True)
         (root / "labels").mkdir()
-        files = sorted(place.pictures.rglob("*.png"))[:4]
+        files = sorted(place.images.rglob("*.png"))[:4]
         names = [f"{i}.png" for i in range(len(files))]
         for name, file in zip(names, files, strict=True):
             shutil.copy(file, root / "images" / name)
-        spoilt = rng.randrange(len(names))
+        corrupt_index = rng.randrange(len(names))
         if kind == "coco":
             document = {
                 "images": [{"id": i, "file_name": n, "width": 48, "height": 40} for i, n in enumerate(names)],
@@ -518,8 +532,8 @@ def _boxes(place: Place, rng: random.Random) -> Made:
                 ],
                 "categories": [{"id": 1, "name": "cap"}, {"id": 2, "name": "fox"}],
             }
-            text = json.dumps(replaced(document, rng)).replace("Infinity", "1e400").encode()
-            _write(root / "a.json", shuffle_weights(text, rng) if rng.random() < 0.2 else text)
+            text = json.dumps(replace_value(document, rng)).replace("Infinity", "1e400").encode()
+            _write(root / "a.json", corrupt_bytes(text, rng) if rng.random() < 0.2 else text)
             return
         for i, name in enumerate(names):
             if kind == "voc":
@@ -531,8 +545,8 @@ def _boxes(place: Place, rng: random.Random) -> Made:
                 data = (head + text).encode()
             else:
                 data = b"0 0.5 0.5 0.2 0.2\n1 .3 .3 .1 .1\n"
-            if i == spoilt:
-                data = shuffle_weights(data, rng)
+            if i == corrupt_index:
+                data = corrupt_bytes(data, rng)
                 data = data.replace(b"20", rng.choice([b"nan", b"1e400", b"9" * 5000, b"20"]), 1)
             _write(root / ("images" if kind == "voc" else "labels") / f"{i}.{'xml' if kind == 'voc' else 'txt'}", data)
         if kind == "yolo":
@@ -540,37 +554,42 @@ def _boxes(place: Place, rng: random.Random) -> Made:
             _write(root / "data.yaml", _yaml(document, rng))
         elif rng.random() < 0.3:
             (root / "ImageSets" / "Main").mkdir(parents=True)
-            _write(root / "ImageSets" / "Main" / "train.txt", shuffle_weights(b"0\n1\n2\n", rng))
+            _write(root / "ImageSets" / "Main" / "train.txt", corrupt_bytes(b"0\n1\n2\n", rng))
 
     return f"boxes of {kind}", ["inspect", "data", *rng.choice([[], ["--format", kind], ["--sheet", "s.png"]])], prepare
 
 
 class Outcome(NamedTuple):
-    """code: exit code, or minus the signal. fault: '' for a clear error."""
+    """The result of a case.
+
+    code: exit code, or minus the signal.
+    fault: what is wrong; '' = nothing, a clear error included.
+    output: stdout and stderr.
+    """
 
     code: int
     fault: str
-    said: str
+    output: str
 
 
 def execute(case: Case, place: Place, folder: Path) -> Outcome:
-    """One case in a process of its own."""
+    """Run one case in a process of its own."""
     folder.mkdir()
     case.prepare(folder)
     if os.geteuid() == 0:
         for path in [folder, *folder.rglob("*")]:
             os.lchown(path, NOBODY, NOBODY)
-    said = folder.with_name(folder.name + ".said")
+    output = folder.with_name(folder.name + ".output")
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        _become(case, place, folder, said)
+        _become(case, place, folder, output)
     command = case.arguments[0] if case.arguments else ""
     limit_s = HEAVY_S if command in HEAVY else LIMIT_S
     code, hung = _wait(pid, began + limit_s, command in LASTING)
-    text = said.read_bytes().decode(errors="replace") if said.exists() else ""
+    text = output.read_bytes().decode(errors="replace") if output.exists() else ""
     if hung:
-        fault = f"not done after {limit_s:g} s"
+        fault = f"not finished after {limit_s:g} s"
     elif code < 0:
         fault = f"ended by signal {-code}"
     elif "Traceback" in text or "internal error" in text:
@@ -578,27 +597,27 @@ def execute(case: Case, place: Place, folder: Path) -> Outcome:
     elif code not in (0, 2, 3, 130):
         fault = f"exit code {code}"
     elif code and not text.strip():
-        fault = "nothing said"
+        fault = "no message"
     else:
         fault = ""
     return Outcome(code, fault, text)
 
 
-def _become(case: Case, place: Place, folder: Path, said: Path) -> None:
-    """The forked process; never returns."""
+def _become(case: Case, place: Place, folder: Path, output: Path) -> None:
+    """The forked process. It never returns."""
     code = 70
     try:
         os.setsid()
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.chdir(folder)
-        handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number in (1, 2):
             os.dup2(handle, number)
         for stream in ("stdin", "stdout", "stderr"):
             setattr(sys, stream, None)
-        # as Python makes them at its start
+        # as Python opens them at its start
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
@@ -635,8 +654,8 @@ def _become(case: Case, place: Place, folder: Path, said: Path) -> None:
 
 
 def _give_up_rights() -> None:
-    """Be a user who may write nothing but the case's folder. Reading stays free where this Python lies in a folder that
-    only root may enter."""
+    """Become a user who may write only to the case's folder. If this Python lies in a folder that only root may enter,
+    the user may still read everything."""
     os.setgroups([])
     closed = any(not path.stat().st_mode & 0o001 for path in Path(sys.base_prefix).parents)
     libc = ctypes.CDLL(None)
@@ -644,14 +663,18 @@ def _give_up_rights() -> None:
         libc.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
     os.setgid(NOBODY)
     os.setuid(NOBODY)
-    if closed:  # CAP_DAC_READ_SEARCH, for this process and for what it starts (PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE)
+    if closed:  # CAP_DAC_READ_SEARCH for this process and its children (PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE)
         header, one = (ctypes.c_uint32 * 2)(0x20080522, 0), 1 << 2
         libc.capset(header, (ctypes.c_uint32 * 6)(one, one, one, 0, 0, 0))
         libc.prctl(47, 2, 2, 0, 0)
 
 
 def _wait(pid: int, end: float, lasting: bool) -> tuple[int, bool]:
-    """(exit code or minus the signal, whether it hung)."""
+    """Wait for the process. Returns (exit code or minus the signal, whether it hung).
+
+    end: monotonic time of its limit.
+    lasting: it may run until then, and must exit after Ctrl-C.
+    """
     handle = os.pidfd_open(pid)
     try:
         hung = False
@@ -666,7 +689,7 @@ def _wait(pid: int, end: float, lasting: bool) -> tuple[int, bool]:
 
 
 def choose(place: Place, seed: int, number: int, *, heavy: bool, only: str = "") -> list[Case]:
-    """Half of them options, half of them files; a function of the seed."""
+    """The cases of a seed: two thirds with bad options, one third with bad files."""
     rng = random.Random(seed)
     names = [n for n in base(place) if heavy or n.split()[0] not in HEAVY]
     options = [c for c in option_cases(place, names) if c.title.startswith(only)]
@@ -682,56 +705,61 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=1200)
-    parser.add_argument("--light", action="store_true", help="Only what needs no PyTorch.")
-    parser.add_argument("--only", default="", help="Only options whose title begins so: 'run: --source'.")
-    parser.add_argument("--bundle", type=Path, help="With --run and --pictures: these instead of new ones.")
+    parser.add_argument("--light", action="store_true", help="Run only commands that need no PyTorch.")
+    parser.add_argument(
+        "--only", default="", help="Run only cases of options whose title begins with this, such as 'run: --source'."
+    )
+    parser.add_argument(
+        "--bundle", type=Path, help="Use this bundle, and those of --run and --images, instead of new ones."
+    )
     parser.add_argument("--run", type=Path)
-    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--images", type=Path)
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.make:
-        make(given.make)
+    options = parser.parse_args()
+    if options.make:
+        make(options.make)
         return
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sightline-fuzz-") as name:
         root = Path(name)
         root.chmod(0o755)
-        if given.bundle:
-            fixtures = {"colours.bundle": given.bundle, "colour-run": given.run, "colours": given.pictures}
+        if options.bundle:
+            fixtures = {"colours.bundle": options.bundle, "colour-run": options.run, "colours": options.images}
             for made, source in fixtures.items():
                 shutil.copytree(source, root / made)
-        else:  # in a process of its own: JAX has threads, which no fork survives
+        else:  # in a process of its own: a fork does not copy JAX's threads
             subprocess.run([sys.executable, "-m", "benchmarks.fuzz_cli", "--make", name], check=True)
-        place = dress(root)
+        place = add_special_files(root)
         (root / "cases").mkdir()
         (root / "cases").chmod(0o777)
-        cases = choose(place, given.seed, given.cases, heavy=not given.light, only=given.only)
-        _preload(given.light)
+        cases = choose(place, options.seed, options.cases, heavy=not options.light, only=options.only)
+        _preload(options.light)
         codes: collections.Counter[int] = collections.Counter()
         faults: collections.Counter[str] = collections.Counter()
         for i, case in enumerate(cases):
             started = time.monotonic()
             outcome = execute(case, place, root / "cases" / str(i))
             codes[outcome.code] += 1
-            if given.verbose:
-                print(f"{time.monotonic() - started:6.2f} s {outcome.code:4} {case.title}: {outcome.said[-200:]!r}")
+            if options.verbose:
+                print(f"{time.monotonic() - started:6.2f} s {outcome.code:4} {case.title}: {outcome.output[-200:]!r}")
             if outcome.fault:
                 faults[outcome.fault] += 1
                 words = " ".join(repr(a) if len(a) < 200 else f"'{a[:20]}...' ({len(a)})" for a in case.arguments)
                 print(
-                    f"{outcome.fault}: {case.title}\n  sightline {words}\n  {outcome.said[-1500:].strip()}", flush=True
+                    f"{outcome.fault}: {case.title}\n  sightline {words}\n  {outcome.output[-1500:].strip()}",
+                    flush=True,
                 )
             shutil.rmtree(root / "cases" / str(i), ignore_errors=True)
         show(
-            "fuzz_cli", seed=given.seed, cases=len(cases), faults=sum(faults.values()), kinds=dict(faults),
+            "fuzz_cli", seed=options.seed, cases=len(cases), faults=sum(faults.values()), kinds=dict(faults),
             exit_codes={str(k): n for k, n in sorted(codes.items())}, seconds=round(time.monotonic() - began),
         )  # fmt: skip
     sys.exit(1 if faults else 0)
 
 
 def _preload(light: bool) -> None:
-    """What every forked process would import again."""
+    """Import the modules that every forked process would import again."""
     names = ["sqlite3", "ssl", "edge.app.run", "edge.outputs.factory", "edge.outputs.outbox"]
     names += ["edge.cli.service", "edge.cli.deploy"]
     names += (

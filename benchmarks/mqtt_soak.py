@@ -1,9 +1,10 @@
-"""MQTT for long on one connection: `python -m benchmarks.mqtt_soak [--publishes 200000] [--rate 250]`.
+"""A long MQTT connection: `python -m benchmarks.mqtt_soak [--publishes 200000] [--rate 250]`.
 
-The sender of `sightline run --mqtt` and a real mosquitto. Results come at a steady rate, each changes the camera's
-state, and every state is published (QoS 0) as well, so that packet numbers come round several times. One JSON line:
-CPU share of the whole process in the first and the last full minute with their ratio, how many messages a subscriber
-received and missed, and how many the sender counted that the broker's own log does not have as acknowledged.
+It runs the sender of `sightline run --mqtt` against a real mosquitto. Results come at a steady rate. Each changes the
+camera's state, and every state is published (QoS 0) as well, so that packet numbers wrap around several times. It
+prints one JSON line: the CPU share of the whole process in the first and the last full minute with their ratio, the
+messages that a subscriber received and missed, and the messages that the sender counted but the broker's log does not
+acknowledge.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sightline.predictions import Classification, ModelId, Result
 
 MODEL = ModelId("m", "1", "ab" * 32)
 MINUTE_S = 60.0
-# introduction (discovery, availability) and farewell are acknowledged as well
+# acknowledged messages that are no results: discovery, and availability at the start and at the end
 UNCOUNTED = 3
 
 
@@ -46,22 +47,25 @@ def _soak(folder: Path, publishes: int, rate: float) -> None:
         f"user root\nlistener {port} 127.0.0.1\nallow_anonymous true\nlog_type all\nlog_dest file {log}\n"
         "max_queued_messages 0\nmax_inflight_messages 0\n"
     )
-    heard = folder / "heard"
-    with subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL) as broker, heard.open("wb") as out:
+    received = folder / "received"
+    with (
+        subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL) as broker,
+        received.open("wb") as f,
+    ):
         time.sleep(1)
         subscriber = subprocess.Popen(
             ["mosquitto_sub", "-p", str(port), "-q", "1", "-t", "sightline/pi/door/result", "-t", "sightline/pi/gap"],
-            stdout=out,
+            stdout=f,
         )
         try:
-            _send(folder, port, publishes, rate, heard, log)
+            _send(folder, port, publishes, rate, received, log)
         finally:
             for process in (subscriber, broker):
                 process.terminate()
                 process.wait(10)
 
 
-def _send(folder: Path, port: int, publishes: int, rate: float, heard: Path, log: Path) -> None:
+def _send(folder: Path, port: int, publishes: int, rate: float, received: Path, log: Path) -> None:
     outbox = Outbox(folder / "outbox.sqlite", 64_000_000)
     sender = Mqtt(
         parse_broker(f"127.0.0.1:{port}"), outbox, "results", name="pi", prefix="sightline", cameras=["door"],
@@ -98,7 +102,7 @@ def _send(folder: Path, port: int, publishes: int, rate: float, heard: Path, log
         sender.close()
         outbox.close()
     time.sleep(2)
-    frames = [json.loads(line) for line in heard.read_bytes().splitlines()]
+    frames = [json.loads(line) for line in received.read_bytes().splitlines()]
     distinct = {frame["result"]["frame_id"] for frame in frames if "result" in frame}
     text = log.read_text(errors="replace")
     acknowledged = len(re.findall(r"Sending PUBACK to sightline-pi ", text)) - UNCOUNTED
@@ -118,8 +122,8 @@ def _send(folder: Path, port: int, publishes: int, rate: float, heard: Path, log
 
 
 def _result(i: int) -> Result:
-    seen = (Classification(f"label {i}", 0, 0.9),)
-    return Result("d", "door", i, "2026-01-01T00:00:00.000Z", i + 1, MODEL, 8, 6, {}, seen)
+    predictions = (Classification(f"label {i}", 0, 0.9),)
+    return Result("d", "door", i, "2026-01-01T00:00:00.000Z", i + 1, MODEL, 8, 6, {}, predictions)
 
 
 if __name__ == "__main__":

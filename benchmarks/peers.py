@@ -1,11 +1,11 @@
-"""Sightline beside its peers, on the same int8 model and the same 720p clip: `python -m benchmarks.peers [options]`.
+"""Sightline and similar programs on the same int8 model and 720p clip: `python -m benchmarks.peers [options]`.
 
-    --ultralytics ENV/bin/yolo      the command of an environment with `ultralytics` and `ai-edge-litert`
-    --inference ENV/bin/python      the Python of one with Roboflow's `inference` and `ai-edge-litert`
+    --ultralytics ENV/bin/yolo      command in an environment with `ultralytics` and `ai-edge-litert`
+    --inference ENV/bin/python      Python of an environment with Roboflow's `inference` and `ai-edge-litert`
 
-Each is a whole program with one inference thread, as its own documentation says to run it. Milliseconds a frame are the
-difference between a long clip and a short one, so that no start-up counts; the start is a figure of its own. They
-take turns, three rounds; the medians are printed, one JSON line for each.
+Each is a whole program with one inference thread, run as its documentation describes. The milliseconds a frame come
+from the difference between a long and a short clip, without the start. The start is a separate figure. The programs
+alternate for three rounds. It prints one JSON line with the medians of each.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ def main(ultralytics: str | None, inference: str | None) -> None:
 
         def commands(clip: Path) -> dict[str, list[str]]:
             here = Path(__file__).parent
-            every = {
+            programs = {
                 "sightline": [*SIGHTLINE, "run", str(bundle), "--source", str(clip), "--device", str(device), "--json"],
                 "bare script": [sys.executable, str(here / "bare.py"), str(model), str(clip), str(SIZE)],
             }
             if ultralytics:
-                every["ultralytics"] = [
+                programs["ultralytics"] = [
                     ultralytics, "classify", "predict", f"model={model}", f"source={clip}", f"imgsz={SIZE}",
                     "save=False", f"project={folder}",
                 ]  # fmt: skip
             if inference:
-                every["inference"] = [inference, str(here / "peer_inference.py"), str(model), str(clip), str(SIZE)]
-            return every
+                programs["inference"] = [inference, str(here / "peer_inference.py"), str(model), str(clip), str(SIZE)]
+            return programs
 
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands(long)}
         for _ in range(ROUNDS):

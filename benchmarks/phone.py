@@ -1,10 +1,10 @@
-"""What the page costs beside LiteRT.js' own inference: `python -m benchmarks.phone [--minutes 10]`.
+"""Cost of the phone page over that of LiteRT.js' own inference: `python -m benchmarks.phone [--minutes 10]`.
 
-A 720p camera at 60 frames a second in headless Chromium, MobileNetV2 at 416 with an int8 body: a model faster than the
-camera would measure the camera. Milliseconds per frame, over those of LiteRT.js alone: a page that shows the camera,
-whose worker runs the model on one input again and again; then the same without the camera, for where there is no
-GPU, showing it takes much of a core. Then the memory of the page's process: all of it, minute by minute, and what is
-left of it after a collection of garbage.
+The browser is headless Chromium with a 720p camera at 60 frames a second. The model is MobileNetV2 at 416 pixels with
+an int8 body: a model faster than the camera would measure the camera. The milliseconds a frame are compared with
+those of two bare pages, whose worker runs the model on one input again and again. One shows the camera. The other
+does not, because showing it takes much of a core without a GPU. Then the memory of the page's process is measured:
+all of it every minute, and the rest after a garbage collection.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ self.onmessage = async ({data: here}) => {
   const model = await loadAndCompile(here + "model.tflite", {accelerator: "wasm"});
   const input = new Float32Array(SIZE * SIZE * 3).fill(90);
   for (;;) {
-    const entry = new Tensor(input, [1, SIZE, SIZE, 3]), results = await model.run([entry]);
+    const tensor = new Tensor(input, [1, SIZE, SIZE, 3]), results = await model.run([tensor]);
     results[0].toTypedArray();
-    entry.delete();
+    tensor.delete();
     for (const result of results) result.delete();
     self.postMessage(0);
     await 0;
@@ -86,7 +86,7 @@ def speed(folder: Path, site: Path, version: str, clip: Path) -> None:
             "bare": (f"{url}bare.html?camera&site={version}", "return window.bare ?? 0"),
             "dark": (f"{url}bare.html?site={version}", "return window.bare ?? 0"),
         }
-        for _ in range(ROUNDS):  # in turns: what disturbs one disturbs the others
+        for _ in range(ROUNDS):  # alternating, so that a disturbance affects all of them
             for name, (address, count) in pages.items():
                 driver.get(address)
                 until(lambda count=count: driver.execute_script(count) > 0, 60)  # type: ignore[misc]
@@ -107,7 +107,7 @@ def speed(folder: Path, site: Path, version: str, clip: Path) -> None:
 
 
 def memory(folder: Path, site: Path, clip: Path, minutes: float) -> None:
-    """A browser lets garbage lie until its heap has grown. What is left after a collection is what the page holds."""
+    """Measure the memory after garbage collections. Before one, a browser's heap grows with garbage."""
     camera = f"--use-file-for-fake-video-capture={clip}"
     with served(site, "--http") as url, chromium(folder / "memory", camera, scale=1) as driver:
         driver.get(url)
@@ -118,7 +118,7 @@ def memory(folder: Path, site: Path, clip: Path, minutes: float) -> None:
         for minute in range(1, round(minutes) + 1):
             for _ in range(4):
                 driver.execute_script("seen.length = 0")
-                driver.get_log("performance")  # or the driver would keep them all
+                driver.get_log("performance")  # otherwise the driver keeps all entries
                 time.sleep(15)
             everything.append(page_mb(driver.service.process.pid))
             print(f"{minute} min: {everything[-1]:.0f} MB", flush=True)
@@ -128,7 +128,7 @@ def memory(folder: Path, site: Path, clip: Path, minutes: float) -> None:
 
 
 def collect(driver: Any) -> None:
-    """All garbage of the page and of its workers."""
+    """Collect the garbage of the page and of its workers."""
     address = driver.capabilities["goog:chromeOptions"]["debuggerAddress"]
     with urlopen(f"http://{address}/json/list", timeout=10) as answer:
         (target,) = (t["webSocketDebuggerUrl"] for t in json.load(answer) if t["type"] == "page")
@@ -149,19 +149,19 @@ def collect(driver: Any) -> None:
 
 
 def page_mb(pid: int) -> float:
-    """Of the largest renderer that a process or one of its children has started, without what it shares."""
-    found, waiting = [], [pid]
+    """Memory in MB of the largest renderer below a process, without shared memory."""
+    sizes_mb, waiting = [], [pid]
     while waiting:
         one = waiting.pop()
         try:
             fields = Path(f"/proc/{one}/statm").read_text().split()
             if b"--type=renderer" in Path(f"/proc/{one}/cmdline").read_bytes():
-                found.append((int(fields[1]) - int(fields[2])) * 4096 / 1e6)
+                sizes_mb.append((int(fields[1]) - int(fields[2])) * 4096 / 1e6)
             for task in Path(f"/proc/{one}/task").iterdir():
                 waiting += map(int, (task / "children").read_text().split())
-        except OSError:  # it has ended
+        except OSError:  # the process has exited
             continue
-    return max(found)
+    return max(sizes_mb)
 
 
 if __name__ == "__main__":

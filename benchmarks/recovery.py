@@ -1,9 +1,9 @@
-"""How long it takes until a fault is told, and until the model sees again: `python -m benchmarks.recovery`.
+"""How long it takes until a fault is reported, and until inference goes on: `python -m benchmarks.recovery`.
 
 The agent runs as a user runs it, with `--supervise`, on a test pattern or on the RTSP camera of
-tests/support/rtsp_camera.py (15 frames a second); each fault is injected from outside. One JSON line a fault, in
-seconds: `told`, from the fault to the first result that says so; `again`, from the end of the fault (or from the
-fault itself, where the remedy is the agent's) to the next result with a look.
+tests/support/rtsp_camera.py (15 frames a second). Each fault is injected from outside. It prints one JSON line for
+each fault, in seconds. `told`: from the fault to the first result that reports it. `again`: from the end of the fault
+to the next result with inference, or from the fault itself if the agent has to repair it.
 """
 
 from __future__ import annotations
@@ -35,36 +35,36 @@ def main() -> None:
                 (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
                 began = time.monotonic()
                 os.kill(int(child), fault)
-                time.sleep(0.05)  # what was on its way
-                show(f"recovery/agent {fault.name}", again=after(results, began + 0.05, looked) - began)
+                time.sleep(0.05)  # for results that are on their way
+                show(f"recovery/agent {fault.name}", again=after(results, began + 0.05, is_inferred) - began)
         with camera() as (server, address), agent(bundle, address) as (_, results):
             began = time.monotonic()
             server.kill()
             server.wait(5)
-            told = after(results, began, silent)
+            told = after(results, began, reports_fault)
             time.sleep(5)
             with camera(address):
                 back = time.monotonic()
-                show("recovery/RTSP gone", told=told - began, again=after(results, back, looked) - back)
+                show("recovery/RTSP gone", told=told - began, again=after(results, back, is_inferred) - back)
         with camera() as (server, address), agent(bundle, address) as (_, results):
             began = time.monotonic()
             server.send_signal(signal.SIGSTOP)
-            told = after(results, began, silent)
+            told = after(results, began, reports_fault)
             time.sleep(5)
             server.send_signal(signal.SIGCONT)
             back = time.monotonic()
-            show("recovery/RTSP silent", told=told - began, again=after(results, back, looked) - back)
+            show("recovery/RTSP silent", told=told - began, again=after(results, back, is_inferred) - back)
         absent = "rtsp://127.0.0.1:8561/live"
-        with agent(bundle, absent, wait=silent) as (_, results):
+        with agent(bundle, absent, wait=reports_fault) as (_, results):
             time.sleep(3)
             with camera(absent):
                 back = time.monotonic()
-                show("recovery/RTSP absent at start", again=after(results, back, looked) - back)
+                show("recovery/RTSP absent at start", again=after(results, back, is_inferred) - back)
         swap(bundle)
 
 
 def swap(bundle: Path) -> None:
-    """From a new bundle in place to its first result."""
+    """Measure the time from the rename of a new bundle to its first result."""
     other = Path(shutil.copytree(bundle, bundle.with_name("other.bundle")))
     manifest = json.loads((other / "manifest.json").read_text())
     from sightline.files import seal
@@ -81,32 +81,32 @@ def swap(bundle: Path) -> None:
         show("recovery/new model", again=taken, longest_pause=max(gaps) / 1e9)
 
 
-def looked(result: dict[str, Any]) -> bool:
+def is_inferred(result: dict[str, Any]) -> bool:
     return bool(result["status"] == "ok")
 
 
-def silent(result: dict[str, Any]) -> bool:
-    return not looked(result) and result["cause_code"] != "opening"
+def reports_fault(result: dict[str, Any]) -> bool:
+    return not is_inferred(result) and result["cause_code"] != "opening"
 
 
-def after(results: Results, began: float, wanted: Callable[[dict[str, Any]], bool]) -> float:
-    """When the first wanted result came after `began`."""
+def after(results: Results, began: float, condition: Callable[[dict[str, Any]], bool]) -> float:
+    """Time of the first result after `began` that meets the condition, in monotonic seconds."""
     until, i = time.monotonic() + 60, 0
     while time.monotonic() < until:
         while i < len(results):
             at, result = results[i]
-            if at >= began and wanted(result):
+            if at >= began and condition(result):
                 return at
             i += 1
         time.sleep(0.005)
-    raise SystemExit("it did not recover within a minute")
+    raise SystemExit("the agent did not recover within a minute")
 
 
 @contextlib.contextmanager
 def agent(
-    bundle: Path, source: str, wait: Callable[[dict[str, Any]], bool] = looked
+    bundle: Path, source: str, wait: Callable[[dict[str, Any]], bool] = is_inferred
 ) -> Iterator[tuple[subprocess.Popen[str], Results]]:
-    """The supervised agent, once it says what is waited for, and its results with the time at which they came."""
+    """Start the supervised agent and wait for a result that meets `wait`. Yields the process and its timed results."""
     command = [*SIGHTLINE, "run", str(bundle), "--source", source, "--json", "--no-page", "--supervise"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         results: Results = []

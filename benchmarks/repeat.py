@@ -1,7 +1,7 @@
-"""Whether what `sightline bench` claims of its own figures holds: `python -m benchmarks.repeat [BUNDLE]`.
+"""Are the spreads right that `sightline bench` reports for its figures? `python -m benchmarks.repeat [BUNDLE]`.
 
-It is run five times. A run says a median and by how much it may be off; two runs agree where their medians differ by no
-more than both say.
+It runs five times. Each run reports a median and its spread. Two runs agree if their medians differ by no more than the
+sum of both spreads.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def main() -> None:
             (figures,) = json.loads(done.stdout)["figures"]
             runs.append(figures)
             print(json.dumps(figures), flush=True)
-    for what in ("model", "whole"):
-        pairs = list(itertools.combinations([(f[f"{what}_ms"], f[f"{what}_spread"]) for f in runs], 2))
+    for part in ("model", "whole"):
+        pairs = list(itertools.combinations([(f[f"{part}_ms"], f[f"{part}_spread"]) for f in runs], 2))
         show(
-            f"repeat/{what}",
+            f"repeat/{part}",
             pairs=len(pairs),
             agree=sum(abs(a - b) <= a * s + b * t for (a, s), (b, t) in pairs),
             farthest=max(abs(a - b) / min(a, b) for (a, _), (b, _) in pairs),

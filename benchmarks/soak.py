@@ -1,8 +1,9 @@
-"""Does it grow? `python -m benchmarks.soak [MINUTES]`: two RTSP cameras of 640x480 at 30 frames a second, and
-a viewer on the page.
+"""Does the agent's memory grow? `python -m benchmarks.soak [MINUTES]`: two RTSP cameras of 640x480 at 30 frames a
+second, and a viewer on the live page.
 
-Resident memory, threads and file descriptors of the agent, each second; the first minute is warm-up. Drops and results
-without a look, by cause. One JSON line. Needs the programs of tests/support/rtsp_camera.py.
+It samples the agent's resident memory, threads and file descriptors every second. The first minute is warm-up. It
+prints one JSON line, with dropped frames and frames without inference by cause. It needs the programs of
+tests/support/rtsp_camera.py.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def main() -> None:
         figures = json.loads(summary.read_text())
     warm = samples[WARM_UP_S:] if len(samples) > 2 * WARM_UP_S else samples[len(samples) // 2 :]
     part = max(1, len(warm) // 10)
-    before, after = (statistics.median(s[0] for s in some) for some in (warm[:part], warm[-part:]))
+    before, after = (statistics.median(s[0] for s in part_samples) for part_samples in (warm[:part], warm[-part:]))
     show(
         "soak",
         ratio=after / before,
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def watch(pid: int, seconds: float) -> list[tuple[float, int, int]]:
-    """(resident MB, threads, file descriptors) of a process, each second."""
+    """Sample (resident MB, threads, file descriptors) of a process every second."""
     samples, until = [], time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(1)

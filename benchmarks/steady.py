@@ -1,8 +1,8 @@
-"""What the agent costs while nothing happens: `python -m benchmarks.steady`.
+"""Cost of the agent in normal operation: `python -m benchmarks.steady`.
 
-The share of one core that it takes at 5, 15 and 30 frames a second of 720p, over that of the least script that does the
-same; and the bytes that it has written to the disk in a minute, as bytes an hour: with nothing but the page, and with a
-webhook that gets a message a second through the outbox.
+It measures the share of one core at 5, 15 and 30 frames a second of 720p, divided by that of a minimal script. Then
+it measures the bytes that the agent writes to the disk in a minute, as bytes an hour: once with only the live page,
+and once with a webhook that receives a message a second through the outbox.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ model, clip, size, rate = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.
 cv2.setNumThreads(1)
 interpreter = Interpreter(model_path=model, num_threads=1)
 interpreter.allocate_tensors()
-entry, end = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+input_index = interpreter.get_input_details()[0]["index"]
+output_index = interpreter.get_output_details()[0]["index"]
 capture, turn = cv2.VideoCapture(clip, cv2.CAP_FFMPEG), time.monotonic()
 while True:
     ok, frame = capture.read()
@@ -40,16 +41,16 @@ while True:
         capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
         continue
     image = cv2.cvtColor(cv2.resize(frame, (size, size)), cv2.COLOR_BGR2RGB)
-    interpreter.set_tensor(entry, (image ^ 0x80).view(np.int8)[None])
+    interpreter.set_tensor(input_index, (image ^ 0x80).view(np.int8)[None])
     interpreter.invoke()
-    print(int(interpreter.get_tensor(end).argmax()), flush=True)
+    print(int(interpreter.get_tensor(output_index).argmax()), flush=True)
     turn += 1 / rate
     time.sleep(max(0.0, turn - time.monotonic()))
 """
 
 
 class Taker(BaseHTTPRequestHandler):
-    """Takes what a webhook sends."""
+    """Receives the messages of a webhook."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -62,7 +63,7 @@ class Taker(BaseHTTPRequestHandler):
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sightline-steady-", dir=".") as name:
-        folder = Path(name).resolve()  # on a disk, not in memory: what is written shall count
+        folder = Path(name).resolve()  # on a disk, not in memory: writes must reach it
         bundle, device = make_bundle(folder), make_device(folder)
         model = bundle / next(iter(read_bundle(bundle).manifest.variants.values()))
         for rate in RATES:
@@ -86,7 +87,7 @@ def main() -> None:
 
 
 def per_second(command: list[object], of: Callable[[int], float], seconds: float) -> float:
-    """By how much `of` a process grows in a second, once it is warm."""
+    """Growth of the figure `of` of a process in a second, after its warm-up."""
     with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             time.sleep(WARM_S)

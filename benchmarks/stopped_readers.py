@@ -1,8 +1,8 @@
-"""What a reader that has stopped costs: `python -m benchmarks.stopped_readers [SECONDS]`.
+"""Memory cost of a reader that has stopped: `python -m benchmarks.stopped_readers [SECONDS]`.
 
-The agent looks at a test pattern of 640x480, 60 frames a second, and results go to stdout, stderr's log or a FIFO of
---output that is open and never read. Resident memory in MB after SECONDS (20), and how many times that of the same
-agent whose readers read. One JSON line each; the ratio must stay below 1.5.
+The agent runs on a test pattern of 640x480 at 60 frames a second. Its stdout, its stderr, or a FIFO of --output is open
+and never read. It prints one JSON line for each: resident memory in MB after SECONDS (20), and its ratio to that of an
+agent whose readers read. The ratio must stay below 1.5.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def main() -> None:
 
 
 def resident(bundle: Path, output: Path, stopped: str, seconds: float) -> float:
-    """MB of the agent after so long. stopped: which of READERS."""
+    """Resident memory of the agent in MB after `seconds`.
+
+    stopped: one of READERS; '' = none.
+    """
     read, write = full_pipe()
     held = os.open(output, os.O_RDWR) if output.is_fifo() else None
     command = [*SIGHTLINE, "run", str(bundle), "--source", "test:640x480@60", "--json", "--no-page"]
@@ -40,7 +43,7 @@ def resident(bundle: Path, output: Path, stopped: str, seconds: float) -> float:
     with subprocess.Popen([*command, f"--output={output}"], **streams) as process:
         try:
             time.sleep(seconds)
-            assert process.poll() is None, f"the agent ended with {process.returncode}"
+            assert process.poll() is None, f"the agent exited with {process.returncode}"
             status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
         finally:
             process.kill()
@@ -51,7 +54,7 @@ def resident(bundle: Path, output: Path, stopped: str, seconds: float) -> float:
 
 
 def full_pipe() -> tuple[int, int]:
-    """(reading end, writing end) of a pipe that takes nothing any more."""
+    """(read end, write end) of a pipe that is full."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     try:

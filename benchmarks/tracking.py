@@ -1,8 +1,9 @@
-"""How well things are followed, beside a plain IoU tracker: `python -m benchmarks.tracking`.
+"""Quality of the tracker, compared with a plain IoU tracker: `python -m benchmarks.tracking`.
 
-A made scene, seen at 5, 15 and 30 frames a second: things that cross, stop, turn and come, a wall that hides them for a
-second, boxes that jitter, are missed, score low, or are of nothing. One JSON line a rate: MOTA (Bernardin &
-Stiefelhagen 2008), IDF1 (Ristani et al. 2016), id switches, of both; and milliseconds a frame for 50 things.
+A synthetic scene at 5, 15 and 30 frames a second. Objects cross, stop, turn and appear, and a wall hides them for a
+second. Boxes jitter, are missing, have low scores, or show nothing. It prints one JSON line for each rate, with MOTA
+(Bernardin & Stiefelhagen 2008), IDF1 (Ristani et al. 2016) and id switches of both trackers, and the milliseconds a
+frame for 50 objects.
 """
 
 from __future__ import annotations
@@ -19,33 +20,33 @@ from edge.results.tracker import Tracker, overlaps
 from sightline.predictions import Box, Detection
 
 WIDTH, HEIGHT, SECONDS, HIGH_SCORE = 1280, 720, 30, 0.5
-Seen = tuple[int, float, float, float, float]  # (id, x, y, width, height)
+Truth = tuple[int, float, float, float, float]  # an object: id, and centre x, y, width, height in pixels
 Follow = Callable[[Sequence[Detection], int], Sequence[Detection]]
 
 
-def scene(fps: int, things: int = 8, seed: int = 0) -> tuple[list[list[Seen]], list[list[Detection]]]:
-    """Of each frame what is there, and what a detector says of it."""
+def scene(fps: int, objects: int = 8, seed: int = 0) -> tuple[list[list[Truth]], list[list[Detection]]]:
+    """The objects in each frame, and the detections in each frame."""
     rng = np.random.default_rng(seed)
     walks = []
-    for k in range(things):
+    for k in range(objects):
         start, size = rng.uniform((100, 100), (1100, 600)), rng.uniform((40, 60), (110, 150))
         legs = rng.uniform(-220, 220, (SECONDS // 3 + 1, 2)) * (1 if k % 3 else (1.8, 0.3))
         legs[rng.random(len(legs)) < 0.15] = 0
         walks.append((start, size, legs, rng.uniform(0, 6)))
-    truth: list[list[Seen]] = []
-    said: list[list[Detection]] = []
+    truth: list[list[Truth]] = []
+    detections: list[list[Detection]] = []
     for f in range(SECONDS * fps):
         t = f / fps
-        there: list[Seen] = []
+        present: list[Truth] = []
         boxes: list[Detection] = []
         for k, (start, size, legs, begin) in enumerate(walks):
             if t < begin:
                 continue
             whole, part = divmod(t, 3)
             way = start + legs[: int(whole)].sum(0) * 3 + legs[int(whole)] * part
-            picture = np.asarray((WIDTH, HEIGHT))
-            x, y = np.abs((way + picture) % (2 * picture) - picture)  # they turn at the edge
-            there.append((k, x, y, *size))
+            size_px = np.asarray((WIDTH, HEIGHT))
+            x, y = np.abs((way + size_px) % (2 * size_px) - size_px)  # objects turn at the edge of the image
+            present.append((k, x, y, *size))
             hidden = 560 < x < 680  # a wall
             score = rng.normal(0.75, 0.1) if not hidden else rng.normal(0.2, 0.1)
             if rng.random() < (0.05 if not hidden else 0.6):
@@ -54,9 +55,9 @@ def scene(fps: int, things: int = 8, seed: int = 0) -> tuple[list[list[Seen]], l
             boxes.append(box(x + jitter[0], y + jitter[1], size[0] + jitter[2], size[1] + jitter[3], score))
         for _ in range(rng.poisson(0.2)):
             boxes.append(box(*rng.uniform((0, 0, 30, 30), (WIDTH, HEIGHT, 90, 90)), rng.uniform(0.1, 0.65)))
-        truth.append(there)
-        said.append([b for b in boxes if b.score >= 0.1])
-    return truth, said
+        truth.append(present)
+        detections.append([b for b in boxes if b.score >= 0.1])
+    return truth, detections
 
 
 def box(x: float, y: float, width: float, height: float, score: float) -> Detection:
@@ -65,16 +66,16 @@ def box(x: float, y: float, width: float, height: float, score: float) -> Detect
 
 
 class Plain:
-    """A box is that of the frame before with which it overlaps most, from 0.3 on; a second's memory."""
+    """Matches each box to the last frame's box with the largest IoU of at least 0.3. It keeps boxes for a second."""
 
     def __init__(self, fps: int) -> None:
         self._keep, self._next, self._known = fps, 1, list[tuple[int, np.ndarray, int]]()  # type: ignore[type-arg]
 
-    def __call__(self, found: Sequence[Detection], at_ns: int) -> Sequence[Detection]:
-        sure = [d for d in found if d.score >= HIGH_SCORE]
-        boxes = middles(sure)
+    def __call__(self, detections: Sequence[Detection], at_ns: int) -> Sequence[Detection]:
+        confident = [d for d in detections if d.score >= HIGH_SCORE]
+        boxes = centres(confident)
         ids: dict[int, int] = {}
-        if self._known and sure:
+        if self._known and confident:
             overlap = overlaps(boxes, np.asarray([b for _, b, _ in self._known]))
             for row, column in zip(*linear_sum_assignment(-overlap), strict=True):
                 if overlap[row, column] >= 0.3:
@@ -87,60 +88,60 @@ class Plain:
             elif age < self._keep:
                 kept.append((i, known, age + 1))
         tracks = {row: self._known[column][0] for row, column in ids.items()}
-        for row in range(len(sure)):
+        for row in range(len(confident)):
             if row not in tracks:
                 tracks[row], self._next = self._next, self._next + 1
                 kept.append((tracks[row], boxes[row], 0))
         self._known = kept
-        return [Detection(d.label, d.index, d.score, d.box, tracks[i]) for i, d in enumerate(sure)]
+        return [Detection(d.label, d.index, d.score, d.box, tracks[i]) for i, d in enumerate(confident)]
 
 
-def middles(found: Sequence[Detection]) -> np.ndarray:  # type: ignore[type-arg]
-    rows = [(d.box.x + d.box.width / 2, d.box.y + d.box.height / 2, d.box.width, d.box.height) for d in found]
+def centres(detections: Sequence[Detection]) -> np.ndarray:  # type: ignore[type-arg]
+    rows = [(d.box.x + d.box.width / 2, d.box.y + d.box.height / 2, d.box.width, d.box.height) for d in detections]
     return np.asarray(rows, np.float64).reshape(-1, 4)
 
 
-def judge(truth: list[list[Seen]], said: list[list[Detection]], follow: Follow, fps: int) -> dict[str, float]:
-    """MOTA, IDF1, id switches. A box counts for a thing from an overlap of 0.5 on."""
+def judge(truth: list[list[Truth]], detections: list[list[Detection]], follow: Follow, fps: int) -> dict[str, float]:
+    """MOTA, IDF1 and id switches. A box counts for an object from an IoU of 0.5 on."""
     total = missed = wrong = switches = 0
     last: dict[int, int] = {}
     together: dict[tuple[int, int], int] = {}
     of_truth, of_tracks = dict[int, int](), dict[int, int]()
-    for f, (there, found) in enumerate(zip(truth, said, strict=True)):
-        tracked = [d for d in follow(found, int(f / fps * 1e9)) if d.track is not None]
-        total += len(there)
-        for k, *_ in there:
+    for f, (present, boxes) in enumerate(zip(truth, detections, strict=True)):
+        tracked = [d for d in follow(boxes, int(f / fps * 1e9)) if d.track is not None]
+        total += len(present)
+        for k, *_ in present:
             of_truth[k] = of_truth.get(k, 0) + 1
         for d in tracked:
             of_tracks[d.track or 0] = of_tracks.get(d.track or 0, 0) + 1
         pairs = []
-        if there and tracked:
-            overlap = overlaps(np.asarray([t[1:] for t in there]), middles(tracked))
-            bonus = np.asarray([[last.get(t[0]) == d.track for d in tracked] for t in there])
+        if present and tracked:
+            overlap = overlaps(np.asarray([t[1:] for t in present]), centres(tracked))
+            bonus = np.asarray([[last.get(t[0]) == d.track for d in tracked] for t in present])
             rows, columns = linear_sum_assignment(-(overlap + bonus) * (overlap >= 0.5))
             pairs = [(r, c) for r, c in zip(rows, columns, strict=True) if overlap[r, c] >= 0.5]
         for r, c in pairs:
-            k, track = there[r][0], tracked[c].track or 0
+            k, track = present[r][0], tracked[c].track or 0
             switches += k in last and last[k] != track
             last[k] = track
             together[k, track] = together.get((k, track), 0) + 1
-        missed += len(there) - len(pairs)
+        missed += len(present) - len(pairs)
         wrong += len(tracked) - len(pairs)
-    things, tracks = sorted(of_truth), sorted(of_tracks)
-    table = np.asarray([[together.get((k, t), 0) for t in tracks] for k in things]).reshape(len(things), -1)
+    objects, tracks = sorted(of_truth), sorted(of_tracks)
+    table = np.asarray([[together.get((k, t), 0) for t in tracks] for k in objects]).reshape(len(objects), -1)
     rows, columns = linear_sum_assignment(-table)
     idf1 = 2 * table[rows, columns].sum() / (sum(of_truth.values()) + sum(of_tracks.values()))
     return {"mota": 1 - (missed + wrong + switches) / total, "idf1": float(idf1), "switches": switches}
 
 
 def compare(fps: int, seeds: int = 3) -> tuple[dict[str, float], dict[str, float]]:
-    """(ours, plain), over some scenes."""
+    """(our figures, the plain tracker's figures): means over several scenes."""
     ours, plain = [], []
     for seed in range(seeds):
-        truth, said = scene(fps, seed=seed)
+        truth, detections = scene(fps, seed=seed)
         tracker = Tracker()
-        ours.append(judge(truth, said, lambda found, at, t=tracker: t(found, at, HIGH_SCORE), fps))  # type: ignore[misc]
-        plain.append(judge(truth, said, Plain(fps), fps))
+        ours.append(judge(truth, detections, lambda boxes, at, t=tracker: t(boxes, at, HIGH_SCORE), fps))  # type: ignore[misc]
+        plain.append(judge(truth, detections, Plain(fps), fps))
     means = [{k: statistics.mean(r[k] for r in results) for k in results[0]} for results in (ours, plain)]
     return means[0], means[1]
 
@@ -150,11 +151,11 @@ def main() -> None:
         ours, plain = compare(fps)
         show(f"tracking/{fps}_fps", ratio=ours["idf1"] / plain["idf1"], **ours,
              **{f"plain_{k}": v for k, v in plain.items()})  # fmt: skip
-    _, said = scene(30, things=50)
+    _, detections = scene(30, objects=50)
     tracker, times = Tracker(), []
-    for f, found in enumerate(said):
+    for f, boxes in enumerate(detections):
         began = time.perf_counter()
-        tracker(found, int(f / 30 * 1e9), HIGH_SCORE)
+        tracker(boxes, int(f / 30 * 1e9), HIGH_SCORE)
         times.append(1000 * (time.perf_counter() - began))
     ms = statistics.median(times[300:])
     show("tracking/50_things", ratio=ms / 0.5, ms=ms)

@@ -1,8 +1,8 @@
-"""What a crowd costs the agent: `python -m benchmarks.web_clients [CLIENTS] [SECONDS]`.
+"""Cost of many clients of the live page: `python -m benchmarks.web_clients [CLIENTS] [SECONDS]`.
 
-A camera of 720p at 30 frames a second; 200 clients at once, each as soon as it is let in: images, events, WebSocket, a
-snapshot after the other, half of the streams by somebody who takes nothing. Resident memory before and at its peak, and
-frames a second before and meanwhile; over http and over TLS. One JSON line each.
+The camera has 720p at 30 frames a second. 200 clients connect at once and reconnect at once: to images, events, the
+WebSocket and snapshots. Half of the streams' clients read nothing. It prints one JSON line for http and one for TLS:
+resident memory before and at its peak, and frames a second before and meanwhile.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ def main() -> None:
 
 
 def crowd(pid: int, address: str, clients: int, seconds: float, frames: list[str]) -> None:
-    """frames: grows by one for each that the agent looked at."""
+    """Start the clients and print the figures.
+
+    frames: grows by one line for each frame with inference.
+    """
     before, seen = rss_mb(pid), len(frames)
     time.sleep(SETTLE_S)
     fps = (len(frames) - seen) / SETTLE_S
@@ -74,7 +77,7 @@ def crowd(pid: int, address: str, clients: int, seconds: float, frames: list[str
 
 
 def client(address: str, number: int, over: threading.Event, served: list[int]) -> None:
-    """Takes what it asked for, or nothing at all; comes back whenever it is hung up on."""
+    """One client, which reads its stream or nothing, and reconnects when the server closes the connection."""
     host, path = urlsplit(address).netloc, KINDS[number % len(KINDS)]
     takes = path == "/snapshot.jpg" or number // len(KINDS) % 2 == 0
     context = ssl.create_default_context()

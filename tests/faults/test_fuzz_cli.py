@@ -20,7 +20,7 @@ CASES = 60
 
 def test_no_bad_input_ends_in_a_fault(bundle: Path, run_folder: Path, pictures: Path) -> None:
     """Of the commands that need no PyTorch; each case is a forked process, some 50 ms."""
-    given = ["--bundle", str(bundle), "--run", str(run_folder), "--pictures", str(pictures)]
+    given = ["--bundle", str(bundle), "--run", str(run_folder), "--images", str(pictures)]
     command = [sys.executable, "-m", "benchmarks.fuzz_cli", "--seed", "8", "--cases", str(CASES), "--light", *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     figures = json.loads(done.stdout.splitlines()[-1])
