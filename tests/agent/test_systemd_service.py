@@ -269,7 +269,7 @@ def test_a_password_file_that_others_can_read_is_warned_of(bundle: Path, tmp_pat
     line = ("service", "install", "--root", tmp_path, "--env-file", secret, bundle, "--", "--source", "0")
     done = sightline(*line, "--mqtt", "mqtt://me:${P}@broker")
     assert done.returncode == 0 and f"chmod 600 {secret}" in done.stderr
-    assert "the password of --mqtt" in done.stderr
+    assert "--mqtt: others on the network can read the password" in done.stderr
     secret.chmod(0o600)
     done = sightline(*line, "--mqtt", "mqtts://me:${P}@broker")
     assert (done.returncode, done.stderr) == (0, "")
