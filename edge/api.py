@@ -1,12 +1,12 @@
-"""The agent as an iterator, for people who write their own program around a camera.
+"""The agent as an iterator, for programs around a camera.
 
     from edge import predictions
 
-    with predictions("caps.bundle", "0") as seen:
-        for result in seen:
+    with predictions("caps.bundle", "0") as results:
+        for result in results:
             print(result.predictions[0].label)
 
-Capture and inference go on in threads while the program does its work, as with `sightline run`.
+Capture and inference run in threads beside the program, as with `sightline run`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,23 @@ from sightline.bare_model import read_for
 from sightline.predictions import Result
 from sightline.preprocess import Frame
 
-ROOM = 4  # results that wait for the program
+MAX_WAITING = 4  # results that the program has not taken yet
+MAX_AGE_MS = 1000.0  # as in agent.yaml
+STOP_TIMEOUT_S = 5.0
 
 
 class Predictions:
-    """Results of one camera, clip or folder, in order. A camera's oldest are dropped when the program does not take
-    them in time, and `missed` counts them; a clip waits.
+    """The results of one camera, clip or folder, in order.
 
-    frame: uint8 [height, width, 3] in BGR of the result that came last, the program's own copy; None where nobody
-    looked. labels: of the model. threshold: lowest score; may be changed at any time.
+    If the program is too slow for a camera, the oldest waiting results are dropped and counted. A clip waits.
+
+    Threads: the program's thread calls everything public, and alone writes `frame`. The results thread calls
+    `_observe`, and alone writes `missed`. `_changed` protects `_waiting` and `_has_ended`, which both use. The loop's
+    thread sets `_error` before `_has_ended`, and the program reads it after.
+
+    frame: the last result's frame, uint8 [height, width, 3] in BGR, the program's own copy; None without inference.
+    labels: the model's labels.
+    missed: number of results dropped because the program was too slow.
     """
 
     def __init__(
@@ -57,23 +65,32 @@ class Predictions:
         loop: bool = False,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """source: as `sightline run --source` takes it. track: follow a detector's boxes. realtime, loop: of a clip.
-        environment: for `${NAME}` in an address. Raises InputError for a bundle or a source that is none,
-        InterpreterError where this machine computes other numbers than were measured."""
-        read, name, config = read_for(Path(bundle), device)
-        cv2.setNumThreads(1)  # the cores are the interpreter's
-        found = make_source(expand(str(source), environment), config, realtime=realtime, loop=loop)
-        model = open_model(read, config, scheme)
+        """bundle: bundle folder or bare model.
+        source: as for `sightline run --source`.
+        device: device config; None = the bundle's.
+        scheme: variant; None = the one that fits the device.
+        top: maximum number of predictions of a result; 0 = the task's own maximum.
+        threshold: minimum score; None = the model's own.
+        track: give each object of a detector a number that stays the same.
+        realtime: play a clip at its own speed, as a camera would.
+        loop: start a clip again at its end.
+        environment: values of `${NAME}` in an address.
+        Raises InputError for an unusable bundle or source, and InterpreterError if this machine computes other outputs
+        than the measured ones."""
+        opened, name, config = read_for(Path(bundle), device)
+        cv2.setNumThreads(1)  # the interpreter needs the cores
+        camera_source = make_source(expand(str(source), environment), config, realtime=realtime, loop=loop)
+        model = open_model(opened, config, scheme)
         self.labels = model.manifest.output.labels
         self.frame: Frame | None = None
         self.missed = 0
-        self._lossless = not found.live
+        self._lossless = not camera_source.live
         self._waiting: deque[tuple[Result, Frame | None]] = deque()
         self._changed = threading.Condition()
-        self._stopping, self._over = threading.Event(), False
+        self._stopping, self._has_ended = threading.Event(), False
         self._error: BaseException | None = None
         inbox = Inbox([self._lossless])
-        self._camera = Capture(found, inbox.mailboxes[0])
+        self._camera = Capture(camera_source, inbox.mailboxes[0])
         self._results = Results(
             model, [self._camera], [], Counters(), device=name, latency_budget_ms=config.latency_budget_ms, top=top,
             threshold=threshold, observers=[self._observe], track=track,
@@ -81,11 +98,11 @@ class Predictions:
 
         def run() -> None:
             try:
-                agent.run(model, [self._camera], inbox, self._results, self._stopping, max_age_ms=1000.0)
+                agent.run(model, [self._camera], inbox, self._results, self._stopping, agent.LoopOptions(MAX_AGE_MS))
             except BaseException as e:
                 self._error = e
             with self._changed:
-                self._over = True
+                self._has_ended = True
                 self._changed.notify_all()
 
         self._camera.start()
@@ -94,6 +111,7 @@ class Predictions:
 
     @property
     def threshold(self) -> float:
+        """Minimum score. It may be changed at any time."""
         return self._results.threshold
 
     @threshold.setter
@@ -104,9 +122,9 @@ class Predictions:
         return self
 
     def __next__(self) -> Result:
-        """Raises what ended the source before its end."""
+        """Waits for the next result. Raises the error that ended the source early."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._over)
+            self._changed.wait_for(lambda: self._waiting or self._has_ended)
             if self._waiting:
                 result, self.frame = self._waiting.popleft()
                 self._changed.notify_all()
@@ -117,26 +135,28 @@ class Predictions:
         raise StopIteration
 
     def close(self) -> None:
-        """The camera is free afterwards."""
+        """End the threads and release the camera."""
         self._stopping.set()
         with self._changed:
             self._waiting.clear()
             self._changed.notify_all()
         self._camera.stop()
-        self._thread.join(5)
+        self._thread.join(STOP_TIMEOUT_S)
 
     def __enter__(self) -> Predictions:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _observe(self, result: Result, slot: Slot | None) -> None:
         frame = slot.frame.copy() if slot is not None and slot.frame is not None else None
         with self._changed:
             if self._lossless:
-                self._changed.wait_for(lambda: len(self._waiting) < ROOM or self._stopping.is_set())
-            elif len(self._waiting) >= ROOM:
+                self._changed.wait_for(lambda: len(self._waiting) < MAX_WAITING or self._stopping.is_set())
+            elif len(self._waiting) >= MAX_WAITING:
                 self._waiting.popleft()
                 self.missed += 1
             if not self._stopping.is_set():

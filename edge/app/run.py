@@ -23,7 +23,7 @@ from edge.app.state import AgentState
 from edge.app.summary import recording_text, summary_text, write_summary
 from edge.capture.sources.recording import ReplayOptions
 from edge.credentials import clear_text_warnings
-from edge.inference.hot_reload import HotReload
+from edge.inference.hot_reload import HotReload, WatchedBundle
 from edge.inference.model import Model, Stamp, open_model, stamp_of
 from edge.monitoring.health import Monitor
 from edge.options import RunOptions
@@ -98,10 +98,8 @@ def run_agent(options: RunOptions) -> None:
         stack.callback(setup.watchdog.stopping)
         setup.watchdog.status = state.systemd_status
         setup.watchdog.ready(model.inference_s)
-        agent.run(
-            model, cameras.captures, cameras.inbox, results, setup.stopping, max_age_ms=cameras.max_age_ms,
-            progress=setup.watchdog.progress, replacement=reload.take,
-        )  # fmt: skip
+        loop = agent.LoopOptions(cameras.max_age_ms, on_turn=setup.watchdog.progress, take_model=reload.take)
+        agent.run(model, cameras.captures, cameras.inbox, results, setup.stopping, loop)
     _report(setup, model)
 
 
@@ -218,17 +216,15 @@ def _open_reload(setup: Setup, state: AgentState, page: PageOpener, model: Model
         page.model_changed(new)
 
     assert options.model.device is not None
-    reload = HotReload(
-        options.model.model, options.model.device, options.model.scheme, model, stamp,
-        say=lambda line: setup.log.tell("model", line), replaced=replaced,
-    )  # fmt: skip
+    watched = WatchedBundle(options.model.model, options.model.device, options.model.scheme, stamp)
+    reload = HotReload(watched, model, log=lambda line: setup.log.tell("model", line), on_reload=replaced)
     terminal = os.isatty(1)
 
     def hung_up(*_: object) -> None:
         if terminal and not os.isatty(1):  # the terminal is gone
             setup.stopping.set()
         else:
-            reload.again.set()
+            reload.request_reload()
 
     signal.signal(signal.SIGHUP, hung_up)
     if not setup.cameras.lossless:  # a replay is of one model

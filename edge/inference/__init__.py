@@ -1,1 +1,1 @@
-"""The model: opened, proven with its golden samples, run, and replaced while the agent runs."""
+"""Opens a model, proves it with its golden samples, and replaces it while the agent runs."""

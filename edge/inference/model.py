@@ -1,4 +1,4 @@
-"""Opening a bundle on this device, and proving that it computes here what it computed where it was measured."""
+"""Opens a bundle on this device, and proves that it computes the same outputs as on the machine that measured it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ from sightline.npz import unpack_rows
 from sightline.output_spec import OutputSpec
 from sightline.predictions import ModelId
 
-# an int8 step more or less is how x86 and Arm kernels differ; four are another model
+# int8 steps that an output may differ: x86 and Arm kernels differ by one; more than four are another model
 GOLDEN_STEPS = 4
-FEW = 8  # times as far some few of a detector's numbers may be off
-GOLDEN_FRAMES = 2  # at every start; `convert` has proven them all
+OUTLIER_FACTOR = 8  # a few of a detector's numbers may differ this many times as much as the others
+GOLDEN_FRAMES = 2  # samples proven at every start; `convert` has proven them all
 
 Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Model:
-    """inference_s: seconds that one inference took, when it was proven."""
+    """An open, proven model.
+
+    scheme: name of the variant.
+    identity: name, version and hash, for the results.
+    inference_s: duration of one inference at the proof, in seconds.
+    """
 
     manifest: Manifest
     scheme: str
@@ -40,7 +45,7 @@ class Model:
 
 
 def stamp_of(bundle: Path) -> Stamp | None:
-    """Changes with the bundle, or the bare model; None while there is none."""
+    """A value that changes with the bundle or the bare model; None while it does not exist."""
     try:
         info = (bundle if bundle.is_file() else bundle / "manifest.json").stat()
     except OSError:
@@ -49,45 +54,46 @@ def stamp_of(bundle: Path) -> Stamp | None:
 
 
 def open_model(bundle: Bundle, config: DeviceConfig, scheme: str | None = None) -> Model:
-    """Load a variant, unless named the one that fits the device's delegate, and run the first golden frames through it.
+    """Load a variant, and run its first golden frames.
 
-    Raises ModelError for a bundle that does not fit together, InterpreterError where this machine computes other
-    numbers than were measured.
+    scheme: name of the variant; None = the one that fits the device's delegate.
+    Raises ModelError for an inconsistent bundle, and InterpreterError if this machine computes other outputs than the
+    measured ones.
     """
-    chosen, content, identity = bundle.variant(scheme or bundle.fitting(config.delegate))
-    name = str(bundle.path / bundle.manifest.variants[chosen])
+    variant, content, identity = bundle.variant(scheme or bundle.fitting(config.delegate))
+    name = str(bundle.path / bundle.manifest.variants[variant])
     spec = bundle.manifest.input
     interpreter = Interpreter(content, spec, threads=config.threads, delegate=config.delegate, name=name)
     _check_outputs(interpreter, bundle.manifest, name)
-    inference_s = _prove(bundle, chosen, interpreter, name)
-    return Model(bundle.manifest, chosen, identity, interpreter, inference_s)
+    inference_s = _prove(bundle, variant, interpreter, name)
+    return Model(bundle.manifest, variant, identity, interpreter, inference_s)
 
 
 def _check_outputs(interpreter: Interpreter, manifest: Manifest, name: str) -> None:
-    """Raises ModelError where they are not what the manifest says."""
+    """Raises ModelError if the model's outputs differ from the manifest's description."""
     output = manifest.output
-    if output.decoder and not output.strides:  # its shapes were read when it was recognized
+    if output.decoder and not output.strides:  # a foreign model: its shapes were checked when its kind was identified
         return
     if output.task == "detect":
         try:
             check_outputs(interpreter.outputs, output, manifest.input.width, manifest.input.height)
         except ValueError as e:
-            raise ModelError(f"{name}: {e}, by its manifest") from None
+            raise ModelError(f"{name}: the model does not fit its manifest: {e}") from None
         return
     sizes = [int(np.prod(t.shape)) for t in interpreter.outputs]
     if sizes != [len(output.labels)]:
-        raise ModelError(f"{name}: gives {sizes} numbers, its manifest has {len(output.labels)} labels")
+        raise ModelError(f"{name}: has {sizes} output values, but its manifest has {len(output.labels)} labels")
 
 
 def _prove(bundle: Bundle, scheme: str, interpreter: Interpreter, name: str) -> float:
-    """Seconds of the last inference."""
-    if bundle.path.is_file():  # a bare model: nobody has measured what it computes
+    """Compare the golden samples. Returns the duration of the last inference in seconds."""
+    if bundle.path.is_file():  # a bare model has no measured outputs
         began = time.monotonic()
         width, height = interpreter.size
         interpreter(np.zeros((height, width, 3), np.uint8))
         return time.monotonic() - began
     if "golden.npz" not in bundle.contents:
-        raise ModelError(f"{bundle.path}: has no golden.npz, so nothing proves what it computes; convert it again")
+        raise ModelError(f"{bundle.path}: has no golden.npz, so its outputs cannot be proven. Convert it again.")
     keys = [f"{scheme}/output_{i}" for i in range(len(interpreter.outputs))]
     width, height = interpreter.size
     shapes = {"frames": ("uint8", height * width * 3)}
@@ -99,13 +105,14 @@ def _prove(bundle: Bundle, scheme: str, interpreter: Interpreter, name: str) -> 
         outputs = interpreter(frame)
         seconds = time.monotonic() - began
         spec = bundle.manifest.output
-        settled = comparable(outputs, spec)
-        for key, output, tensor in zip(keys, settled, interpreter.outputs, strict=True):
+        values = comparable(outputs, spec)
+        for key, output, tensor in zip(keys, values, interpreter.outputs, strict=True):
             difference, allowed = _compare(output, golden[key][i], tensor, spec)
             if not difference <= allowed:
                 raise InterpreterError(
-                    f"{name}: this machine computes other numbers than were measured: a golden sample is off by "
-                    f"{difference:.3g}, {allowed:.3g} is rounding; try --device with delegate: none, and report it"
+                    f"{name}: this machine computes other outputs than the measured ones: a golden sample differs by "
+                    f"{difference:.3g}, and rounding explains at most {allowed:.3g}. Try a device config with "
+                    "delegate: none, and report the fault."
                 )
     return seconds
 
@@ -113,15 +120,16 @@ def _prove(bundle: Bundle, scheme: str, interpreter: Interpreter, name: str) -> 
 def _compare(
     output: NDArray[np.float32], expected: NDArray[np.float32], tensor: TensorInfo, spec: OutputSpec
 ) -> tuple[float, float]:
-    """(how far an output is from what was measured, how far it may be)."""
-    if spec.decoder == "mask" and tensor.dtype.startswith("int"):  # classes: a step tips a pixel at an edge
+    """(difference of an output from the measured one, largest allowed difference)."""
+    if spec.decoder == "mask" and tensor.dtype.startswith("int"):  # classes: one step can change a pixel at an edge
         return float((output.reshape(-1) != expected.reshape(-1)).mean()), 0.01
     error = np.abs(output.reshape(-1) - expected.reshape(-1))
     difference = float(error.max())
-    if spec.task != "classify":  # of thousands of numbers some few are further off: other kernels, 14 steps, of cells
-        # that see nothing; as a whole they were never more than 3.3 apart
-        difference = max(float(np.sqrt(np.square(error).mean())), difference / FEW)
+    if spec.task != "classify":
+        # of thousands of numbers a few differ more between kernels: up to 14 steps were measured, in empty cells. The
+        # root of the mean square was never above 3.3 steps
+        difference = max(float(np.sqrt(np.square(error).mean())), difference / OUTLIER_FACTOR)
     if spec.decoder in ("ssd", "boxes"):
         return difference, 0.02
-    # float outputs of an int8 body move by steps too: a hundredth of their range is less than four of 255
+    # float outputs of an int8 body move by steps too: 0.016 of their range is about four of 255 steps
     return difference, GOLDEN_STEPS * tensor.scale if tensor.scale else max(1e-3, 0.016 * float(np.ptp(expected)))

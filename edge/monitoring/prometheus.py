@@ -38,7 +38,7 @@ def _model(monitor: Monitor) -> Iterator[_Metric]:
         "device": monitor.device,
     }  # fmt: skip
     yield _Metric("sightline_model_info", "gauge", "The model that runs.", [(labels, 1)])
-    yield _Metric("sightline_model_swaps_total", "counter", "New models that took over.", [({}, swap.swaps)])
+    yield _Metric("sightline_model_swaps_total", "counter", "New models that took over.", [({}, swap.reloads)])
     yield _Metric("sightline_model_refused_total", "counter", "New models that were refused.", [({}, swap.refusals)])
 
 

@@ -1,4 +1,4 @@
-"""The loop itself, with an interpreter that does what it is told: old frames, a stuck one, another model."""
+"""The loop itself, with a scripted interpreter: old frames, a stuck one, another model."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from sightline.preprocess import Frame
 from tests.conftest import LABELS, coloured
 
 
-class Kept(Sink):
+class ResultSink(Sink):
     def __init__(self) -> None:
-        super().__init__("kept", lossless=True)
-        self.kept: list[Result] = []
+        super().__init__("results", lossless=True)
+        self.results: list[Result] = []
 
     def put(self, result: Result) -> None:
-        self.kept.append(result)
+        self.results.append(result)
 
     def codes(self) -> list[str]:
-        return [r.cause.code if r.cause else "ok" for r in self.kept]
+        return [r.cause.code if r.cause else "ok" for r in self.results]
 
 
 class Frames:
@@ -85,7 +85,7 @@ class Held:
 
 @dataclasses.dataclass
 class Running:
-    kept: Kept
+    sink: ResultSink
     counters: Counters
     interpreter: Held
     model: Model
@@ -100,19 +100,19 @@ def running(bundle: Path, *sources: Frames, held: bool = False, **options: Any) 
     if held:
         interpreter.go.clear()
     model = dataclasses.replace(model, interpreter=interpreter)  # type: ignore[arg-type]
-    inbox, counters, kept, stopping = Inbox([not s.live for s in sources]), Counters(), Kept(), threading.Event()
+    inbox, counters, sink, stopping = Inbox([not s.live for s in sources]), Counters(), ResultSink(), threading.Event()
     cameras = [Capture(s, mailbox) for s, mailbox in zip(sources, inbox.mailboxes, strict=True)]  # type: ignore[arg-type]
-    results = Results(model, cameras, [kept], counters, device="desktop", latency_budget_ms=50)
+    results = Results(model, cameras, [sink], counters, device="desktop", latency_budget_ms=50)
     progress: list[float] = []
-    options.setdefault("progress", lambda: progress.append(time.monotonic()))
+    loop_options = agent.LoopOptions(on_turn=lambda: progress.append(time.monotonic()), **options)
     for camera in cameras:
         camera.start()
     loop = threading.Thread(
-        target=agent.run, args=(model, cameras, inbox, results, stopping), kwargs=options, daemon=True
+        target=agent.run, args=(model, cameras, inbox, results, stopping, loop_options), daemon=True
     )
     loop.start()
     try:
-        yield Running(kept, counters, interpreter, model, progress)
+        yield Running(sink, counters, interpreter, model, progress)
     finally:
         stopping.set()
         interpreter.go.set()
@@ -137,22 +137,22 @@ def test_two_cameras_get_the_same_rate_and_their_own_names(bundle: Path) -> None
         wait_until(lambda: r.counters.frames >= 80)
         counts = r.counters.cameras
     assert abs(counts["fast"] - counts["slow"]) <= 0.1 * counts["fast"]
-    for result in r.kept.kept:
+    for result in r.sink.results:
         if not result.cause:
             assert result.predictions[0].label == {"fast": "red", "slow": "blue"}[result.source]
 
 
-def test_a_frame_that_is_too_old_is_not_looked_at_and_it_is_said(bundle: Path) -> None:
+def test_a_frame_that_is_too_old_gets_no_inference_but_a_cause(bundle: Path) -> None:
     with running(bundle, Frames("a", 0.02, count=2), held=True, max_age_ms=100) as r:
         time.sleep(0.3)  # the first is in the interpreter, the second one waits
         r.interpreter.go.set()
-        wait_until(lambda: "stale" in r.kept.codes())
-    stale = next(x for x in r.kept.kept if x.cause and x.cause.code == "stale")
+        wait_until(lambda: "stale" in r.sink.codes())
+    stale = next(x for x in r.sink.results if x.cause and x.cause.code == "stale")
     assert stale.frame_id == 1 and stale.predictions == () and stale.cause and "ms old" in stale.cause.text
     assert r.interpreter.invoked == 1
 
 
-def test_a_stuck_interpreter_is_told_while_it_is_stuck_and_stops_the_progress(
+def test_a_stuck_interpreter_is_reported_at_once_and_stops_the_progress(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge.results.publisher, "SILENCE_S", 0.3)
@@ -161,23 +161,23 @@ def test_a_stuck_interpreter_is_told_while_it_is_stuck_and_stops_the_progress(
         wait_until(lambda: r.counters.frames >= 5)
         assert len(r.progress) >= 5
         r.interpreter.go.clear()
-        wait_until(lambda: r.kept.codes().count("inference_stuck") >= 2)
+        wait_until(lambda: r.sink.codes().count("inference_stuck") >= 2)
         before = len(r.progress)
         time.sleep(0.3)
-        assert len(r.progress) == before, "who watches the progress must not be told that all is well"
-        seen = r.counters.frames
+        assert len(r.progress) == before, "a supervisor must not hear that the agent works"
+        frames_before = r.counters.frames
         r.interpreter.go.set()
-        wait_until(lambda: r.counters.frames > seen + 3)
+        wait_until(lambda: r.counters.frames > frames_before + 3)
         assert len(r.progress) > before
 
 
-def test_cameras_behind_a_slow_model_are_seen_all_the_time(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cameras_behind_a_slow_model_do_not_count_as_silent(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each gets its turn after 0.8 s, which is longer than a silence."""
     monkeypatch.setattr(edge.results.publisher, "SILENCE_S", 0.5)
     with running(bundle, Frames("a", 0.02), Frames("b", 0.02)) as r:
         r.interpreter.seconds = 0.4
         wait_until(lambda: r.counters.frames >= 6, within_s=10)
-        assert set(r.kept.codes()) <= {"ok", "opening"}
+        assert set(r.sink.codes()) <= {"ok", "opening"}
 
 
 def test_a_silent_camera_is_no_lack_of_progress(bundle: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_sink_that_blocks_the_results_stops_the_progress(bundle: Path) -> None
     with running(bundle, Frames("a", 0.01)) as r:
         wait_until(lambda: r.counters.frames >= 3)
         gate = threading.Event()
-        r.kept.put = lambda result: gate.wait(20)  # type: ignore[method-assign,assignment,return-value]
+        r.sink.put = lambda result: gate.wait(20)  # type: ignore[method-assign,assignment,return-value]
         time.sleep(edge.inference.time_limit.MINIMUM_S / 2 + 0.3)
         before = len(r.progress)
         time.sleep(0.3)
@@ -201,16 +201,16 @@ def test_a_sink_that_blocks_the_results_stops_the_progress(bundle: Path) -> None
 
 
 def test_another_model_takes_over_between_two_frames(bundle: Path) -> None:
-    """The new one takes another dtype: what was captured for the old one is made anew, and no frame is lost."""
+    """The new one takes another dtype: frames prepared for the old one are prepared again, and none is lost."""
     other = open_model(read_bundle(bundle), load_device("desktop")[1], "float32")
     other = dataclasses.replace(other, inference_s=1.0)
     waiting: list[Model] = []
     replay = Frames("a", 0.002, count=200, live=False)
-    with running(bundle, replay, replacement=lambda: waiting.pop() if waiting else None) as r:
+    with running(bundle, replay, take_model=lambda: waiting.pop() if waiting else None) as r:
         wait_until(lambda: r.counters.frames >= 20)
         waiting.append(other)
         wait_until(lambda: r.counters.frames >= 60)
-    results = r.kept.kept
+    results = r.sink.results
     assert [x.frame_id for x in results] == list(range(len(results)))
     assert {x.predictions[0].label for x in results} == {LABELS[2]}
     hashes = [x.model.sha256 for x in results]

@@ -1,4 +1,4 @@
-"""The agent inside of somebody's own program, and the examples as their readers run them."""
+"""The agent as an iterator in a user's program, and the examples as users run them."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_clip_gives_each_frame_with_its_result(bundle: Path, clip: Path) -> None:
-    said = []
-    with predictions(bundle, clip.as_posix()) as seen:
-        assert seen.labels == LABELS
-        for result in seen:
-            assert seen.frame is not None and seen.frame.shape == (120, 160, 3)
-            mean = seen.frame.mean((0, 1))
+    matches = []
+    with predictions(bundle, clip.as_posix()) as results:
+        assert results.labels == LABELS
+        for result in results:
+            assert results.frame is not None and results.frame.shape == (120, 160, 3)
+            mean = results.frame.mean((0, 1))
             nearest = min(BGR, key=lambda label: float(abs(mean - BGR[label]).max()))
-            said.append((result.frame_id, result.predictions[0].label == nearest))
+            matches.append((result.frame_id, result.predictions[0].label == nearest))
             time.sleep(0.002)  # a program that does something: nothing is lost
-    assert said == [(i, True) for i in range(60)]
-    assert seen.missed == 0
+    assert matches == [(i, True) for i in range(60)]
+    assert results.missed == 0
 
 
 def test_a_camera_drops_what_is_not_taken_and_leaves_nothing_behind(bundle: Path) -> None:
     before = threading.active_count()
-    with predictions(bundle, "test:64x48@100") as seen:
-        next(seen)
+    with predictions(bundle, "test:64x48@100") as results:
+        next(results)
         time.sleep(0.5)
-        ids = [result.frame_id for result, _ in zip(seen, range(20), strict=False)]
-    assert seen.missed > 10
+        ids = [result.frame_id for result, _ in zip(results, range(20), strict=False)]
+    assert results.missed > 10
     assert ids == sorted(ids) and time.monotonic() > 0
     assert threading.active_count() == before
 
 
-def test_a_program_that_stops_early_is_not_kept(bundle: Path, clip: Path) -> None:
+def test_a_program_that_stops_early_can_exit(bundle: Path, clip: Path) -> None:
     began = time.monotonic()
-    with predictions(bundle, str(clip), loop=True) as seen:
-        for _ in seen:
+    with predictions(bundle, str(clip), loop=True) as results:
+        for _ in results:
             break
     assert time.monotonic() - began < 3
 
 
 def test_the_threshold_may_be_changed_on_the_way(bundle: Path, clip: Path) -> None:
-    with predictions(bundle, str(clip), loop=True) as seen:
-        assert next(seen).predictions
-        seen.threshold = 1.0
-        assert any(not result.predictions for result, _ in zip(seen, range(20), strict=False))
+    with predictions(bundle, str(clip), loop=True) as results:
+        assert next(results).predictions
+        results.threshold = 1.0
+        assert any(not result.predictions for result, _ in zip(results, range(20), strict=False))
 
 
-def test_what_is_wrong_is_raised_where_it_belongs(bundle: Path, tmp_path: Path) -> None:
+def test_a_fault_is_raised_where_it_belongs(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.mp4"):
         predictions(bundle, "absent.mp4")
     (tmp_path / "text.mp4").write_bytes(b"text\n" * 100)
-    with predictions(bundle, str(tmp_path / "text.mp4")) as seen, pytest.raises(InputError, match="not a video"):
-        next(seen)
-    assert list(seen) == []
+    with predictions(bundle, str(tmp_path / "text.mp4")) as results, pytest.raises(InputError, match="not a video"):
+        next(results)
+    assert list(results) == []
 
 
-def test_the_package_says_what_it_has() -> None:
+def test_the_package_lists_its_names() -> None:
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = edge.nothing_like_it
 
@@ -78,13 +78,13 @@ def example(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
 
 
-def test_the_printing_example_says_what_changes(bundle: Path, clip: Path) -> None:
+def test_the_printing_example_prints_changes(bundle: Path, clip: Path) -> None:
     done = example("print_predictions", bundle, clip)
     assert done.returncode == 0, done.stderr
     assert [line.split()[2] for line in done.stdout.splitlines()] == ["blue", "green", "red"]
 
 
-def test_the_robot_stops_for_what_it_was_told_and_at_the_end(bundle: Path, clip: Path) -> None:
+def test_the_robot_stops_for_its_label_and_at_the_end(bundle: Path, clip: Path) -> None:
     done = example("robot", bundle, clip, "green")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["drive 1.0", "drive 0.0", "drive 1.0", "drive 0.0"]
@@ -98,4 +98,4 @@ def test_the_drawing_example_writes_a_clip(bundle: Path, clip: Path, tmp_path: P
     while (read := capture.read())[0]:
         frames.append(read[1])
     assert len(frames) == 60
-    assert frames[5][-6:, -20:].mean() < 60 < frames[5][:60].mean(), "dark below, the picture above"
+    assert frames[5][-6:, -20:].mean() < 60 < frames[5][:60].mean(), "dark below, the image above"

@@ -27,16 +27,16 @@ from tests.support.mjpeg_camera import MANNERS, Camera
 MB = 1024 * 1024
 
 
-class Kept(Sink):
+class ResultSink(Sink):
     def __init__(self) -> None:
-        super().__init__("kept", lossless=True)
-        self.kept: list[Result] = []
+        super().__init__("results", lossless=True)
+        self.results: list[Result] = []
 
     def put(self, item: Any) -> None:
-        self.kept.append(item)
+        self.results.append(item)
 
     def of(self, name: str) -> list[Result]:
-        return [result for result in self.kept if result.source == name]
+        return [result for result in self.results if result.source == name]
 
 
 def wait_until(condition: Callable[[], bool], what: str, within_s: float = 20.0) -> None:
@@ -56,7 +56,7 @@ def peak_mb(reset: bool = False) -> float:
 
 def test_the_other_cameras_lose_nothing(bundle: Path) -> None:
     config = load_device("desktop")[1]
-    model, kept, stopping = open_model(read_bundle(bundle), config), Kept(), threading.Event()
+    model, sink, stopping = open_model(read_bundle(bundle), config), ResultSink(), threading.Event()
     good, bad = Camera(fps=20), Camera(fps=40)
     limits = StreamLimits(open_timeout_s=0.4, read_timeout_s=0.4, transfer_s=0.6)
     sources = [Stream(camera.address, limits) for camera in (good, bad)]
@@ -66,12 +66,12 @@ def test_the_other_cameras_lose_nothing(bundle: Path) -> None:
     options = CaptureOptions(frozen_s=0.3)
     times = CaptureTimes(backoff_s=0.03, backoff_max_s=0.1, vary=lambda low, high: 1.0)
     captures = [Capture(source, box, options, times) for source, box in zip(sources, inbox.mailboxes, strict=True)]
-    results = Results(model, captures, [kept], Counters(), device="desktop", latency_budget_ms=50)
+    results = Results(model, captures, [sink], Counters(), device="desktop", latency_budget_ms=50)
     loop = threading.Thread(target=agent.run, args=(model, captures, inbox, results, stopping), daemon=True)
     for capture in captures:
         capture.start()
     loop.start()
-    seen: dict[str, str] = {}
+    states: dict[str, str] = {}
 
     def noticed(manner: str, before: tuple[int, int, int, int]) -> bool:
         """Beyond the one time that it is opened again because its manner has changed."""
@@ -81,7 +81,7 @@ def test_the_other_cameras_lose_nothing(bundle: Path) -> None:
             return captures[0].frames > before[3] + 5
         if manner == "slow images":
             return "the link is too slow" in captures[1].state.text
-        damaged = any(r.cause and r.cause.code == "unreadable" for r in kept.of("bad")[before[2] :])
+        damaged = any(r.cause and r.cause.code == "unreadable" for r in sink.of("bad")[before[2] :])
         return damaged or captures[1].reconnects.total() >= before[0] + 2
 
     def moves(frames: int) -> bool:
@@ -91,18 +91,18 @@ def test_the_other_cameras_lose_nothing(bundle: Path) -> None:
         for manner in MANNERS:
             wait_until(
                 lambda: all(c.state == STREAMING for c in captures),
-                f"not seen before: {manner}, {[c.state for c in captures]}, {seen}",
+                f"no frame before: {manner}, {[c.state for c in captures]}, {states}",
             )
-            before = captures[1].reconnects.total(), captures[1].resized, len(kept.of("bad")), captures[0].frames
+            before = captures[1].reconnects.total(), captures[1].resized, len(sink.of("bad")), captures[0].frames
             peak_before = peak_mb(reset=True)
             bad.manner = manner
 
-            wait_until(partial(noticed, manner, before), f"{manner}: nothing is said of it")
+            wait_until(partial(noticed, manner, before), f"{manner}: it was not noticed")
             wait_until(partial(moves, captures[0].frames), f"{manner}: the other one stands still")
             assert peak_mb() < peak_before + 80, manner
-            seen[manner] = captures[1].state.text
+            states[manner] = captures[1].state.text
             bad.manner = "well"
-        wait_until(lambda: captures[1].state == STREAMING, "not seen again")
+        wait_until(lambda: captures[1].state == STREAMING, "no frame at the end")
         assert loop.is_alive()
     finally:
         stopping.set()
@@ -111,7 +111,7 @@ def test_the_other_cameras_lose_nothing(bundle: Path) -> None:
             capture.stop()
         good.close()
         bad.close()
-    assert {r.cause.code for r in kept.of("good") if r.cause} <= {"opening"}
+    assert {r.cause.code for r in sink.of("good") if r.cause} <= {"opening"}
     assert captures[0].reconnects.total() == 0
-    looked = [r for r in kept.of("good") if not r.cause]
-    assert len(looked) + sum(sum(r.dropped.values()) for r in kept.of("good")) >= captures[0].frames - 2
+    inferred = [r for r in sink.of("good") if not r.cause]
+    assert len(inferred) + sum(sum(r.dropped.values()) for r in sink.of("good")) >= captures[0].frames - 2

@@ -26,12 +26,12 @@ SPOTS = [("red", 40, 40, 40, 40), ("blue", 200, 80, 40, 40)]
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture of 320x200 with the spots; the letterbox puts it into rows 12 to 52 of the input."""
-    picture = np.full((200, 320, 3), 90, np.uint8)
+    """An image of 320x200 with the spots; the letterbox puts it into rows 12 to 52 of the input."""
+    image = np.full((200, 320, 3), 90, np.uint8)
     for label, x, y, w, h in SPOTS:
-        picture[y : y + h, x : x + w] = BGR[label]
+        image[y : y + h, x : x + w] = BGR[label]
     path = tmp_path_factory.mktemp("scene") / "scene.png"
-    cv2.imwrite(str(path), picture)
+    cv2.imwrite(str(path), image)
     return path
 
 
@@ -46,9 +46,9 @@ def test_boxes_are_where_the_spots_are(detector: Path, scene: Path, sightline: S
     (result,) = run(sightline, detector, "--source", scene, "--scheme", scheme)
     jsonschema.validate(result, json.loads(SCHEMA_FILE.read_text()))
     for label, x, y, w, h in SPOTS:
-        found = [p for p in result["predictions"] if p["label"] == label]
-        assert found, label
-        for p in found:  # a box of one stride to each side, around a cell that lies in the spot
+        boxes = [p for p in result["predictions"] if p["label"] == label]
+        assert boxes, label
+        for p in boxes:  # a box of one stride to each side, around a cell that lies in the spot
             middle = p["box"]["x"] + p["box"]["width"] / 2, p["box"]["y"] + p["box"]["height"] / 2
             assert x <= middle[0] <= x + w and y <= middle[1] <= y + h, (label, p)
     scores = [p["score"] for p in result["predictions"]]
@@ -62,19 +62,19 @@ def test_the_threshold_and_top_are_for_boxes_too(detector: Path, scene: Path, si
     assert run(sightline, detector, "--source", scene, "--threshold", 1)[0]["predictions"] == []
 
 
-def test_text_counts_what_it_sees(detector: Path, scene: Path, sightline: Sightline) -> None:
+def test_text_counts_the_objects(detector: Path, scene: Path, sightline: Sightline) -> None:
     done = sightline("run", detector, "--source", scene, "--no-page")
     assert "2 blue, 2 red" in done.stdout, done.stdout
 
 
 def test_a_program_gets_boxes(detector: Path, scene: Path) -> None:
-    with predictions(detector, str(scene)) as seen:
-        (result,) = seen
+    with predictions(detector, str(scene)) as results:
+        (result,) = results
     assert {p.label for p in result.predictions} == {"red", "blue"}
     assert all(isinstance(p, Detection) and p.box.width > 0 for p in result.predictions)
 
 
-def test_one_flipped_output_is_found(detector: Path, scene: Path, sightline: Sightline, tmp_path: Path) -> None:
+def test_one_flipped_output_is_refused(detector: Path, scene: Path, sightline: Sightline, tmp_path: Path) -> None:
     read = read_bundle(detector)
     from sightline.npz import unpack
 
@@ -83,7 +83,7 @@ def test_one_flipped_output_is_found(detector: Path, scene: Path, sightline: Sig
     files = {k: v for k, v in read.contents.items() if k not in ("labels.txt", "golden.npz")}
     write_bundle(tmp_path / "b.bundle", read.manifest, {**files, "golden.npz": pack(**golden)})
     done = sightline("run", tmp_path / "b.bundle", "--source", scene, "--no-page")
-    assert done.returncode == 3 and "other numbers than were measured" in done.stderr
+    assert done.returncode == 3 and "other outputs than the measured ones" in done.stderr
 
 
 def test_outputs_that_do_not_fit_are_refused(detector: Path, scene: Path, sightline: Sightline, tmp_path: Path) -> None:
@@ -94,13 +94,13 @@ def test_outputs_that_do_not_fit_are_refused(detector: Path, scene: Path, sightl
     output = dataclasses.replace(read.manifest.output, strides=(16, 8))
     write_bundle(tmp_path / "b.bundle", dataclasses.replace(read.manifest, output=output), files)
     done = sightline("run", tmp_path / "b.bundle", "--source", scene, "--no-page")
-    assert done.returncode == 2 and "are needed, by its manifest" in done.stderr
+    assert done.returncode == 2 and "does not fit its manifest: outputs of " in done.stderr
 
 
-def test_what_is_followed_keeps_its_number(detector: Path, tmp_path: Path, sightline: Sightline) -> None:
+def test_a_tracked_object_keeps_its_number(detector: Path, tmp_path: Path, sightline: Sightline) -> None:
     clip = write_crossing(tmp_path / "moving.avi", 40, 5, start=20)
-    results = run(sightline, detector, "--source", clip, "--track", "--record", tmp_path / "kept")
-    done = sightline("run", detector, "--source", tmp_path / "kept", "--no-page")
+    results = run(sightline, detector, "--source", clip, "--track", "--record", tmp_path / "recording")
+    done = sightline("run", detector, "--source", tmp_path / "recording", "--no-page")
     assert "replayed: 40 of 40 results are as recorded" in done.stderr, "the ids too, by the clip's own clock"
     for result in results:
         jsonschema.validate(result, json.loads(SCHEMA_FILE.read_text()))
@@ -109,6 +109,6 @@ def test_what_is_followed_keeps_its_number(detector: Path, tmp_path: Path, sight
     assert sum(longest in t for t in tracks) > len(tracks) * 0.6
 
 
-def test_a_classifier_follows_nothing(bundle: Path, clip: Path, sightline: Sightline) -> None:
+def test_a_classifier_has_no_tracks(bundle: Path, clip: Path, sightline: Sightline) -> None:
     done = sightline("run", bundle, "--source", clip, "--track", "--no-page")
     assert done.returncode == 2 and "this model is there to classify" in done.stderr

@@ -88,7 +88,7 @@ def monitor(counters: Counters | None = None, root: Path = Path("/nowhere"), **c
         stuck_after_s=2.0,
     )  # fmt: skip
     sink = SimpleNamespace(name="output x", dropped=3, problem=None)
-    swap = SimpleNamespace(swaps=1, refusals=2)
+    swap = SimpleNamespace(reloads=1, refusals=2)
     return Monitor(results, [one], [sink], counters or Counters(), swap, "desktop", root)  # type: ignore[arg-type]
 
 

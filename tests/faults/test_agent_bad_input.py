@@ -1,4 +1,4 @@
-"""What a person gets wrong, or a disk, or a machine: one line that names it, and an exit code that says whose it is."""
+"""Faults of users, disks and machines: one line that names the fault, and an exit code of its kind."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_machine_that_computes_other_numbers_is_found(
     path = tmp_path / "other.bundle"
     write_bundle(path, read.manifest, {**files, "golden.npz": pack(**golden)})
     command = ("run", path, "--source", clip, "--no-page", "--json", "--frames", 1)
-    refused(sightline(*command, "--scheme", scheme), 3, "other numbers than were measured", f"{scheme}.tflite")
+    refused(sightline(*command, "--scheme", scheme), 3, "other outputs than the measured ones", f"{scheme}.tflite")
     sound = {"static_int8": "float32", "float32": "static_int8"}[scheme]
     assert sightline(*command, "--scheme", sound).returncode == 0
 
@@ -273,16 +273,16 @@ def test_without_a_wish_the_page_takes_any_port(bundle: Path, sightline: Sightli
             other.bind(("127.0.0.1", 8480))
             other.listen()
         except OSError:
-            pass  # taken by somebody else: as good
+            pass  # another program has it: as good
         done = sightline("run", bundle, "--source", "test:", "--frames", 1, "--json")
     assert done.returncode == 0, done.stderr
     assert "live page: http://127.0.0.1:" in done.stderr and ":8480" not in done.stderr
 
 
 def test_an_address_where_nothing_listens_is_waited_for(bundle: Path) -> None:
-    with closing(socket.socket()) as nobody:  # bound and not listening: nobody else gets the port either
-        nobody.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+    with closing(socket.socket()) as unused:  # bound and not listening: no other program gets the port
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
         code, cause = first_cause(bundle, f"rtsp://me:secret@{address}/live")
     assert code == "camera" and cause.startswith(f"rtsp://{address}/live: no answer from"), cause
 
@@ -302,7 +302,7 @@ def test_debug_shows_where_it_went_wrong(bundle: Path, sightline: Sightline, whe
     arguments = ["run", bundle, "--source", "absent.mp4"]
     arguments.insert(0 if where == "first" else len(arguments), "--debug")
     done = sightline(*arguments)
-    assert done.returncode == 2, "the code says whose fault it is, with the traceback as without"
+    assert done.returncode == 2, "the exit code is the same with and without the traceback"
     assert "Traceback" in done.stderr and "InputError: absent.mp4" in done.stderr
 
 
