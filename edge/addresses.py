@@ -76,7 +76,7 @@ def parse_address(text: str, default_ports: Mapping[str, int]) -> Address:
         raise AddressError(f"it must begin with {' or '.join(f'{scheme}://' for scheme in default_ports)}")
     host = parts.hostname or ""
     try:
-        host.encode("idna")  # without this, `camera..local` fails only when it is looked up
+        host.encode("idna")  # without this, `camera..local` fails only in the name lookup
     except UnicodeError:
         host = ""
     if not host:

@@ -137,7 +137,7 @@ def test_the_newest_frame_wins_and_what_it_displaced_is_counted() -> None:
     assert (slot.frame_id, slot.dropped) == (4, {"overwritten": 4})
 
 
-def test_what_was_dropped_is_told_once() -> None:
+def test_drops_are_reported_once() -> None:
     mailbox = Mailbox(lossless=False)
     put(mailbox, 0)
     put(mailbox, 1)
@@ -163,17 +163,17 @@ def test_slots_go_round_and_none_is_made_for_a_frame(lossless: bool) -> None:
     assert len(seen) <= SLOTS
 
 
-def test_a_slot_that_is_looked_at_is_not_filled_again() -> None:
+def test_a_slot_in_inference_is_not_filled_again() -> None:
     mailbox = Mailbox(lossless=False)
     put(mailbox, 0)
-    looked_at = mailbox.take(0)
-    assert looked_at is not None
+    taken_slot = mailbox.take(0)
+    assert taken_slot is not None
     for i in range(1, 10):
         slot = mailbox.empty_slot()
-        assert slot is not None and slot is not looked_at
+        assert slot is not None and slot is not taken_slot
         slot.frame_id = i
         mailbox.put(slot)
-    assert looked_at.frame_id == 0
+    assert taken_slot.frame_id == 0
 
 
 def test_a_replay_waits_for_the_reader_and_never_drops() -> None:
@@ -266,7 +266,7 @@ def test_a_replay_arrives_whole_and_in_order() -> None:
     assert not any(s.dropped for s in slots)
 
 
-def test_a_live_source_numbers_the_frames_that_nobody_took() -> None:
+def test_a_live_source_numbers_the_dropped_frames_too() -> None:
     with capturing(Scripted(reads=[frame(i) for i in range(30)])) as capture:
         wait_until(lambda: capture.mailbox.closed)
         (slot,) = take_all(capture)
@@ -326,7 +326,7 @@ def test_why_a_camera_is_away_can_be_read() -> None:
 
 
 def test_a_camera_is_given_back_before_the_wait_not_after() -> None:
-    """A USB camera that is plugged in again gets another number while somebody still holds the dead one."""
+    """A USB camera that is plugged in again gets another number while the agent still holds the dead one."""
     source = Scripted(reads=[frame(), SourceError("unplugged")])
     with capturing(source, SLOW) as capture:
         wait_until(lambda: capture.reconnects["camera"] == 1)
@@ -363,7 +363,7 @@ def test_a_replay_that_fails_is_not_opened_again_and_keeps_what_it_gave() -> Non
     assert len(source.times("open")) == 1
 
 
-def test_a_corrupt_picture_has_its_own_slot_with_the_cause(tmp_path: Path) -> None:
+def test_a_corrupt_image_has_its_own_slot_with_the_cause(tmp_path: Path) -> None:
     for name in ("0.png", "1.png", "2.png"):
         cv2.imwrite(str(tmp_path / name), np.full((40, 40, 3), BGR["red"], np.uint8))
     whole = (tmp_path / "1.png").read_bytes()
@@ -425,7 +425,7 @@ def test_a_clip_that_plays_as_a_camera_and_is_no_clip_is_wrong_input() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 @pytest.mark.parametrize("key", ["max_fps", "motion", "frozen_s"])
-def test_a_camera_is_watched_by_numbers(key: str, value: float) -> None:
+def test_capture_options_are_finite_numbers(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{key} must be a finite number of at least 0, not {value:g}"):
         CaptureOptions(**{key: value})
 
@@ -442,12 +442,12 @@ def test_a_rate_of_almost_nothing_is_a_rate() -> None:
 
 def test_a_frame_that_is_larger_than_most_is_not_kept() -> None:
     mailbox = Mailbox(lossless=False)
-    for side, kept in ((100, True), (4000, False)):
+    for side, is_kept in ((100, True), (4000, False)):
         slot = mailbox.empty_slot()
         assert slot is not None
         slot.frame = np.empty((side, side, 3), np.uint8)
         mailbox.release(slot)
-        assert (slot.frame is not None) == kept
+        assert (slot.frame is not None) == is_kept
 
 
 def test_stopping_ends_a_writer_that_waits_for_a_reader() -> None:
@@ -484,24 +484,24 @@ def noise(seed: int) -> Frame:
 
 @dataclass
 class Endless(Scripted):
-    """A camera of 200 frames a second, one picture again and again, or none of them twice."""
+    """A camera of 200 frames a second, one image again and again, or none of them twice."""
 
     kind: str = "camera"
     still: bool = False
-    given: int = 0
+    frames_read: int = 0
 
     def read(self, buffer: Frame | None) -> Frame | None:
         time.sleep(0.005)
-        self.given += 1
-        return noise(0 if self.still else self.given)
+        self.frames_read += 1
+        return noise(0 if self.still else self.frames_read)
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "frozen_s"),
+    ("kind", "stream_format", "frozen_s"),
     [("camera", "", 0.2), ("stream", "MJPG 640x480", 0.2), ("stream", "h264 640x480", 0.2 / KEY_FRAME_FACTOR)],
 )
-def test_a_frozen_picture_is_noticed_named_and_never_shown_as_new(kind: str, given: str, frozen_s: float) -> None:
-    source = Endless(still=True, kind=kind, format=given)
+def test_a_frozen_image_is_noticed_and_never_passed_on_as_new(kind: str, stream_format: str, frozen_s: float) -> None:
+    source = Endless(still=True, kind=kind, format=stream_format)
     capture = started(source, CaptureOptions(frozen_s=frozen_s))
     try:
         wait_until(lambda: capture.reconnects["frozen"] >= 2)
@@ -509,7 +509,7 @@ def test_a_frozen_picture_is_noticed_named_and_never_shown_as_new(kind: str, giv
         while capture.mailbox.take(0) is not None:
             pass
         time.sleep(0.2)
-        assert capture.mailbox.take(0) is None, "opened again, it is still the same picture"
+        assert capture.mailbox.take(0) is None, "opened again, it is still the same image"
         assert len(source.times("open")) >= 3
         source.still = False
         slot = capture.mailbox.take(2)
@@ -519,7 +519,7 @@ def test_a_frozen_picture_is_noticed_named_and_never_shown_as_new(kind: str, giv
         capture.stop()
 
 
-def test_a_camera_that_begins_with_the_picture_that_it_ended_with_is_not_frozen_for_that() -> None:
+def test_a_camera_that_starts_with_its_last_image_is_not_frozen() -> None:
     first = noise(0)
     again = [first, SourceError("broke off")]
     source = Scripted(kind="camera", reads=[*again, *again, first, noise(1), noise(2)])
@@ -532,11 +532,11 @@ def test_a_camera_that_begins_with_the_picture_that_it_ended_with_is_not_frozen_
 
 
 @pytest.mark.parametrize(
-    ("kind", "frozen_s", "given"),
+    ("kind", "frozen_s", "stream_format"),
     [("camera", 0.0, ""), ("test", 0.1, ""), ("file", 0.1, ""), ("stream", 0.1, "h264 640x480@15")],
 )
-def test_a_picture_may_stand_still_where_that_is_no_fault(kind: str, frozen_s: float, given: str) -> None:
-    capture = started(Endless(still=True, kind=kind, format=given), CaptureOptions(frozen_s=frozen_s))
+def test_an_image_may_stand_still_where_that_is_no_fault(kind: str, frozen_s: float, stream_format: str) -> None:
+    capture = started(Endless(still=True, kind=kind, format=stream_format), CaptureOptions(frozen_s=frozen_s))
     try:
         time.sleep(0.3)
         assert not capture.reconnects and capture.mailbox.take(1) is not None
@@ -576,7 +576,7 @@ class Blocking(Scripted):
 
 
 def blocks(capture: Capture, source: Blocking, times: int) -> None:
-    """Waits until the source blocks for the n-th time, and has somebody look far in the future."""
+    """Waits until the source blocks for the n-th time, and checks it far in the future."""
     wait_until(lambda: len(source.blocked) == times and capture.call_began_ns != 0)
     capture.check(time.monotonic_ns() + int(1e9 * QUICK.hang_max_s))
 
@@ -592,7 +592,7 @@ def taken(capture: Capture) -> Slot:
 
 
 @pytest.mark.parametrize("where", ["open", "read", "close"])
-def test_a_call_that_does_not_come_back_is_left_behind(where: str) -> None:
+def test_a_thread_in_a_hung_call_is_abandoned(where: str) -> None:
     source = Blocking(blocks=[where])
     if where == "close":
         source.reads.append(SourceError("unplugged"))
@@ -616,15 +616,15 @@ def test_a_call_that_does_not_come_back_is_left_behind(where: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "what"), [("camera", "the camera driver"), ("stream", "the network library")])
-def test_what_blocked_and_for_how_long_is_said(kind: str, what: str) -> None:
+def test_a_hang_is_reported_with_its_place_and_duration(kind: str, what: str) -> None:
     source = Blocking(kind=kind, blocks=["open"] * 5)
     capture = started(source)
-    said = []
+    texts = []
     try:
         for i in range(5):
             blocks(capture, source, i + 1)
-            said.append(capture.state.text)
-        assert said == [
+            texts.append(capture.state.text)
+        assert texts == [
             f"scripted: {what} blocked for 10 s",
             f"scripted: {what} blocked for 10 s, 2 times in a row",
             f"scripted: {what} blocked for 10 s, 3 times in a row",
@@ -689,12 +689,12 @@ def test_max_fps_is_kept_and_what_it_drops_is_counted() -> None:
         capture.stop()
 
 
-def test_where_nothing_moves_nobody_looks_and_it_is_said() -> None:
+def test_without_motion_there_is_no_inference_and_a_cause() -> None:
     source = Endless(still=True)
     capture = started(source, CaptureOptions(motion=5, frozen_s=0))
     try:
-        assert capture.mailbox.take(1) is not None, "the first picture"
-        wait_until(lambda: source.given > 20)
+        assert capture.mailbox.take(1) is not None, "the first image"
+        wait_until(lambda: source.frames_read > 20)
         assert capture.mailbox.take(0) is None
         assert capture.state == NO_MOTION
         assert capture.mailbox.take_dropped()["no_motion"] > 10

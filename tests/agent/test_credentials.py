@@ -1,4 +1,4 @@
-"""Passwords: where they come from, and that nobody sees them."""
+"""Passwords: their sources, and that they are shown nowhere."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_a_password_in_a_path_is_known_and_hidden(address: str, shown: str) -> N
     assert without_credentials(address) == shown
 
 
-def test_what_is_said_of_a_receiver_has_no_password() -> None:
+def test_the_shown_address_of_a_receiver_has_no_password() -> None:
     assert parse_receiver(HOOK, {}).where == "https://hooks.slack.com:443/..."
     assert parse_receiver("https://ntfy.sh/kitchen", {}).where == "https://ntfy.sh:443/..."
     assert parse_receiver("https://h?topic=kitchen", {}).where == "https://h:443/..."
@@ -298,7 +298,7 @@ def test_an_env_file_that_is_none_is_named(tmp_path: Path) -> None:
         read_env_file(tmp_path / "x.env")
 
 
-def test_an_env_file_that_everybody_can_read_is_told_of(tmp_path: Path) -> None:
+def test_an_env_file_that_every_user_can_read_is_warned_of(tmp_path: Path) -> None:
     path = env_file(tmp_path, "A=1")
     assert world_readable_warning(path) is None
     path.chmod(0o644)

@@ -130,7 +130,7 @@ def test_a_camera_whose_cable_is_loose_fails_in_time_and_can_be_closed(library: 
     assert [camera.state for camera in library.made] == ["closed", "started"]
 
 
-def test_a_camera_that_is_not_there_is_named_with_those_that_are(library: type[Picamera2]) -> None:
+def test_a_missing_camera_is_named_with_the_present_ones(library: type[Picamera2]) -> None:
     with pytest.raises(SourceError, match=r"picamera:2: no such camera.*picamera:0 \(imx708\), picamera:1 \(ov5647\)"):
         find("picamera:2").open()
     library.models = ()
@@ -144,7 +144,7 @@ def test_a_camera_in_use_is_a_failed_device(library: type[Picamera2]) -> None:
         find("picamera").open()
 
 
-def test_another_format_than_was_asked_for_is_refused(library: type[Picamera2]) -> None:
+def test_another_format_than_the_requested_one_is_refused(library: type[Picamera2]) -> None:
     library.adjusts = {"format": "YUV420"}
     source = find("picamera")
     with pytest.raises(SourceError, match="delivers YUV420"):
@@ -153,7 +153,7 @@ def test_another_format_than_was_asked_for_is_refused(library: type[Picamera2]) 
     assert library.made[0].state == "closed"
 
 
-def test_without_picamera2_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_picamera2_the_error_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "picamera2", None)  # what `import` then raises is a ModuleNotFoundError
     with pytest.raises(SourceError, match=r"apt install python3-picamera2.*--system-site-packages"):
         find("picamera").open()

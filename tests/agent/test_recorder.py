@@ -54,7 +54,7 @@ def test_a_recording_gives_the_same_again_and_says_so(recording: Path, bundle: P
 def test_another_computation_is_found(recording: Path, bundle: Path, sightline: Sightline) -> None:
     done = sightline("run", bundle, "--source", recording, "--no-page", "--scheme", "float32")
     assert done.returncode == 3
-    assert "of 60 results are as recorded; first difference: 000000.png gives " in done.stderr
+    assert "of 60 results are as recorded; first difference: 000000.png has " in done.stderr
     assert "the recording is of another model" in done.stderr
     assert "this run differs from the recorded one" in done.stderr
 

@@ -1,4 +1,4 @@
-"""Where frames come from, each in turn, and what is said when nothing comes."""
+"""The sources one by one, and their faults."""
 
 from __future__ import annotations
 
@@ -103,19 +103,19 @@ def test_a_looped_clip_begins_again_and_keeps_its_speed(tmp_path: Path) -> None:
     assert 0.38 < time.monotonic() - began < 0.8
 
 
-def test_a_clip_that_is_cut_off_gives_what_it_has_and_then_says_so(tmp_path: Path) -> None:
+def test_a_clip_that_is_cut_off_ends_with_an_error(tmp_path: Path) -> None:
     path = cut(write_clip(tmp_path / "a.avi", [100] * 60), 0.5)
     source = find(path)
     source.open()
-    given = 0
+    count = 0
     with pytest.raises(InputError, match=r"a\.avi: ends after (\d+) of the 60 frames.*cut off") as raised:
         while source.read(None) is not None:
-            given += 1
-    assert 5 < given < 55
-    assert f"ends after {given} of" in str(raised.value)
+            count += 1
+    assert 5 < count < 55
+    assert f"ends after {count} of" in str(raised.value)
 
 
-def test_a_looped_clip_that_is_cut_off_says_so_too(tmp_path: Path) -> None:
+def test_a_looped_clip_that_is_cut_off_ends_with_an_error(tmp_path: Path) -> None:
     path = cut(write_clip(tmp_path / "a.avi", [100] * 60), 0.5)
     with pytest.raises(InputError, match="cut off"):
         frames(find(path, loop=True))
@@ -144,18 +144,16 @@ def test_a_clip_of_any_depth_gives_8_bit_colour(tmp_path: Path, fourcc: str, gre
         options += [cv2.VIDEOWRITER_PROP_DEPTH, cv2.CV_16U]
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*fourcc), 30, (64, 48), options)
     assert writer.isOpened()
-    picture = np.full(
-        (48, 64) if grey else (48, 64, 3), 100 << 8 if sixteen else 100, np.uint16 if sixteen else np.uint8
-    )
+    image = np.full((48, 64) if grey else (48, 64, 3), 100 << 8 if sixteen else 100, np.uint16 if sixteen else np.uint8)
     for _ in range(5):
-        writer.write(picture)
+        writer.write(image)
     writer.release()
     taken = frames(find(path))
     assert [(f.shape, f.dtype) for f in taken] == [((48, 64, 3), np.uint8)] * 5
     assert abs(taken[2].mean() - 100) < 4
 
 
-def test_a_clip_says_what_it_is_and_takes_one_decoder_thread(clip: Path) -> None:
+def test_a_clip_has_a_format_and_takes_one_decoder_thread(clip: Path) -> None:
     """MPEG-4, unlike MJPEG, is decoded in as many threads as there are cores, each of them a frame of delay."""
     source = find(clip, realtime=True)
     source.open()
@@ -169,21 +167,21 @@ def test_a_clip_says_what_it_is_and_takes_one_decoder_thread(clip: Path) -> None
     ("what", "kind"),
     [("test:", "test"), ("0", "camera"), ("picamera", "camera"), ("rtsp://10.0.0.9/live", "stream"), (".", "images")],
 )
-def test_a_source_says_what_kind_it_is(what: str, kind: str) -> None:
+def test_a_source_has_a_kind(what: str, kind: str) -> None:
     assert find(what).kind == kind
 
 
-def test_sources_of_the_same_name_are_told_apart() -> None:
-    found = [find(what) for what in ("rtsp://a:b@h/x?key=1", "0", "rtsp://a:b@h/x?key=2", "/dev/video0", "1")]
-    make_names_unique(found)
-    assert [s.name for s in found] == [
+def test_sources_of_the_same_name_are_numbered() -> None:
+    sources = [find(what) for what in ("rtsp://a:b@h/x?key=1", "0", "rtsp://a:b@h/x?key=2", "/dev/video0", "1")]
+    make_names_unique(sources)
+    assert [s.name for s in sources] == [
         "rtsp://h/x #1",
         "/dev/video0 #1",
         "rtsp://h/x #2",
         "/dev/video0 #2",
         "/dev/video1",
     ]
-    assert isinstance(found[1], Camera) and str(found[1].path) == "/dev/video0", "it opens what it opened before"
+    assert isinstance(sources[1], Camera) and str(sources[1].path) == "/dev/video0", "it opens what it opened before"
 
 
 @pytest.mark.parametrize("what", ["²", "١"])
@@ -192,12 +190,12 @@ def test_a_digit_of_another_script_is_no_camera(what: str) -> None:
         find(what)
 
 
-def test_pictures_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_images_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     for i, name in enumerate(("a.png", "b/a.JPG", "b/b.bmp", "c.webp")):
         cv2.imwrite(str(tmp_path / name.lower()), np.full((20, 30, 3), 50 * i, np.uint8))
     (tmp_path / "b" / "a.jpg").rename(tmp_path / "b" / "a.JPG")
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     source = find(tmp_path)
     assert isinstance(source, ImageFolder) and not source.live and source.name == tmp_path.name
     for _ in range(2):  # the second time as the first
@@ -206,7 +204,7 @@ def test_pictures_come_in_the_order_of_their_names(tmp_path: Path) -> None:
         assert [round(f.mean() / 50) for f in taken] == [0, 1, 2, 3]
 
 
-def test_one_picture_is_one_frame(tmp_path: Path) -> None:
+def test_one_image_is_one_frame(tmp_path: Path) -> None:
     path = tmp_path / "one.png"
     cv2.imwrite(str(path), np.full((20, 30, 3), 77, np.uint8))
     source = find(path)
@@ -215,7 +213,7 @@ def test_one_picture_is_one_frame(tmp_path: Path) -> None:
     assert (frame == 77).all()
 
 
-def test_a_corrupt_picture_is_named_and_the_next_one_comes(tmp_path: Path) -> None:
+def test_a_corrupt_image_is_named_and_the_next_one_comes(tmp_path: Path) -> None:
     for name in ("0.jpg", "1.jpg"):
         cv2.imwrite(str(tmp_path / name), np.full((64, 64, 3), 77, np.uint8))
     cut(tmp_path / "0.jpg", 0.6)
@@ -227,7 +225,7 @@ def test_a_corrupt_picture_is_named_and_the_next_one_comes(tmp_path: Path) -> No
     assert source.read(None) is None
 
 
-def test_a_folder_without_pictures_says_which_endings_count(tmp_path: Path) -> None:
+def test_a_folder_without_images_names_the_file_types(tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_bytes(b"x")
     with pytest.raises(InputError, match=r"no images in this folder.*\.jpg"):
         find(tmp_path).open()
@@ -282,14 +280,14 @@ def test_a_test_pattern_that_makes_no_sense_is_refused(what: str) -> None:
         find(what)
 
 
-def test_what_is_no_source_is_named_with_what_would_be_one(tmp_path: Path) -> None:
+def test_an_unknown_source_is_named_with_the_possible_ones(tmp_path: Path) -> None:
     path = tmp_path / "absent.mp4"
     with pytest.raises(InputError, match=r"absent\.mp4: no such source.*a video file.*/dev/video0.*rtsp://.*test:"):
         find(path)
 
 
 @pytest.mark.parametrize("what", ["/dev/video99", "99"])
-def test_a_camera_that_is_not_there_is_named_with_those_that_are(what: str) -> None:
+def test_a_missing_camera_is_named_with_the_present_ones(what: str) -> None:
     source = find(what)
     assert isinstance(source, Camera) and source.live
     assert source.name == "/dev/video99"

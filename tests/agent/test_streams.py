@@ -1,4 +1,4 @@
-"""Network cameras over HTTP that work, want a password, die, stall and say nothing. RTSP is in tests/faults."""
+"""Network cameras over HTTP that work, require a password, die, stall and stay silent. RTSP is in tests/faults."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ LOGIN = {"U": "admin@home", "P": "hun/t@er:2?#é"}
 
 def jpeg(width: int, height: int, level: int = 80) -> bytes:
     """Its left half is blue, the rest grey."""
-    picture = np.full((height, width, 3), level, np.uint8)
-    picture[:, : width // 2] = (250, 0, 0)
-    return cv2.imencode(".jpg", picture)[1].tobytes()
+    image = np.full((height, width, 3), level, np.uint8)
+    image[:, : width // 2] = (250, 0, 0)
+    return cv2.imencode(".jpg", image)[1].tobytes()
 
 
 def digest(method: str, uri: str) -> str:
@@ -46,8 +46,8 @@ def digest(method: str, uri: str) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """/live, in the manner that its query says; /login and /digest want LOGIN; /dies and /stalls after ten pictures;
-    /grows wider after ten; each second picture of /damaged is cut off."""
+    """/live, in the manner that its query says; /login and /digest want LOGIN; /dies and /stalls after ten images;
+    /grows wider after ten; each second image of /damaged is cut off."""
 
     protocol_version = "HTTP/1.1"
 
@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/login" and login != basic:
             self.refuse('Basic realm="camera"')
         elif path == "/digest" and f'response="{digest("GET", self.path)}"' not in login:
-            assert not login.startswith("Basic"), "a password in the clear that nobody asked for"
+            assert not login.startswith("Basic"), "an unencrypted password without a request"
             self.refuse('Digest realm="camera", nonce="camera"')
         elif path == "/page":
             self.answer("text/html", b"<html>a camera's page</html>")
@@ -166,7 +166,7 @@ def why_not(address: str, limits: StreamLimits | None = None) -> str:
     return str(raised.value)
 
 
-def test_mjpeg_over_http_gives_frames_and_says_what_they_are(camera: str) -> None:
+def test_mjpeg_over_http_has_frames_and_a_format(camera: str) -> None:
     source = make_source(f"http://{camera}/live?channel=2&pwd=hunter2", CONFIG)
     assert isinstance(source, Stream)
     assert (source.kind, source.live, source.name) == ("stream", True, f"http://{camera}/live?channel=2")
@@ -194,15 +194,15 @@ def test_a_password_with_anything_in_it_arrives(camera: str) -> None:
         ("/page", "answers, but sends no stream"),
     ],
 )
-def test_why_there_is_no_stream_is_told(camera: str, path: str, words: str) -> None:
+def test_the_reason_for_no_stream_is_named(camera: str, path: str, words: str) -> None:
     user, _, place = path.rpartition("/")
-    said = why_not(f"http://{user}{camera}/{place}")
-    assert said.startswith(f"http://{camera}/{place}: {camera} ") and words in said
+    fault = why_not(f"http://{user}{camera}/{place}")
+    assert fault.startswith(f"http://{camera}/{place}: {camera} ") and words in fault
 
 
-def test_a_password_in_the_path_is_not_told_with_it(camera: str) -> None:
-    said = why_not(f"http://{camera}/user=admin&password=hunter2&channel=7")
-    assert "has no /channel=7." in said and "hunter2" not in said
+def test_a_password_in_the_path_is_not_shown(camera: str) -> None:
+    fault = why_not(f"http://{camera}/user=admin&password=hunter2&channel=7")
+    assert "has no /channel=7." in fault and "hunter2" not in fault
 
 
 def test_a_stream_that_ends_is_a_failed_camera(camera: str) -> None:
@@ -229,21 +229,21 @@ def test_a_stream_that_stalls_is_noticed_in_time(camera: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "http", "https"])
-def test_a_camera_that_takes_the_connection_and_says_nothing_is_noticed_in_time(scheme: str) -> None:
+def test_a_camera_that_accepts_and_stays_silent_is_noticed_in_time(scheme: str) -> None:
     with closing(socket.socket()) as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         port = mute.getsockname()[1]
         began = time.monotonic()
-        said = why_not(f"{scheme}://admin:hunter2@127.0.0.1:{port}/live", StreamLimits(open_timeout_s=0.6))
+        fault = why_not(f"{scheme}://admin:hunter2@127.0.0.1:{port}/live", StreamLimits(open_timeout_s=0.6))
         assert 0.5 < time.monotonic() - began < 2
-    assert f"127.0.0.1:{port} accepts connections, but sent no image within" in said
+    assert f"127.0.0.1:{port} accepts connections, but sent no image within" in fault
 
 
-def test_nobody_there_is_told_at_once() -> None:
-    with closing(socket.socket()) as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+def test_a_closed_port_is_named_at_once() -> None:
+    with closing(socket.socket()) as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
         began = time.monotonic()
         assert f"no answer from {address} (Connection refused)" in why_not(f"rtsp://{address}/live")
         assert time.monotonic() - began < 2
@@ -277,7 +277,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_self_signed_certificate_is_taken(certificate: Path) -> None:
-    """FFmpeg checks none unless it is told to: a camera's is its own. docs/sources.md says so."""
+    """FFmpeg checks none by default: a camera's is self-signed. See docs/sources.md."""
     with http_camera(certificate) as address, opened(f"https://{address}/live") as source:
         assert source.read(None) is not None
 
@@ -291,20 +291,20 @@ def test_a_certificate_is_checked_where_ffmpeg_is_told_to(certificate: Path, mon
             assert source.read(None) is not None
 
 
-def test_tls_on_one_side_only_is_told(certificate: Path, camera: str) -> None:
+def test_tls_on_one_side_only_is_named(certificate: Path, camera: str) -> None:
     assert "does not use TLS" in why_not(f"https://{camera}/live")
     with http_camera(certificate) as address:
         assert "answers, but sends no stream" in why_not(f"http://{address}/live")
 
 
-def test_a_camera_that_changes_its_size_is_seen_in_its_new_one(camera: str) -> None:
+def test_a_camera_that_changes_its_size_has_frames_of_the_new_one(camera: str) -> None:
     with opened(f"http://{camera}/grows") as source:
         shapes = [source.read(None).shape for _ in range(20)]  # type: ignore[union-attr]
     assert shapes == [(240, 320, 3)] * 10 + [(240, 640, 3)] * 10
 
 
 def test_through_ffmpeg_it_is_squeezed(camera: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why MJPEG is read without it. It is what happens with RTSP, where no other reader is: docs/sources.md says so."""
+    """Why MJPEG is read without FFmpeg. RTSP has no other reader: see docs/sources.md."""
     monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp")
     with opened(f"http://{camera}/grows") as source:
         frames = [source.read(None) for _ in range(20)]
@@ -312,7 +312,7 @@ def test_through_ffmpeg_it_is_squeezed(camera: str, monkeypatch: pytest.MonkeyPa
     assert frames[19] is not None and np.abs(frames[19][120, 150] - (250.0, 0, 0)).max() < 9, "all of it, not a part"
 
 
-def test_damaged_pictures_are_told_of_and_the_next_one_comes(camera: str) -> None:
+def test_damaged_images_are_reported_and_the_next_one_comes(camera: str) -> None:
     good = bad = 0
     with opened(f"http://{camera}/damaged") as source:
         for _ in range(20):
@@ -330,7 +330,7 @@ def test_cameras_of_all_manners_are_understood(camera: str, how: str) -> None:
     with opened(f"http://{camera}/live?{how}") as source:
         assert source.format == "MJPG 320x240"
         levels = [float(source.read(None)[:, 200:].mean()) for _ in range(6)]  # type: ignore[index]
-    assert np.allclose(levels, [0, 5, 10, 15, 20, 25], atol=2), "each picture once"
+    assert np.allclose(levels, [0, 5, 10, 15, 20, 25], atol=2), "each image once"
 
 
 def test_a_digest_password_is_left_to_ffmpeg(camera: str) -> None:
@@ -346,7 +346,7 @@ def test_a_video_file_over_http_is_left_to_ffmpeg(camera: str) -> None:
 
 
 @pytest.mark.parametrize("announces", [1 << 40, 33 << 20])
-def test_a_picture_larger_than_any_is_refused(camera: str, announces: int) -> None:
+def test_an_image_that_is_too_large_is_refused(camera: str, announces: int) -> None:
     assert f"announces an image of {announces} bytes" in why_not(f"http://{camera}/huge?{announces}")
 
 
@@ -396,7 +396,7 @@ def wicked(*answers: Callable[[socket.socket], None]) -> Iterator[str]:
             thread.join(5)
 
 
-def says(data: bytes) -> Callable[[socket.socket], None]:
+def sends(data: bytes) -> Callable[[socket.socket], None]:
     return lambda viewer: viewer.sendall(data)
 
 
@@ -414,13 +414,13 @@ def drips(data: bytes) -> Callable[[socket.socket], None]:
 @pytest.mark.parametrize("digits", [19, 5000])
 def test_a_length_of_any_number_of_digits_is_refused(digits: int) -> None:
     part = b"--x\r\nContent-Length: " + b"9" * digits + b"\r\n\r\n"
-    with wicked(says(MULTIPART + part)) as address:
+    with wicked(sends(MULTIPART + part)) as address:
         assert "announces an image of " in why_not(f"http://{address}/live")
 
 
 def test_garbage_after_a_question_for_the_password_is_a_failed_camera() -> None:
     wants = b'HTTP/1.0 401 Unauthorized\r\nWWW-Authenticate: Basic realm="c"\r\nContent-Length: 0\r\n\r\n'
-    with wicked(says(wants), says(b"garbage\r\n\r\n")) as address:
+    with wicked(sends(wants), sends(b"garbage\r\n\r\n")) as address:
         assert "answers, but sends no stream" in why_not(f"http://admin:hunter2@{address}/live")
 
 
@@ -429,7 +429,7 @@ def test_a_host_that_is_no_name_is_a_wrong_address() -> None:
         make_source("rtsp://camera..local/live", CONFIG)
 
 
-@pytest.mark.parametrize("what", ["head", "chunk", "part", "picture"])
+@pytest.mark.parametrize("what", ["head", "chunk", "part", "image"])
 def test_a_slow_link_is_named_and_takes_a_bounded_time(what: str) -> None:
     """Something always comes, so that no time-out of a single read ever ends it."""
     chunked = MULTIPART[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -437,7 +437,7 @@ def test_a_slow_link_is_named_and_takes_a_bounded_time(what: str) -> None:
         "head": (b"", MULTIPART + b"x" * 500),
         "chunk": (chunked.replace(b"1.0", b"1.1"), b"0" * 500),
         "part": (MULTIPART, b"--x\r\n" + b"A: 1\r\n" * 100),
-        "picture": (MULTIPART + b"--x\r\nContent-Length: 5000\r\n\r\n", bytes(500)),
+        "image": (MULTIPART + b"--x\r\nContent-Length: 5000\r\n\r\n", bytes(500)),
     }[what]
 
     def answer(viewer: socket.socket) -> None:
@@ -446,17 +446,17 @@ def test_a_slow_link_is_named_and_takes_a_bounded_time(what: str) -> None:
 
     with wicked(answer) as address:
         began = time.monotonic()
-        said = why_not(f"http://{address}/live", StreamLimits(transfer_s=0.4))
-        assert "the link is too slow: 0.00 MB in 0.4 s" in said
+        fault = why_not(f"http://{address}/live", StreamLimits(transfer_s=0.4))
+        assert "the link is too slow: 0.00 MB in 0.4 s" in fault
         assert time.monotonic() - began < 4, "not the 5 s that dripping takes"
 
 
 def test_only_a_jpeg_is_decoded_and_only_one_that_a_camera_may_have() -> None:
     decode = JpegDecoder("door")
-    picture = np.full((60, 90, 3), 80, np.uint8)
+    image = np.full((60, 90, 3), 80, np.uint8)
     with pytest.raises(DataError, match="door: not a JPEG image"):
-        decode(cv2.imencode(".png", picture)[1].tobytes())
-    data = bytearray(cv2.imencode(".jpg", picture)[1].tobytes() + bytes(100_000) + b"\xff\xd9")
+        decode(cv2.imencode(".png", image)[1].tobytes())
+    data = bytearray(cv2.imencode(".jpg", image)[1].tobytes() + bytes(100_000) + b"\xff\xd9")
     at = data.index(struct.pack(">HH", 60, 90))
     struct.pack_into(">HH", data, at, 7000, 7000)
     with pytest.raises(DataError, match="door: 7000x7000 pixels are too many; the limit is 36 million"):
@@ -465,7 +465,7 @@ def test_only_a_jpeg_is_decoded_and_only_one_that_a_camera_may_have() -> None:
 
 def test_a_camera_without_a_pause_does_not_take_the_processor_for_itself() -> None:
     part = b"--x\r\nContent-Length: %d\r\n\r\n" % len(jpeg(64, 48)) + jpeg(64, 48) + b"\r\n"
-    with wicked(says(MULTIPART + part * 50)) as address, opened(f"http://{address}/live") as source:
+    with wicked(sends(MULTIPART + part * 50)) as address, opened(f"http://{address}/live") as source:
         began = time.monotonic()
         for _ in range(49):
             assert source.read(None) is not None

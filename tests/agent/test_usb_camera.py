@@ -29,12 +29,12 @@ def jpeg(level: int) -> bytes:
 
 class FakeCapture:
     """Behaves as OpenCV's V4L2 does: a format that the camera lacks is answered by another one; grab fails without a
-    camera; MJPG is given as it came where no conversion is wished, one row of bytes."""
+    camera; without conversion an MJPG image is one row of bytes, as it came."""
 
     has = (MJPG, YUYV)
     most = (1920, 1080)
     opens = True
-    pictures: tuple[Any, ...] = ()
+    images: tuple[Any, ...] = ()
     wishes: list[tuple[int, float]]
 
     def __init__(self, path: str, api: int) -> None:
@@ -45,7 +45,7 @@ class FakeCapture:
             cv2.CAP_PROP_FPS: 30.0, cv2.CAP_PROP_BUFFERSIZE: 4,
         }  # fmt: skip
         type(self).wishes = []
-        self._left = list(self.pictures)
+        self._left = list(self.images)
 
     def isOpened(self) -> bool:
         return self.opens
@@ -70,11 +70,11 @@ class FakeCapture:
         return bool(self._left) and self._left[0] is not None
 
     def retrieve(self, buffer: Any = None) -> tuple[bool, Any]:
-        picture = self._left.pop(0)
+        image = self._left.pop(0)
         if self.values[cv2.CAP_PROP_FOURCC] == MJPG:
             assert self.values[cv2.CAP_PROP_CONVERT_RGB] == 0
-            return bool(picture), np.frombuffer(picture, np.uint8)[None] if picture else None
-        return True, picture
+            return bool(image), np.frombuffer(image, np.uint8)[None] if image else None
+        return True, image
 
     def release(self) -> None:
         self.released = True
@@ -98,7 +98,7 @@ def camera_at(tmp_path: Path, name: str = "video0") -> v4l2.Camera:
     return v4l2.Camera(str(path), CONFIG, devices=tmp_path)
 
 
-def test_mjpg_at_the_configured_size_is_asked_for_and_what_came_is_told(
+def test_mjpg_at_the_configured_size_is_requested_and_the_format_shown(
     camera: type[FakeCapture], tmp_path: Path
 ) -> None:
     source = camera_at(tmp_path)
@@ -107,8 +107,10 @@ def test_mjpg_at_the_configured_size_is_asked_for_and_what_came_is_told(
     assert source.format == f"MJPG {CONFIG.camera_width}x{CONFIG.camera_height}@{CONFIG.camera_fps}"
     assert dict(camera.wishes)[cv2.CAP_PROP_BUFFERSIZE] == 2
     keys = [key for key, _ in camera.wishes]
-    anew = (cv2.CAP_PROP_FOURCC, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_BUFFERSIZE)
-    assert all(keys.index(key) < keys.index(cv2.CAP_PROP_FPS) for key in anew), "what starts anew would spoil the rate"
+    restarting = (cv2.CAP_PROP_FOURCC, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_BUFFERSIZE)
+    assert all(keys.index(key) < keys.index(cv2.CAP_PROP_FPS) for key in restarting), (
+        "a setting that restarts the stream would reset the rate"
+    )
 
 
 def test_a_camera_without_mjpg_and_of_another_size_is_taken_as_it_is(camera: type[FakeCapture], tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_a_camera_without_mjpg_and_of_another_size_is_taken_as_it_is(camera: typ
     assert source.format == "YUYV 640x480@10"
 
 
-def test_a_format_that_has_no_readable_name_is_told_all_the_same(camera: type[FakeCapture], tmp_path: Path) -> None:
+def test_a_format_without_a_readable_name_is_shown(camera: type[FakeCapture], tmp_path: Path) -> None:
     camera.has = (0x80000000 | cv2.VideoWriter.fourcc(*"Y16 "),)  # as the kernel marks big-endian ones
     source = camera_at(tmp_path)
     source.open()
@@ -126,7 +128,7 @@ def test_a_format_that_has_no_readable_name_is_told_all_the_same(camera: type[Fa
 
 
 def test_frames_come_until_the_camera_is_unplugged(camera: type[FakeCapture], tmp_path: Path) -> None:
-    camera.pictures = (jpeg(90), None)
+    camera.images = (jpeg(90), None)
     source = camera_at(tmp_path)
     source.open()
     frame = source.read(None)
@@ -136,10 +138,10 @@ def test_frames_come_until_the_camera_is_unplugged(camera: type[FakeCapture], tm
 
 
 @pytest.mark.parametrize("damaged", [b"", jpeg(9)[:200], b"\0" * 64 + jpeg(9)[64:]], ids=["empty", "cut", "spoilt"])
-def test_a_damaged_picture_is_told_of_and_the_next_one_comes(
+def test_a_damaged_image_is_reported_and_the_next_one_comes(
     camera: type[FakeCapture], tmp_path: Path, damaged: bytes
 ) -> None:
-    camera.pictures = (damaged, jpeg(90), *[damaged] * 40)
+    camera.images = (damaged, jpeg(90), *[damaged] * 40)
     source = camera_at(tmp_path)
     source.open()
     with pytest.raises(DataError, match="video0: "):
@@ -153,15 +155,15 @@ def test_a_damaged_picture_is_told_of_and_the_next_one_comes(
 
 
 @pytest.mark.parametrize(
-    "picture", [np.zeros((4, 6), np.uint8), np.zeros((4, 6, 4), np.uint8), np.zeros((4, 6, 3), np.uint16)]
+    "image", [np.zeros((4, 6), np.uint8), np.zeros((4, 6, 4), np.uint8), np.zeros((4, 6, 3), np.uint16)]
 )
-def test_a_camera_whose_frames_are_no_colour_pictures_is_refused(
-    camera: type[FakeCapture], tmp_path: Path, picture: Any
+def test_a_camera_whose_frames_are_no_colour_images_is_refused(
+    camera: type[FakeCapture], tmp_path: Path, image: Any
 ) -> None:
-    camera.has, camera.pictures = (YUYV,), (picture,)
+    camera.has, camera.images = (YUYV,), (image,)
     source = camera_at(tmp_path)
     source.open()
-    with pytest.raises(SourceError, match=rf"the frames are {picture.dtype} \[4, 6.*8-bit colour"):
+    with pytest.raises(SourceError, match=rf"the frames are {image.dtype} \[4, 6.*8-bit colour"):
         source.read(None)
 
 
@@ -176,8 +178,8 @@ def test_a_path_by_id_is_a_camera(camera: type[FakeCapture], tmp_path: Path) -> 
     by_id.unlink()
     with pytest.raises(SourceError, match="index0: no such camera"):
         source.open()
-    found = make_source("/dev/v4l/by-id/usb-046d_HD_Webcam-video-index0", CONFIG)
-    assert isinstance(found, v4l2.Camera)
+    source = make_source("/dev/v4l/by-id/usb-046d_HD_Webcam-video-index0", CONFIG)
+    assert isinstance(source, v4l2.Camera)
 
 
 def answer(driver: str, card: str, capabilities: int, device_caps: int) -> bytes:
@@ -186,12 +188,12 @@ def answer(driver: str, card: str, capabilities: int, device_caps: int) -> bytes
     return b"".join(texts) + struct.pack("6I", 0x60600, capabilities, device_caps, 0, 0, 0)
 
 
-UVC = 0x84A00001  # what uvcvideo says of the whole device, for its picture node and its metadata node alike
+UVC = 0x84A00001  # capabilities of the whole device in uvcvideo, for its image node and its metadata node alike
 
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch, camera: type[FakeCapture], tmp_path: Path) -> dict[str, Any]:
-    """What the kernel says of each node by its name: bytes, or an error's number. No node can be opened by OpenCV."""
+    """The kernel's reply for each node by its name: bytes, or an errno. No node can be opened by OpenCV."""
     answers: dict[str, Any] = {
         "video0": answer("uvcvideo", "HD Webcam", UVC, 0x04200001),
         "video1": answer("uvcvideo", "HD Webcam", UVC, 0x04A00000),
@@ -201,10 +203,10 @@ def kernel(monkeypatch: pytest.MonkeyPatch, camera: type[FakeCapture], tmp_path:
 
     def ioctl(fd: int, request: int, _: bytes) -> bytes:
         assert request == 0x80685600
-        found = answers[Path(f"/proc/self/fd/{fd}").readlink().name]
-        if isinstance(found, int):
-            raise OSError(found, os.strerror(found))
-        return bytes(found)
+        reply = answers[Path(f"/proc/self/fd/{fd}").readlink().name]
+        if isinstance(reply, int):
+            raise OSError(reply, os.strerror(reply))
+        return bytes(reply)
 
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
     for name in answers:
@@ -222,7 +224,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch, camera: type[FakeCapture], tmp_path:
         ("video2", ["Raspberry Pi's camera port", "--source picamera"]),
     ],
 )
-def test_why_a_camera_cannot_be_opened_is_asked_of_the_kernel(
+def test_the_kernel_knows_why_a_camera_cannot_be_opened(
     kernel: dict[str, Any], tmp_path: Path, name: str, words: list[str]
 ) -> None:
     with pytest.raises(SourceError) as raised:
@@ -231,12 +233,12 @@ def test_why_a_camera_cannot_be_opened_is_asked_of_the_kernel(
         assert word in str(raised.value)
 
 
-def test_the_cameras_that_there_are_leave_out_what_gives_no_pictures(kernel: dict[str, Any], tmp_path: Path) -> None:
+def test_the_camera_list_leaves_out_nodes_without_images(kernel: dict[str, Any], tmp_path: Path) -> None:
     kernel["video2"] = errno.ENODEV
     assert v4l2.camera_list(tmp_path) == f"{tmp_path}/video0 (HD Webcam), {tmp_path}/video2 (No such device)"
 
 
-def test_a_camera_that_this_user_may_not_open_says_how_he_may(kernel: dict[str, Any], tmp_path: Path) -> None:
+def test_a_missing_permission_is_named_with_its_cure(kernel: dict[str, Any], tmp_path: Path) -> None:
     kernel["video0"] = errno.EACCES
     with pytest.raises(SourceError, match="usermod -aG video"):
         camera_at(tmp_path).open()

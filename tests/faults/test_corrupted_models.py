@@ -20,5 +20,5 @@ def test_no_corrupted_model_is_taken_for_a_fault_of_our_own() -> None:
     counted = json.loads(done.stdout.splitlines()[-1])["outcomes"]
     assert sum(counted.values()) == NUMBER
     known = {"refused", "other_numbers", "passed", "passed_unchanged", "hung", "crashed_6", "crashed_11"}
-    assert set(counted) <= known, "an exception that nobody expected"
+    assert set(counted) <= known, "an unexpected exception"
     assert counted["refused"] > NUMBER / 2

@@ -136,10 +136,10 @@ def test_a_camera_that_dies_and_comes_back_is_seen_again(bundle: Path, tmp_path:
         camera.send_signal(signal.SIGKILL)
         camera.wait(5)
         wait_until(lambda: sum(r["status"] == "not_inferred" for r in results[-3:]) >= 2, process, 10)
-        seen = len(ok(results))
+        count = len(ok(results))
         with rtsp_camera(port, *login) as (_, again):
             assert again == address
-            wait_until(lambda: len(ok(results)) > seen + 10, process, 25)
+            wait_until(lambda: len(ok(results)) > count + 10, process, 25)
             stderr = end(process)
     ids = [r["frame_id"] for r in results]
     assert ids == sorted(ids)
@@ -162,8 +162,8 @@ def test_a_camera_that_hangs_is_noticed_and_opened_again(bundle: Path) -> None:
         camera.send_signal(signal.SIGSTOP)
         wait_until(lambda: bool(results) and "3 s" in str(results[-1]["cause"]), process, 8)
         camera.send_signal(signal.SIGCONT)
-        seen = len(ok(results))
-        wait_until(lambda: len(ok(results)) > seen + 5, process, 25)
+        count = len(ok(results))
+        wait_until(lambda: len(ok(results)) > count + 5, process, 25)
         end(process)
 
 
@@ -197,9 +197,9 @@ def test_a_clock_that_jumps_by_hours_moves_nothing_but_the_dates(bundle: Path, t
     with rtsp_camera() as (_, address), watching(address, bundle, env=env) as (process, results):
         wait_until(lambda: len(ok(results)) > 10, process, 15)
         for jump in ("+5h", "-7h"):
-            seen = len(ok(results))
+            count = len(ok(results))
             clock.write_text(jump)
-            wait_until(lambda seen=seen: len(ok(results)) > seen + 30, process, 10)  # type: ignore[misc]
+            wait_until(lambda count=count: len(ok(results)) > count + 30, process, 10)  # type: ignore[misc]
         stderr = end(process)
     dates = [datetime.fromisoformat(r["captured_at"]) for r in results]
     steps = [(b - a).total_seconds() / 3600 for a, b in itertools.pairwise(dates)]
@@ -242,7 +242,7 @@ def shown_to_anybody(process: subprocess.Popen[str], page: str) -> Iterator[tupl
 
 @pytest.mark.parametrize("way", ["env-file", "command line"])
 def test_a_password_is_shown_by_the_command_line_alone(way: str, bundle: Path, tmp_path: Path) -> None:
-    """While the camera is seen, and while it is away and everybody complains, FFmpeg and OpenCV included."""
+    """While the camera works, and while it is away and every program complains, FFmpeg and OpenCV included."""
     output, env_file = tmp_path / "out.jsonl", tmp_path / "cameras.env"
     env_file.write_text(f"WHO=admin\nPASS={PASSWORD}\n")
     env_file.chmod(0o600)
@@ -275,7 +275,7 @@ def test_a_password_is_shown_by_the_command_line_alone(way: str, bundle: Path, t
     assert {name for name, text in shown if PASSWORD in text} == ({"ps", "cmdline"} if way == "command line" else set())
     warned = "--source: the password is visible to other users of this machine" in (tmp_path / "stderr").read_text()
     assert warned == (way == "command line")
-    assert address.split("//")[1] in dict(shown)["/api/info"], "or it was looked for in the wrong places"
+    assert address.split("//")[1] in dict(shown)["/api/info"], "or the test searched in the wrong places"
     assert address.split("//")[1] in dict(shown)["ps"]
 
 

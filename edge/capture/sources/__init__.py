@@ -1,1 +1,1 @@
-"""Where frames come from: clips, images, cameras, streams and a test pattern, one file a kind."""
+"""Frame sources: clips, images, cameras, streams and a test pattern, one file for each kind."""

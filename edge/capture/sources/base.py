@@ -25,7 +25,7 @@ class Source(Protocol):
 
     name: name for people, without credentials; callers may replace it.
     where: device, path or address for error messages, without credentials.
-    live: whether it waits for nobody: frames that nobody takes are lost, and it may come back after a fault.
+    live: whether it does not wait: frames not taken in time are lost, and it may come back after a fault.
     kind: what it is, at whatever speed it plays.
     format: pixel format, size and rate for people, such as `MJPG 1280x720@30`; empty until it is open.
     """

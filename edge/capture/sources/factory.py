@@ -1,7 +1,7 @@
 """Makes a source from the text of `--source`: clips, images, cameras, streams and a test pattern.
 
-A live source waits for nobody: frames that nobody takes are lost, and it may come back after a fault. Any other source
-is a replay: it delivers every frame, the same ones each time, and then ends.
+A live source does not wait: frames not taken in time are lost, and it may come back after a fault. Any other source is
+a replay: it delivers every frame, the same ones each time, and then ends.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def unverified_tls() -> ssl.SSLContext:
 
 
 class BoundedReader(io.RawIOBase):
-    """Reads a socket within a total time, so that a camera that sends a byte now and then blocks nobody.
+    """Reads a socket within a total time, so that a camera that sends a byte now and then cannot block it.
 
     Raises TimeoutError if no byte comes for `idle_s`, and SourceError if bytes come too slowly.
 
@@ -47,7 +47,7 @@ class BoundedReader(io.RawIOBase):
         self.restart()
 
     def restart(self) -> None:
-        """Start the total time anew, for the next image."""
+        """Restart the total time, for the next image."""
         self._until, self._count = time.monotonic() + self._transfer_s, 0
 
     def makefile(self, mode: str) -> io.BufferedReader:

@@ -107,7 +107,7 @@ class Recording:
             then, today = (", ".join(f"{p['label']!r} {p['score']}" for p in r["predictions"]) for r in (recorded, now))
             is_other_model = recorded["model"]["sha256"] != now["model"]["sha256"]
             self.first_difference = (
-                f"{result.frame_id:06}.png gives {today or 'nothing'} instead of {then or 'nothing'}"
+                f"{result.frame_id:06}.png has {today or 'no prediction'} instead of {then or 'no prediction'}"
             )
             self.first_difference += "; the recording is of another model" if is_other_model else ""
 

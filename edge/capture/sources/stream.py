@@ -58,7 +58,7 @@ class Stream(Video):
     def open(self) -> None:
         self.close()
         began = time.monotonic()
-        # a user who sets FFmpeg's options, such as the check of certificates, wants FFmpeg
+        # a user who sets FFmpeg's options, such as the check of certificates, needs FFmpeg
         is_http = self._address.scheme in ("http", "https")
         if is_http and FFMPEG_OPTIONS not in os.environ and self._open_mjpeg(began):
             return
