@@ -93,31 +93,43 @@ def _supervise() -> None:
     os.execv(sys.executable, python("edge.system.supervisor", *arguments))
 
 
-# what is for one run, or must be known before the file is read
-_LINE_ONLY = {"source", "config", "env_file", "device", "scheme", "frames", "max_fps", "motion", "as_json", "realtime",
-              "loop", "record", "supervise", "summary", "new_page_token"}  # fmt: skip
+# options of one run, and those that must be known before the file is read
+_COMMAND_LINE_ONLY = {
+    "source", "config", "env_file", "device", "scheme", "frames", "max_fps", "motion", "as_json", "realtime", "loop",
+    "record", "supervise", "summary", "new_page_token",
+}  # fmt: skip
 
 
 def _from_file(context: click.Context, settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """agent.yaml's options as click would have read them. Raises ConfigError, which names the file and the key."""
     options = {p.opts[0].removeprefix("--"): p for p in context.command.params if isinstance(p, click.Option)}
-    known = {key: p for key, p in options.items() if p.name not in _LINE_ONLY}
+    allowed = {key: p for key, p in options.items() if p.name not in _COMMAND_LINE_ONLY}
     values: dict[str, Any] = {}
     for key, value in settings.items():
-        where, option = f"{path}: options: {key}", known.get(key)
+        where, option = f"{path}: options: {key}", allowed.get(key)
         if option is None or option.name is None:
-            hint = ": it belongs on the command line" if key in options else near(key, known)
+            hint = ": it belongs on the command line" if key in options else near(key, allowed)
             raise ConfigError(f"{where}: no such option{hint}")
         if context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
-            raise ConfigError(f"{where}: stands on the command line as well")
-        if option.is_flag != isinstance(value, bool) or value is None or isinstance(value, dict):
-            raise ConfigError(f"{where}: {'true or false is needed' if option.is_flag else f'{value!r} does not fit'}")
-        if isinstance(value, list) != option.multiple:
-            raise ConfigError(f"{where}: {'a list is needed' if option.multiple else 'one value is needed, no list'}")
-        if not all(isinstance(v, str | int | float) for v in (value if isinstance(value, list) else [value])):
-            raise ConfigError(f"{where}: a list of texts is needed")
+            raise ConfigError(f"{where}: also on the command line. Remove one of the two.")
+        if problem := _type_problem(option, value):
+            raise ConfigError(f"{where}: {problem}")
         try:
             values[option.name] = option.type_cast_value(context, value)
         except (click.BadParameter, ConfigError) as e:
             raise ConfigError(f"{where}: {getattr(e, 'message', e)}") from None
     return values
+
+
+def _type_problem(option: click.Option, value: object) -> str | None:
+    """Why a value of a YAML file cannot be one of the option; None where it can."""
+    if option.is_flag:
+        return None if isinstance(value, bool) else f"must be true or false, not {value!r}"
+    if option.multiple and not isinstance(value, list):
+        return f"must be a list, not {value!r}"
+    if isinstance(value, list) and not option.multiple:
+        return f"must be one value, not the list {value!r}"
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, bool) or not isinstance(one, str | int | float):
+            return f"must be a text or a number, not {one!r}"
+    return None

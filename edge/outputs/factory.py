@@ -1,4 +1,4 @@
-"""The outputs that the command line names, and the events that go to them."""
+"""The outputs of a run, made from its options, and the events that go to them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,15 @@ FILE_MB = 100  # of a camera's file, which nobody ends, before it is rotated
 
 @dataclass(frozen=True)
 class Agent:
-    """What outputs want to know of the agent. labels: of the model. facts: its state; must have `threshold`."""
+    """What outputs need of the agent.
+
+    name: in topics and messages.
+    cameras: their names.
+    labels: of the model at the start.
+    model: gives the model that runs now.
+    facts: gives the agent's state, see `edge.app.state.AgentFacts`.
+    set_threshold: changes the lowest score of results.
+    """
 
     name: str
     cameras: Sequence[str]
@@ -169,52 +177,55 @@ def _check_events(options: OutputOptions, zones: Sequence[Zone], track: bool) ->
 
 
 class Events:
-    """An observer of results, which tells the sinks what rules, zones and lines find in them."""
+    """An observer of results that sends the events of rules, zones and lines to the sinks.
+
+    The results' thread calls `observe`. The run's thread calls `stop`, after the results' thread has ended.
+    """
 
     def __init__(
         self,
         rules: Sequence[Rule],
-        places: Sequence[Zone],
+        zones: Sequence[Zone],
         cameras: Sequence[str],
         sinks: Sequence[Sink],
         snapshots: Snapshots | None,
         log: Log,
     ) -> None:
-        self._watchers = {
+        self._trackers = {
             camera: [EventTracker(rule) for rule in rules if rule.camera in ("", camera)] for camera in cameras
         }
         self._counters = {
-            camera: [ZoneCounter(place) for place in places if place.camera in ("", camera)] for camera in cameras
+            camera: [ZoneCounter(zone) for zone in zones if zone.camera in ("", camera)] for camera in cameras
         }
         self._sinks, self._snapshots, self._log = sinks, snapshots, log
 
     def observe(self, result: Result, slot: Slot | None) -> None:
-        for watcher in self._watchers[result.source]:
-            event = watcher.see(result)
+        for tracker in self._trackers[result.source]:
+            event = tracker.see(result)
             if event is None:
                 continue
             if event.state == "new" and self._snapshots and slot is not None and slot.frame is not None:
-                event = watcher.photographed(
-                    self._snapshots.keep(slot.frame, result.captured_at, result.source, event.id)
-                )
-            self._tell(event)
+                name = self._snapshots.keep(slot.frame, result.captured_at, result.source, event.id)
+                event = tracker.photographed(name)
+            self._send(event)
         for counter in self._counters[result.source]:
-            for passage in counter.see(result):
+            for zone_event in counter.see(result):
                 for sink in self._sinks:
-                    sink.put(passage)
+                    sink.put(zone_event)
 
     def stop(self, at: str) -> None:
-        for watchers in self._watchers.values():
-            for watcher in watchers:
-                if event := watcher.stop(at):
-                    self._tell(event)
+        """End the open events. at: UTC, ISO 8601."""
+        for trackers in self._trackers.values():
+            for tracker in trackers:
+                if event := tracker.stop(at):
+                    self._send(event)
 
-    def _tell(self, event: Event) -> None:
+    def _send(self, event: Event) -> None:
         for sink in self._sinks:
             sink.put(event)
         if event.state != "update":
-            lasted = f" after {event.seconds:.1f} s" if event.state == "end" else ""
-            self._log.tell(f"event_{event.state}", f"{event.rule}{lasted}", camera=event.source, id=event.id)
+            duration = f" after {event.seconds:.1f} s" if event.state == "end" else ""
+            self._log.tell(f"event_{event.state}", f"{event.rule}{duration}", camera=event.source, id=event.id)
 
 
 def default_name() -> str:
@@ -223,5 +234,5 @@ def default_name() -> str:
 
 def _prefix(text: str) -> str:
     if not text.strip("/") or any(c in text for c in "+#\0$") or not text.isprintable():
-        raise ConfigError(f"--mqtt-prefix {text!r}: a topic without +, # and $ is needed")
+        raise ConfigError(f"--mqtt-prefix {text!r}: must be a topic without '+', '#' and '$'.")
     return text.strip("/")

@@ -94,7 +94,7 @@ options:
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [e["state"] for e in events] == ["new", "end"] and events[0]["source"] == "door"
     done = sightline("run", bundle, "--config", tmp_path / "agent.yaml", "--top", 2)
-    assert done.returncode == 2 and "options: top: stands on the command line as well" in done.stderr
+    assert done.returncode == 2 and "options: top: also on the command line" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -103,20 +103,20 @@ options:
         ("{mqt: x}", "no such option (did you mean mqtt"),
         ("{record: x}", "belongs on the command line"),
         ("{top: many}", "options: top: 'many' is not a valid integer range"),
-        ("{top: true}", "options: top: True does not fit"),
+        ("{top: true}", "options: top: must be a text or a number, not True"),
         ("{threshold: 2}", "options: threshold: 2"),
-        ("{on: fox>=0.5}", "a list is needed"),
-        ("{output: [a]}", "no list"),
-        ("{page: 1}", "true or false is needed"),
+        ("{on: fox>=0.5}", "on: must be a list, not 'fox>=0.5'"),
+        ("{output: [a]}", "must be one value, not the list"),
+        ("{page: 1}", "page: must be true or false, not 1"),
         ("{send: everything}", "'everything' is not one of"),
         ("[1]", "a mapping"),
-        ("{output: {a: b}}", "does not fit"),
-        ("{output: }", "does not fit"),
+        ("{output: {a: b}}", "must be a text or a number"),
+        ("{output: }", "must be a text or a number, not None"),
         ("{output: 5}", "options: output: --output 5: a path is needed"),
         ("{threshold: .nan}", "options: threshold: nan is not a finite number"),
         ("{top: 2.7}", "options: top: 2.7 is not a whole number"),
         ("{mqtt-images: .inf}", "options: mqtt-images: inf is not"),
-        ("{on: [[a]]}", "options: on: a list of texts is needed"),
+        ("{on: [[a]]}", "options: on: must be a text or a number, not ['a']"),
     ],
 )
 def test_an_option_that_does_not_fit_is_named(options: str, words: str, bundle: Path, tmp_path: Path,
