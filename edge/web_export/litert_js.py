@@ -1,4 +1,4 @@
-"""LiteRT.js: what runs a .tflite in a browser. Fetched by npm, of one version, and compared with hashes known here."""
+"""LiteRT.js, which runs a .tflite in a browser: npm downloads one version, and its hashes are checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sightline.errors import ConfigError, DeviceError
 from sightline.files import write_file
 
 VERSION = "2.5.3"
-# package: (archive, its sha512 in base64)
+# package: (name of its archive, the archive's sha512 in base64)
 PACKAGES = {
     "@litertjs/core": (
         f"litertjs-core-{VERSION}.tgz",
@@ -27,19 +27,22 @@ PACKAGES = {
         "4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
     ),
 }
-# the two builds that a page chooses from: with relaxed SIMD, and without
+# the two builds that a page chooses from: with and without relaxed SIMD
 BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")
 
 
 def runtime_files(folder: Path | None) -> dict[str, bytes]:
-    """{name: content} of what a page needs of it. folder: with the two archives, for machines without a network; else
-    they are taken from the cache, or fetched into it. Raises ConfigError, DeviceError."""
+    """{name: content} of the files that a page needs.
+
+    folder: with the two archives, for machines without a network; None = the cache, or a download into it.
+    Raises ConfigError and DeviceError.
+    """
     core, helper = (_members(_archive(package, folder)) for package in PACKAGES)
     index = core["package/dist/index.js"].decode()
-    # a browser has no node_modules to look names up in
+    # a browser has no node_modules to resolve names in
     imported = 'from "@litertjs/wasm-utils"'
     if index.count(imported) != 1:
-        raise DeviceError(f"LiteRT.js {VERSION} is not as it was when this was written: its import is not found")
+        raise DeviceError(f"LiteRT.js {VERSION}: unexpected content, the import of wasm-utils is missing")
     files = {"litert.js": index.replace(imported, 'from "./wasm-utils.js"').encode()}
     files["wasm-utils.js"] = helper["package/dist/index.js"]
     for build in BUILDS:
@@ -52,35 +55,33 @@ def _archive(package: str, folder: Path | None) -> bytes:
     name, digest = PACKAGES[package]
     if folder is not None:
         if not (folder / name).is_file():
-            raise ConfigError(
-                f"--runtime-dir {folder}: has no {name}; where there is a network: npm pack {package}@{VERSION}"
-            )
-        return _checked((folder / name).read_bytes(), digest, folder / name)
+            raise ConfigError(f"--runtime-dir {folder}: has no {name}. Get it with `npm pack {package}@{VERSION}`.")
+        return _verified((folder / name).read_bytes(), digest, folder / name)
     cached = program_folder("cache", "--runtime-dir") / "litertjs" / name
     if cached.is_file():
-        return _checked(cached.read_bytes(), digest, cached)
+        return _verified(cached.read_bytes(), digest, cached)
     npm = shutil.which("npm")
     if npm is None:
         raise ConfigError(
-            f"npm is not installed, and {package} is fetched by it: apt install npm; or, from a machine that has it, "
-            f"`npm pack {' '.join(f'{p}@{VERSION}' for p in PACKAGES)}` and --runtime-dir"
+            f"npm is not installed, which downloads {package}. Run `apt install npm`. Or run "
+            f"`npm pack {' '.join(f'{p}@{VERSION}' for p in PACKAGES)}` on another machine and pass --runtime-dir."
         )
     with tempfile.TemporaryDirectory() as work:
-        done = subprocess.run(
+        npm_run = subprocess.run(
             [npm, "pack", "--silent", f"{package}@{VERSION}"], capture_output=True, text=True, cwd=work, timeout=300
         )
-        if done.returncode or not (Path(work) / name).is_file():
-            reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-            raise DeviceError(f"{package} {VERSION} cannot be fetched: {''.join(reason) or 'npm gave no reason'}")
-        content = _checked((Path(work) / name).read_bytes(), digest, Path(name))
+        if npm_run.returncode or not (Path(work) / name).is_file():
+            reason = (npm_run.stderr.strip() or npm_run.stdout.strip()).splitlines()[-1:]
+            raise DeviceError(f"{package} {VERSION} cannot be downloaded: {''.join(reason) or 'npm gave no reason'}")
+        content = _verified((Path(work) / name).read_bytes(), digest, Path(name))
     write_file(cached, content)
     return content
 
 
-def _checked(content: bytes, digest: str, where: Path) -> bytes:
+def _verified(content: bytes, digest: str, where: Path) -> bytes:
     if base64.b64encode(hashlib.sha512(content).digest()).decode() != digest:
         raise DeviceError(
-            f"{where}: is not LiteRT.js {VERSION} as it was published (sha512 differs); remove it, and try again"
+            f"{where}: not the published LiteRT.js {VERSION} (sha512 differs). Delete the file, and try again."
         )
     return content
 

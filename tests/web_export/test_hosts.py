@@ -31,7 +31,7 @@ def hosted(request: pytest.FixtureRequest, site: Path, tmp_path: Path) -> Iterat
 
 def test_another_server(hosted: str, site: Path, tmp_path: Path) -> None:
     (version,) = (p.name for p in site.iterdir() if p.is_dir())
-    for name, kind, kept in (
+    for name, kind, is_immutable in (
         ("", "text/html", False),
         ("service-worker.js", "text/javascript", False),
         ("app.webmanifest", "application/manifest+json", False),
@@ -40,11 +40,11 @@ def test_another_server(hosted: str, site: Path, tmp_path: Path) -> None:
         (f"{version}/litert_wasm_internal.wasm", "application/wasm", True),
     ):
         with urlopen(Request(hosted + name, headers={"Accept-Encoding": "gzip"}), timeout=10) as answer:
-            found = answer.headers
-        assert found["Content-Type"].split(";")[0] == kind, name
-        assert found["Cache-Control"] == ("public, max-age=31536000, immutable" if kept else "no-cache"), name
-        assert found["X-Content-Type-Options"] == "nosniff", name
-        assert (found["Content-Encoding"] == "gzip") == (kind.startswith("text/") or kind.endswith("wasm")), name
+            headers = answer.headers
+        assert headers["Content-Type"].split(";")[0] == kind, name
+        assert headers["Cache-Control"] == ("public, max-age=31536000, immutable" if is_immutable else "no-cache"), name
+        assert headers["X-Content-Type-Options"] == "nosniff", name
+        assert (headers["Content-Encoding"] == "gzip") == (kind.startswith("text/") or kind.endswith("wasm")), name
     with chromium(tmp_path / "profile") as driver:
         driver.get(hosted)
         until(lambda: driver.execute_script("return seen.length") >= 2, 40, "results")

@@ -1,4 +1,4 @@
-"""The page in a real browser, with a camera that plays a clip: what it says, also when something is wrong."""
+"""The page in a real browser, with a camera that plays a clip: its texts, also for faults."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def in_their_order(seen: list[dict[str, Any]]) -> None:
 
 
 def refused(driver: Any) -> str:
-    """The code of what the page says is wrong, once it says so; its words are for people."""
+    """The code of the fault that the page shows, once it does."""
     banner = "const b = document.getElementById('banner'); return b.hidden ? '' : b.dataset.code"
     code = str(until(lambda: driver.execute_script(banner), 40, "a message"))
     assert len(shown(driver, "words")) > 30
@@ -88,13 +88,13 @@ def test_its_words_follow_the_camera_and_nothing_goes_elsewhere(
         until(lambda: shown(driver, "state") == "live", 40, "live")
         in_their_order(results(driver, 65))
         assert shown(driver, "heard") in LABELS, "read aloud without its score, which changes all the time"
-        assert shown(driver, "proof") == "passed: 4 golden samples, as measured"
+        assert shown(driver, "proof") == "passed: 4 of 4 golden samples match"
         worst = [
             e["message"]
             for e in driver.get_log("browser")
             if e["level"] == "SEVERE" and "litert_wasm" not in e["message"]
         ]
-        assert worst == [], "LiteRT tells its life to the console; nobody else says anything"
+        assert worst == [], "LiteRT logs much to the console; nothing else does"
     requests = asked(Path(record), url)
     assert {urlsplit(u).netloc for u in requests} == {urlsplit(url).netloc}
     assert any(f"litert_wasm{'_compat' if build == 'compat' else ''}_internal.wasm" in u for u in requests)
@@ -109,8 +109,8 @@ def by_python(bundle: Path, frame: np.ndarray[Any, Any], threshold: float) -> li
     interpreter.feed(entry)
     interpreter.invoke()
     size = frame.shape[1], frame.shape[0]
-    found = answer(interpreter.raw(), interpreter.outputs, m.input, m.output, size, threshold)
-    return [d for d in found if isinstance(d, Detection)]
+    predictions = answer(interpreter.raw(), interpreter.outputs, m.input, m.output, size, threshold)
+    return [d for d in predictions if isinstance(d, Detection)]
 
 
 def iou(a: dict[str, float], b: dict[str, float]) -> float:
@@ -152,7 +152,7 @@ def test_the_float_model_proves_itself_too(colours: Path, clip: Path, profile: P
     site = exported(colours, tmp_path / "float", scheme="float32")
     with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
         driver.get(url)
-        until(lambda: shown(driver, "proof") == "passed: 4 golden samples, as measured", 40)
+        until(lambda: shown(driver, "proof") == "passed: 4 of 4 golden samples match", 40)
         assert "float32" in shown(driver, "model")
 
 
@@ -173,7 +173,7 @@ def change_a_weight(site: Path, *, and_its_hash: bool) -> None:
 
 
 def test_one_changed_byte_of_a_weight_is_not_run(site: Path, clip: Path, tmp_path: Path) -> None:
-    """Its hash says so; and where somebody has changed that as well, the golden samples."""
+    """Its hash says so; and if the hash is changed as well, the golden samples."""
     for and_its_hash, code in ((False, "damaged"), (True, "golden")):
         copy = tmp_path / code
         shutil.copytree(site, copy)
@@ -181,7 +181,7 @@ def test_one_changed_byte_of_a_weight_is_not_run(site: Path, clip: Path, tmp_pat
         with served(copy, "--http") as url, chromium(tmp_path / f"profile-{code}", camera(clip)) as driver:
             driver.get(url)
             assert refused(driver) == code
-            assert driver.execute_script("return seen.length") == 0, "no answer of a model that is another one"
+            assert driver.execute_script("return seen.length") == 0, "no result of a model that differs"
 
 
 def test_it_goes_on_when_its_server_is_gone(site: Path, clip: Path, profile: Path) -> None:
@@ -204,7 +204,7 @@ def test_an_update_comes_as_a_whole(colours: Path, site: Path, clip: Path, profi
         results(driver, 2)
         assert "static_int8_float_io" in shown(driver, "model")
         exported(colours, copy, scheme="float32")
-        assert len(list(copy.glob("*/bundle.json"))) == 2, "the one before stays for who has it open"
+        assert len(list(copy.glob("*/bundle.json"))) == 2, "the previous version stays for open pages"
         driver.get(url)
         results(driver, 2)
         assert "float32" in shown(driver, "model"), "its page, its model, its labels: all of one folder"
@@ -248,7 +248,7 @@ def test_it_sends_what_it_sees_once_that_is_allowed(
     with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
         driver.get(url)
         results(driver, 10)
-        assert Taker.bodies == [], "off until somebody turns it on"
+        assert Taker.bodies == [], "off until the user turns it on"
         driver.execute_script("document.getElementById('more').click(); document.getElementById('post').click()")
         until(lambda: len(Taker.bodies) >= 5)
     for body in Taker.bodies:
@@ -265,7 +265,7 @@ def test_without_permission(site: Path, clip: Path, profile: Path) -> None:
 FAIL = "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('as the test wants it', '%s'));"
 
 
-def test_without_a_camera_a_picture_will_do(site: Path, pictures: Path, profile: Path, tmp_path: Path) -> None:
+def test_without_a_camera_an_image_is_enough(site: Path, pictures: Path, profile: Path, tmp_path: Path) -> None:
     with (
         served(site, "--http") as url,
         chromium(profile, "--use-fake-device-for-media-stream=device-count=0") as driver,
@@ -279,14 +279,14 @@ def test_without_a_camera_a_picture_will_do(site: Path, pictures: Path, profile:
         until(lambda: shown(driver, "best").startswith("blue"), 40)
         (tmp_path / "none.png").write_text("no picture")
         driver.find_element("id", "file").send_keys(str(tmp_path / "none.png"))
-        assert refused(driver) == "fault" and "none.png is no picture" in shown(driver, "details")
+        assert refused(driver) == "fault" and "none.png is not an image" in shown(driver, "details")
         driver.find_element("id", "file").send_keys(str(next((pictures / "blue").glob("*.png"))))
         until(lambda: driver.execute_script("return document.getElementById('banner').hidden"))
-        assert shown(driver, "state") == "a picture"
-        assert shown(driver, "heard") == "blue", "the one answer of a picture is read aloud, however soon it comes"
+        assert shown(driver, "state") == "image"
+        assert shown(driver, "heard") == "blue", "the one result of an image is read aloud, however soon it comes"
 
 
-def test_without_https_a_picture_will_do(site: Path, clip: Path, pictures: Path, profile: Path) -> None:
+def test_without_https_an_image_is_enough(site: Path, clip: Path, pictures: Path, profile: Path) -> None:
     rule = "--host-resolver-rules=MAP pi.example 127.0.0.1"
     with served(site, "--http") as url, chromium(profile, camera(clip), rule) as driver:
         driver.get(url.replace("localhost", "pi.example"))
@@ -305,7 +305,7 @@ def test_a_browser_that_is_too_old(site: Path, clip: Path, profile: Path) -> Non
         assert refused(driver) == "simd" and "Safari 16.4" in shown(driver, "words")
         driver.execute_script("window.before = true; document.getElementById('again').click()")
         until(lambda: not driver.execute_script("return window.before"))
-        assert refused(driver) == "simd", "it says so again, and does not load for ever"
+        assert refused(driver) == "simd", "it shows the fault again, and does not load for ever"
 
 
 def test_a_full_storage_costs_the_offline_use_alone(site: Path, clip: Path, profile: Path) -> None:
@@ -323,7 +323,7 @@ window.Worker = class extends Worker { constructor(...a) { super(...a); workers.
 
 
 def test_a_browser_that_stops_the_model(site: Path, clip: Path, profile: Path) -> None:
-    """It is started again; and when that goes on, it is said."""
+    """It is restarted a few times, then the page shows a fault."""
     with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WORKERS})
         driver.get(url)
@@ -356,7 +356,7 @@ def test_a_browser_that_copies_frames_in_its_own_order(site: Path, clip: Path, p
 
 
 def test_a_browser_that_changes_what_a_page_reads(site: Path, clip: Path, profile: Path, tmp_path: Path) -> None:
-    """Some do, so that nobody is recognised by it: no answer is better than a wrong one."""
+    """Some do, against fingerprinting: no result is better than a wrong one."""
     white = """OffscreenCanvasRenderingContext2D.prototype.getImageData = function (x, y, w, h) {
       return new ImageData(new Uint8ClampedArray(4 * w * h).fill(255), w, h);
     };"""
@@ -367,7 +367,7 @@ def test_a_browser_that_changes_what_a_page_reads(site: Path, clip: Path, profil
 
 
 def preparing(site: Path, tmp_path: Path, script: str) -> Path:
-    """A copy of the site whose thread for pictures runs the script first."""
+    """A copy of the site whose preprocessing thread runs the script first."""
     copy = tmp_path / "site"
     shutil.copytree(site, copy)
     (program,) = copy.glob("*/preprocess-worker.js")
@@ -376,7 +376,7 @@ def preparing(site: Path, tmp_path: Path, script: str) -> Path:
 
 
 def test_a_camera_that_comes_later(site: Path, clip: Path, profile: Path) -> None:
-    """It is looked for again by itself."""
+    """The page tries again by itself."""
     with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LATER})
         driver.get(url)
@@ -392,13 +392,13 @@ media.getUserMedia = wants => window.free ? get(wants) : busy();"""
 
 
 def test_a_camera_that_stands_still(site: Path, clip: Path, profile: Path) -> None:
-    """It is said, and it is opened again."""
+    """The page shows it, and reopens the camera."""
     with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
         driver.get(url)
         results(driver, 5)
         assert shown(driver, "state") == "live"
         driver.execute_script("window.before = video.srcObject; video.pause()")
-        until(lambda: shown(driver, "state") == "no picture", 8)
+        until(lambda: shown(driver, "state") == "no image", 8)
         count = driver.execute_script("return seen.length")
         results(driver, count + 3)
         until(lambda: shown(driver, "state") == "live", 5)
@@ -406,7 +406,7 @@ def test_a_camera_that_stands_still(site: Path, clip: Path, profile: Path) -> No
 
 
 def test_a_camera_that_is_taken_away(site: Path, clip: Path, profile: Path) -> None:
-    """The last answer does not stay beside a picture that is gone; and it is looked for again by itself."""
+    """The last result does not stay beside a lost image, and the page searches again by itself."""
     with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
         driver.get(url)
         results(driver, 5)

@@ -29,16 +29,16 @@ PRINT = "const print = value => console.log(JSON.stringify(value));"
 def node(work: Path, program: str, **inputs: Any) -> Any:
     """What a program prints as JSON; `inputs` are constants in it."""
     need(shutil.which("node") is not None, "the page's parts are tried with node: apt-get install nodejs")
-    names = {"preprocess": "Preprocessor, place", "postprocess": "answer, compare", "tracker": "Tracker, LOW"}
+    names = {"preprocess": "Preprocessor, place", "postprocess": "answer, compare", "tracker": "Tracker, LOW_SCORE"}
     lines = [f'import {{{what}}} from "{(SITE / name).as_uri()}.js";' for name, what in names.items()]
-    lines += [PRINT, 'import {readFileSync} from "node:fs";', f"const given = {json.dumps(inputs)};", program]
+    lines += [PRINT, 'import {readFileSync} from "node:fs";', f"const inputs = {json.dumps(inputs)};", program]
     (work / "program.mjs").write_text("\n".join(lines))
     done = subprocess.run(["node", work / "program.mjs"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-# of pictures, and what they become: halves that are whole and that are not, stretched one way, larger
+# sizes of images and inputs: even and odd halves, one side stretched, larger
 SIZES = ((1280, 720, 224, 224), (640, 480, 96, 96), (97, 61, 40, 32), (50, 333, 64, 48), (30, 20, 64, 64))
 
 
@@ -59,7 +59,7 @@ def test_a_picture_is_made_ready_within_one_grey_level(tmp_path: Path, resize: A
         (tmp_path / "in.rgba").write_bytes(rgba.tobytes())
         got = node(
             tmp_path,
-            f"""const p = new Preprocessor(given.spec), {{source, target}} = p.prepare({width}, {height});
+            f"""const p = new Preprocessor(inputs.spec), {{source, target}} = p.prepare({width}, {height});
             const out = p.run(new Uint8ClampedArray(readFileSync({json.dumps(str(tmp_path / "in.rgba"))})));
             console.log(JSON.stringify({{source, target, out: Array.from(out)}}));""",
             spec=asdict(spec),
@@ -77,7 +77,7 @@ def test_what_a_third_party_model_takes_is_computed_alike(tmp_path: Path) -> Non
     (tmp_path / "in.rgba").write_bytes(rgba.tobytes())
     got = node(
         tmp_path,
-        f"""const p = new Preprocessor(given.spec); p.prepare(8, 8);
+        f"""const p = new Preprocessor(inputs.spec); p.prepare(8, 8);
         print(Array.from(p.run(new Uint8ClampedArray(readFileSync({json.dumps(str(tmp_path / "in.rgba"))})))));""",
         spec=asdict(spec),
     )
@@ -105,7 +105,7 @@ def test_classes_are_those_that_python_says(tmp_path: Path, activation: Any) -> 
     for threshold in (0.0, 0.3):
         values = rng.normal(0, 3, (1, 7)).astype(np.float32)
         values[0, 4] = values[0, 2]  # equal ones in the order of the labels
-        program = "print(answer([new Float32Array(given.values)], given.output, null, null, given.threshold))"
+        program = "print(answer([new Float32Array(inputs.values)], inputs.output, null, null, inputs.threshold))"
         got = node(tmp_path, program,
                    values=values[0].tolist(), output=asdict(output), threshold=threshold)  # fmt: skip
         same(got, plain(decode([values], output, 3, threshold)))
@@ -139,24 +139,24 @@ def test_things_keep_the_numbers_that_python_gives_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(11)
     frames: list[tuple[float, list[Detection]]] = []
     for t in range(60):
-        found = []
+        detections = []
         for k in range(5):
             if rng.random() < 0.2:
                 continue  # out of sight
             x, y = 40 + 60 * k + 3 * t * (-1) ** k, 50 + 20 * k + 2 * t
             noise = rng.normal(0, 1.5, 4)
             box = Box(x + noise[0], y + noise[1], 50 + noise[2], 40 + noise[3])
-            found.append(Detection("ab"[k % 2], k % 2, float(rng.uniform(0.15, 1)), box))
-        found.sort(key=lambda d: -d.score)
-        frames.append((t / 10 + float(rng.uniform(0, 0.03)), found))
+            detections.append(Detection("ab"[k % 2], k % 2, float(rng.uniform(0.15, 1)), box))
+        detections.sort(key=lambda d: -d.score)
+        frames.append((t / 10 + float(rng.uniform(0, 0.03)), detections))
     tracker = Tracker()
-    expected = [plain(tracker(found, round(at * 1e9), 0.5)) for at, found in frames]
+    expected = [plain(tracker(detections, round(at * 1e9), 0.5)) for at, detections in frames]
     got = node(
         tmp_path,
-        "const t = new Tracker(); print(given.frames.map(([at, found]) => t.run(found, at, 0.5)))",
-        frames=[(round(at * 1e9) / 1e9, plain(tuple(found))) for at, found in frames],
+        "const t = new Tracker(); print(inputs.frames.map(([at, detections]) => t.run(detections, at, 0.5)))",
+        frames=[(round(at * 1e9) / 1e9, plain(tuple(detections))) for at, detections in frames],
     )
     assert len({p["track"] for frame in expected for p in frame if "track" in p}) >= 5
     for ours, theirs in zip(got, expected, strict=True):
         same(ours, theirs)
-    assert node(tmp_path, "console.log(LOW)") == LOW
+    assert node(tmp_path, "console.log(LOW_SCORE)") == LOW

@@ -19,10 +19,10 @@ from tests.support.phone_browser import served, shown, until
 # no WebKitGTK has a camera where there is none; what a canvas shows comes the same way
 CAMERA = """
 const shown = document.createElement("canvas"), pen = Object.assign(shown, {width: 640, height: 480}).getContext("2d");
-const pictures = {};
-for (const label of %s) (pictures[label] = new Image()).src = `${label}.png`;
+const images = {};
+for (const label of %s) (images[label] = new Image()).src = `${label}.png`;
 window.label = "blue";
-setInterval(() => pictures[window.label].complete && pen.drawImage(pictures[window.label], 0, 0), 33);
+setInterval(() => images[window.label].complete && pen.drawImage(images[window.label], 0, 0), 33);
 if (!navigator.mediaDevices) Object.defineProperty(navigator, "mediaDevices", {value: {}});
 navigator.mediaDevices.enumerateDevices = async () => [];
 navigator.mediaDevices.getUserMedia = async () => shown.captureStream(30);

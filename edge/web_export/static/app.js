@@ -1,212 +1,174 @@
-// What a person sees and touches: camera, boxes, words. Pictures are made ready in preprocess-worker.js, the model works in inference-worker.js.
+// The page: camera, boxes, texts and buttons. preprocess-worker.js prepares the images, inference-worker.js runs the model.
 
-const $ = id => document.getElementById(id);
-const text = (id, value) => write($(id), value);
-function write(element, value) { // the same text node each time: thirty new ones a second would pile up
-  if (!element.firstChild) element.append(value);
-  else if (element.firstChild.data !== value) element.firstChild.data = value;
-}
-const percent = score => `${Math.round(100 * score)} %`;
-const sleep = ms => new Promise(done => setTimeout(done, ms));
-const build = new URLSearchParams(location.search).get("build") ?? ""; // internal or compat; else what the browser can do
+import {Camera} from "./camera.js";
+import {draw, percent} from "./drawing.js";
+import {FAULTS, MODEL_FAULTS} from "./messages.js";
+import {deleteDownloads, keepOffline} from "./offline.js";
+import {$, clearFault, setState, showFault, text, write} from "./page.js";
+import {Poster, saveSnapshot} from "./sharing.js";
+
+const MAX_LINES = 6; // of the list below the best result
+const TEXT_MS = 100, SPEECH_MS = 2000; // shortest time between two changes of the texts: shown, and read aloud
+const FPS_MS = 2000; // the rate is counted over this time
+const FROZEN_MS = 3000, REOPEN_MS = 10000; // without a new frame
+const WAITING_MS = 3000; // without a result
+const STUCK_MS = 15000; // of one image in the workers
+const MAX_RESTARTS = 3, RESTARTS_MS = 60000; // of the workers within this time
+
+const build = new URLSearchParams(location.search).get("build") ?? ""; // internal or compat; '' = what the browser supports
 const video = $("video"), overlay = $("overlay"), pen = overlay.getContext("2d");
 
-// What went wrong, in words that help; each with a way on.
-const SAYS = {
-  insecure: "Browsers give a page the camera over HTTPS only. Open it by an address that begins with https://, or choose a picture.",
-  NotAllowedError: "This page may not use the camera. Allow it in the browser's settings for this site (at the left of the address), then try again.",
-  NotFoundError: "There is no camera here. Connect one: it is looked for again by itself. Or choose a picture.",
-  NotReadableError: "The camera is busy: another program has it. Close that one: it is tried again by itself.",
-  OverconstrainedError: "There is no camera here that this browser gives. Connect another one: it is looked for again by itself. Or choose a picture.",
-  ended: "The camera was taken away. It is looked for again by itself.",
-  simd: "This browser is too old for the model: it has no WebAssembly SIMD. Chrome 91, Firefox 114, Safari 16.4 and newer will do.",
-  damaged: "A file of this page arrived damaged, so it is not used. Try again: it is fetched anew.",
-  fetch: "A part of this page could not be fetched. Is there a network? Then try again.",
-  model: "The model cannot be loaded here. Try again, or another browser.",
-  golden: "This browser computes other numbers than were measured, so it shows no answers. Another browser may do better.",
-  pixels: "This browser changes the pictures that a page reads, perhaps for privacy, so no answer could be trusted. Allow this site to read them (canvas), or use another browser.",
-  stopped: "The browser has stopped the model, perhaps for want of memory. Close other pages, then try again.",
-  fault: "Something failed that should not. Try again.",
-};
+// the workers
+let workers = [], toModel, about, ready = false, aloneMs = 0, restarts = [];
+// images in the workers: when each was submitted; when the model will be free; average durations; all in ms
+let submitted = [], freeAt = 0, prepareMs = 0, inferMs = 0;
+// frames
+let still = null, frame = 0, dropped = 0, frameAt = 0, intervalMs = 0, isFrozen = false;
+// results
+const times = []; // of the results of the last FPS_MS
+let newest = null, resultAt = 0, writtenAt = 0, spokenAt = 0, chosenThreshold = null;
 
-// Of these, no camera and no picture is the cure.
-const MODEL = ["simd", "damaged", "fetch", "model", "golden", "pixels", "stopped"];
+const poster = new Poster(state => text("target", state));
 
-let workers = [], toModel, about, ready = false, alone = 0, restarts = [], wanted = null;
-let stream = null, lock = null, later = 0, cameras = [], camera = 0, still = null, frame = 0, dropped = 0, opening = false;
-const times = []; // of the answers of two seconds
-let newest = null, posting = false, told = 0, seen = 0, written = 0, spoken = 0;
-let under = [], due = 0, preparing = 0, computing = 0, interval = 0; // frames under way, and when the model will be free; all in ms
-let opened = 0, came = 0, frozen = false; // the camera, its newest frame, and whether it stands still
+const camera = new Camera(video, {
+  isWanted: () => !still,
+  onOpened({hasOthers, hasLight}) {
+    $("turn").hidden = !hasOthers;
+    $("light").hidden = !hasLight;
+    $("light").setAttribute("aria-pressed", "false");
+    clearFault(ready ? "live" : "loading");
+    frameAt = camera.openedAt;
+  },
+  onFault: (code, details) => showFault(FAULTS[code] ? code : "fault", details),
+  onLost() {
+    clearResult();
+    showFault("ended");
+  },
+});
 
-function say(code, details = "") {
-  $("banner").hidden = !code;
-  if (!code) return;
-  text("words", SAYS[code] ?? SAYS.fault);
-  text("details", details);
-  $("banner").dataset.code = code;
-  state(["ended", "NotFoundError", "OverconstrainedError"].includes(code) ? "no camera" : "stopped", true);
-}
-
-function state(words, bad = false) {
-  text("state", words);
-  $("state").classList.toggle("bad", bad);
-}
-
-// There is something to look at again: says so, unless it is the model that fails.
-function cured(words) {
-  if (!MODEL.includes($("banner").dataset.code)) say("");
-  if ($("banner").hidden) state(words);
-}
-
-// The smallest module with a SIMD instruction in it.
+// The smallest module with a SIMD instruction.
 const hasSimd = () => WebAssembly.validate(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11]));
 
-// ---- without a network
+// ---- the workers
 
-async function keep() {
-  if (!("serviceWorker" in navigator)) return text("offline", "no: this browser or address does not allow it");
-  navigator.serviceWorker.addEventListener("message", ({data}) => {
-    if (data.type === "storage") text("offline", `no: this device's storage is full (${data.text}); it works with a network`);
-  });
-  try {
-    await navigator.serviceWorker.register("service-worker.js");
-    // what the worker fetches is kept only once the service worker is in between
-    await Promise.race([navigator.serviceWorker.ready, sleep(8000)]);
-    if (!navigator.serviceWorker.controller) await Promise.race([new Promise(done => navigator.serviceWorker.addEventListener("controllerchange", done, {once: true})), sleep(3000)]);
-    text("offline", navigator.serviceWorker.controller ? "works, once it has run here" : "no: close this page and open it again");
-  } catch (error) {
-    text("offline", `no: ${/quota/i.test(error.name + error.message) ? "this device's storage is full" : error.message}; it works with a network`);
-  }
-}
-
-async function forget() {
-  for (const name of await window.caches?.keys() ?? []) if (name.startsWith("sightline-")) await caches.delete(name);
-}
-
-// ---- the model
-
-function start() {
-  end();
+function startWorkers() {
+  stopWorkers();
   workers = ["inference-worker.js", "preprocess-worker.js"].map(name => {
     const worker = new Worker(new URL(name, import.meta.url));
-    worker.onmessage = ({data}) => ({ready: isReady, result, failed})[data.type](data);
-    worker.onerror = event => { event.preventDefault(); stopped(event.message ?? "no reason given"); };
+    worker.onmessage = ({data}) => ({ready: onReady, result: onResult, failed: onFailed})[data.type](data);
+    worker.onerror = event => { event.preventDefault(); restartWorkers(event.message ?? "no reason given"); };
     return worker;
   });
   const ends = new MessageChannel();
   toModel = ends.port1;
   workers[0].postMessage({build, port: ends.port2}, [ends.port2]);
-  if ($("banner").hidden) state("loading");
+  if ($("banner").hidden) setState("loading");
 }
 
-function end() {
+function stopWorkers() {
   ready = false;
-  under = [];
+  submitted = [];
   for (const worker of workers) worker.terminate();
-  blank();
+  clearResult();
 }
 
-function isReady(data) {
+// Browsers stop workers when memory is short: restart them, but not for ever.
+function restartWorkers(details) {
+  restarts = [...restarts.filter(at => performance.now() - at < RESTARTS_MS), performance.now()];
+  if (restarts.length > MAX_RESTARTS) {
+    stopWorkers();
+    return showFault("stopped", details);
+  }
+  startWorkers();
+}
+
+function onReady(data) {
   about = data.about;
-  alone = computing = data.proof.inference_ms;
-  $("threshold").value = wanted ?? about.output.threshold;
+  aloneMs = inferMs = data.proof.inference_ms;
+  $("threshold").value = chosenThreshold ?? about.output.threshold;
   text("limit", percent(+$("threshold").value));
   text("model", `${about.name} ${about.version}, ${about.scheme}, sha256 ${about.sha256.slice(0, 12)}`);
-  const {frames, passed} = data.proof, fits = passed === frames;
-  text("proof", fits ? `passed: ${frames} golden samples, as measured` : `FAILED: ${frames - passed} of ${frames} golden samples differ`);
+  const {frames, passed} = data.proof, isProven = passed === frames;
+  text("proof", isProven ? `passed: ${passed} of ${frames} golden samples match` : `FAILED: ${frames - passed} of ${frames} golden samples differ`);
   if (about.post) {
     $("posting").hidden = false;
     text("target", about.post);
   }
-  if (!fits) return say("golden", `${frames - passed} of ${frames} golden samples differ, by up to ${data.proof.worst.toFixed(1)} times what rounding may do`);
+  if (!isProven) return showFault("golden", `${frames - passed} of ${frames} golden samples differ, by up to ${data.proof.worst.toFixed(1)} times the rounding limit`);
   workers[1].postMessage({type: "start", input: about.input, port: toModel}, [toModel]);
   ready = true;
-  if ([...MODEL, "fault"].includes($("banner").dataset.code)) say("");
-  if (still) lookAt(still);
-  else if (stream) state("live");
+  if ([...MODEL_FAULTS, "fault"].includes($("banner").dataset.code)) showFault("");
+  if (still) showImage(still);
+  else if (camera.stream) setState("live");
 }
 
-function failed({during, code, text: details}) {
-  if (during !== "start") return stopped(details);
-  end();
-  say(SAYS[code] ? code : "fault", details);
+function onFailed({during, code, text: details}) {
+  if (during !== "start") return restartWorkers(details);
+  stopWorkers();
+  showFault(FAULTS[code] ? code : "fault", details);
 }
 
-// Browsers end workers when memory is short: begin again, but not for ever.
-function stopped(details) {
-  restarts = [...restarts.filter(at => performance.now() - at < 60000), performance.now()];
-  if (restarts.length > 3) {
-    end();
-    return say("stopped", details);
-  }
-  start();
-}
-
-function look(picture, width, height, isStill) {
+function submit(image, width, height, isStill) {
   const at = performance.now();
-  under.push(at);
-  due = Math.max(at + preparing, due) + computing;
-  workers[1].postMessage({type: "frame", id: frame, frame: picture, width, height, at, threshold: +$("threshold").value, still: isStill}, [picture]);
+  submitted.push(at);
+  freeAt = Math.max(at + prepareMs, freeAt) + inferMs;
+  workers[1].postMessage({type: "frame", id: frame, frame: image, width, height, at, threshold: +$("threshold").value, still: isStill}, [image]);
 }
 
-// Whether a frame taken now would find the model free when it is ready, and the next one would come too late for that.
-const wants = now => !under.length || (under.length < 2 && now + interval + preparing > due);
+// Whether a frame taken now finds the model free when it is prepared, and the next frame would come too late for that.
+const isDue = now => !submitted.length || (submitted.length < 2 && now + intervalMs + prepareMs > freeAt);
 
-function result(data) {
+function onResult(data) {
   const now = performance.now(), {grab, preprocess, inference, decode} = data.ms, total = now - data.at;
-  under.shift();
-  preparing += (grab + preprocess - preparing) / 8;
-  computing += (inference - computing) / 8;
-  due = now + (under.length ? computing : 0);
-  seen = now;
-  if (still ? !data.still : data.still || !stream) return; // of what is shown no more
+  submitted.shift();
+  prepareMs += (grab + preprocess - prepareMs) / 8;
+  inferMs += (inference - inferMs) / 8;
+  freeAt = now + (submitted.length ? inferMs : 0);
+  resultAt = now;
+  if (still ? !data.still : data.still || !camera.stream) return; // the page shows something else by now
   times.push(now);
-  while (now - times[0] >= 2000) times.shift();
+  while (now - times[0] >= FPS_MS) times.shift();
   newest = data;
   newest.total = total;
   newest.ms.wait = Math.max(0, total - grab - preprocess - inference - decode);
   paint();
-  if (still || now - written > 100) words(now); // faster than anybody reads
-  post(newest);
+  if (still || now - writtenAt > TEXT_MS) showTexts(now);
+  if (about.post && $("post").checked) poster.post(newest, about, dropped);
   window.dispatchEvent(new CustomEvent("sightline", {detail: newest}));
 }
 
-// ---- what it sees
+// ---- the result
 
-function words(now) {
-  written = now;
+function showTexts(now) {
+  writtenAt = now;
   const {predictions} = newest;
   const counts = new Map();
   for (const p of predictions) counts.set(p.label, (counts.get(p.label) ?? 0) + 1);
-  const [first] = predictions, classifies = first?.kind === "classification";
-  const things = !first ? "nothing" : classifies ? first.label : [...counts].map(([label, n]) => `${n} ${label}`).join(", ");
-  text("best", classifies ? `${things} ${percent(first.score)}` : things);
-  const lines = predictions.slice(classifies ? 1 : 0, LINES).map(p => `${p.label}${p.track ? ` ${p.track}` : ""} ${percent(p.score)}`);
+  const [first] = predictions, isClass = first?.kind === "classification";
+  const summary = !first ? "nothing" : isClass ? first.label : [...counts].map(([label, n]) => `${n} ${label}`).join(", ");
+  text("best", isClass ? `${summary} ${percent(first.score)}` : summary);
+  const lines = predictions.slice(isClass ? 1 : 0, MAX_LINES).map(p => `${p.label}${p.track ? ` ${p.track}` : ""} ${percent(p.score)}`);
   [...$("list").children].forEach((line, i) => {
     line.hidden = i >= lines.length;
     if (!line.hidden) write(line, lines[i]);
   });
-  if ((still || now - spoken > 2000) && $("heard").textContent !== things) { // read aloud: what is there, not each change of a score
-    spoken = now;
-    text("heard", things);
+  if ((still || now - spokenAt > SPEECH_MS) && $("heard").textContent !== summary) { // screen readers read the labels, not each change of a score
+    spokenAt = now;
+    text("heard", summary);
   }
-  if (!$("sheet").hidden) figures();
+  if (!$("sheet").hidden) showFigures();
 }
 
-function figures() {
-  text("fps", still ? "a picture" : `${(times.length / 2).toFixed(1)}; ${dropped} left out, for newer ones`);
+function showFigures() {
+  text("fps", still ? "one image" : `${(1000 * times.length / FPS_MS).toFixed(1)}; ${dropped} dropped for newer ones`);
   const {ms, total} = newest;
-  text("latency", `${total.toFixed(0)} ms: ${ms.grab.toFixed(1)} picture, ${ms.preprocess.toFixed(1)} size, ${ms.inference.toFixed(1)} model (${alone.toFixed(1)} alone), ${ms.decode.toFixed(1)} answer, ${ms.wait.toFixed(1)} waiting`);
+  text("latency", `${total.toFixed(0)} ms: ${ms.grab.toFixed(1)} capture, ${ms.preprocess.toFixed(1)} preprocessing, ${ms.inference.toFixed(1)} model (${aloneMs.toFixed(1)} when idle), ${ms.decode.toFixed(1)} decoding, ${ms.wait.toFixed(1)} waiting`);
 }
 
-const LINES = 6;
-for (let i = 0; i < LINES; i++) $("list").append(Object.assign(document.createElement("li"), {hidden: true}));
+for (let i = 0; i < MAX_LINES; i++) $("list").append(Object.assign(document.createElement("li"), {hidden: true}));
 
-const COLOURS = ["#ffd400", "#00e5ff", "#ff6ad5", "#7dff5a", "#ff9a3d", "#b9a7ff"];
-
-// No answer stands beside what it was not an answer to.
-function blank() {
+// Removes the result, so that none stands beside another image.
+function clearResult() {
   newest = null;
   pen.clearRect(0, 0, overlay.width, overlay.height);
   text("best", "…");
@@ -214,7 +176,7 @@ function blank() {
   for (const line of $("list").children) line.hidden = true;
 }
 
-// The newest, over the picture as it is on the screen.
+// Draws the newest result over the image on the screen.
 function paint() {
   const unit = devicePixelRatio || 1, box = overlay.getBoundingClientRect(), w = Math.round(box.width * unit), h = Math.round(box.height * unit);
   if (overlay.width !== w || overlay.height !== h) [overlay.width, overlay.height] = [w, h];
@@ -222,260 +184,114 @@ function paint() {
   draw(pen, w, h, unit, newest);
 }
 
-// A result's boxes, in the middle of w x h. unit: pixels of a thin line.
-function draw(context, w, h, unit, {predictions, width, height}) {
-  const scale = Math.min(w / width, h / height), dx = (w - width * scale) / 2, dy = (h - height * scale) / 2;
-  context.font = `700 ${15 * unit}px system-ui, sans-serif`;
-  context.textBaseline = "top";
-  for (const {box: b, label, score, track, index} of predictions) {
-    if (!b) continue;
-    const x = dx + b.x * scale, y = dy + b.y * scale, colour = COLOURS[(track ?? index) % COLOURS.length];
-    const words = `${label}${track ? ` ${track}` : ""} ${percent(score)}`, size = context.measureText(words).width + 10 * unit;
-    context.lineWidth = 5 * unit;
-    context.strokeStyle = "#000a";
-    context.strokeRect(x, y, b.width * scale, b.height * scale);
-    context.lineWidth = 3 * unit;
-    context.strokeStyle = colour;
-    context.strokeRect(x, y, b.width * scale, b.height * scale);
-    const top = y >= 22 * unit ? y - 22 * unit : y;
-    context.fillStyle = colour;
-    context.fillRect(x, top, size, 22 * unit);
-    context.fillStyle = "#000";
-    context.fillText(words, x + 5 * unit, top + 3 * unit);
-  }
-}
+// ---- the camera's frames
 
-// ---- the camera
-
-async function open() {
-  if (opening || document.hidden) return;
-  opening = true;
-  close();
-  try {
-    if (!window.isSecureContext || !navigator.mediaDevices) return say("insecure", location.href);
-    const size = {width: {ideal: 1280}, height: {ideal: 720}};
-    const which = cameras.length ? {deviceId: {exact: cameras[camera % cameras.length].deviceId}} : {facingMode: "environment"};
-    try {
-      stream = await navigator.mediaDevices.getUserMedia({video: {...which, ...size}, audio: false});
-    } catch (error) {
-      if (error.name !== "OverconstrainedError") throw error;
-      cameras = []; // that one is gone, or this browser has its own opinion: whatever there is
-      stream = await navigator.mediaDevices.getUserMedia({video: true, audio: false});
-    }
-    if (document.hidden || still) return close(); // nobody waits for it any more
-    const [track] = stream.getVideoTracks();
-    track.addEventListener("ended", lost);
-    video.srcObject = stream;
-    cameras = (await navigator.mediaDevices.enumerateDevices()).filter(d => d.kind === "videoinput" && d.deviceId);
-    camera = Math.max(0, cameras.findIndex(d => d.deviceId === track.getSettings().deviceId));
-    $("turn").hidden = cameras.length < 2;
-    $("light").hidden = !track.getCapabilities?.().torch;
-    $("light").setAttribute("aria-pressed", "false");
-    cured(ready ? "live" : "loading");
-    opened = came = performance.now();
-    lock = await navigator.wakeLock?.request("screen").catch(() => null); // a phone that looks must not fall asleep
-  } catch (error) {
-    say(SAYS[error.name] ? error.name : "fault", error.message);
-    if (error.name !== "NotAllowedError") retry();
-  } finally {
-    opening = false;
-  }
-}
-
-function close() {
-  for (const track of stream?.getTracks() ?? []) {
-    track.removeEventListener("ended", lost);
-    track.stop();
-  }
-  stream = null;
-  lock?.release();
-  lock = null;
-}
-
-function lost() {
-  close();
-  blank();
-  say("ended");
-  retry();
-}
-
-function retry() {
-  clearTimeout(later);
-  later = setTimeout(() => stream || still || open(), 2000);
-}
-
-const next = video.requestVideoFrameCallback?.bind(video) ?? (done => setTimeout(done, 33));
-
-// A frame as it is in memory, unless it would have to be turned or stretched first; a bitmap is a copy, and right.
-async function grab() {
-  if (window.VideoFrame) {
-    const taken = new VideoFrame(video);
-    const {visibleRect: r, displayWidth: w, displayHeight: h, rotation = 0, flip = false} = taken;
-    if (r && r.width === w && r.height === h && w === video.videoWidth && h === video.videoHeight && !rotation && !flip) return taken;
-    taken.close();
-  }
-  return createImageBitmap(video);
-}
-
-// True at the camera's next frame; false after half a second at most, for a camera that stands still must not end this.
-let wake = () => {}, asked = false;
-setInterval(() => wake(false), 500);
-const arrival = () => new Promise(done => {
-  wake = done;
-  if (asked) return;
-  asked = true;
-  next(() => { asked = false; wake(true); });
-});
-
-async function turn() {
+async function run() {
   for (;;) {
-    const fresh = await arrival(), now = performance.now();
+    const isNew = await camera.arrival(), now = performance.now();
     if (document.hidden) continue;
-    if (under.length && now - under[0] > 15000) stopped("no answer for 15 s");
-    if (!stream || still) continue;
-    const gap = now - came;
-    frozen = !fresh && (frozen || gap > 3000);
-    if (ready && $("banner").hidden) state(frozen ? "no picture" : now - seen > 3000 ? "waiting" : "live", frozen);
-    if (frozen && now - opened > 10000) open();
-    if (!fresh || video.readyState < 2) continue;
-    interval = gap;
-    came = now;
+    if (submitted.length && now - submitted[0] > STUCK_MS) restartWorkers(`no result for ${STUCK_MS / 1000} s`);
+    if (!camera.stream || still) continue;
+    const gap = now - frameAt;
+    isFrozen = !isNew && (isFrozen || gap > FROZEN_MS);
+    if (ready && $("banner").hidden) setState(isFrozen ? "no image" : now - resultAt > WAITING_MS ? "waiting" : "live", isFrozen);
+    if (isFrozen && now - camera.openedAt > REOPEN_MS) camera.open();
+    if (!isNew || video.readyState < 2) continue;
+    intervalMs = gap;
+    frameAt = now;
     if (!ready) continue;
     frame++;
-    if (!wants(now)) dropped++;
+    if (!isDue(now)) dropped++;
     else {
       try {
-        const picture = await grab();
-        look(picture, picture.displayWidth ?? picture.width, picture.displayHeight ?? picture.height, false);
-      } catch { /* no picture at this moment */ }
+        const image = await camera.grab();
+        submit(image, image.displayWidth ?? image.width, image.displayHeight ?? image.height, false);
+      } catch { /* no image at this moment */ }
     }
   }
 }
 
-// ---- a picture instead
+// ---- an image instead of the camera
 
-async function lookAt(file) {
+async function showImage(file) {
   try {
-    const picture = await createImageBitmap(file);
-    close();
-    if (file !== still) blank();
+    const image = await createImageBitmap(file);
+    camera.close();
+    if (file !== still) clearResult();
     still = file;
     URL.revokeObjectURL($("still").src);
     $("still").src = URL.createObjectURL(file);
     [video.hidden, $("still").hidden] = [true, false];
     $("pick").lastChild.textContent = "Live";
-    cured("a picture");
+    clearFault("image");
     frame++;
-    if (ready) look(picture, picture.width, picture.height, true);
+    if (ready) submit(image, image.width, image.height, true);
   } catch {
-    say("fault", `${file.name} is no picture that this browser can read`);
+    showFault("fault", `${file.name} is not an image that this browser can read`);
   }
 }
 
-function live() {
+function showCamera() {
   still = null;
   [video.hidden, $("still").hidden] = [false, true];
-  $("pick").lastChild.textContent = "Picture";
-  blank();
-  open();
+  $("pick").lastChild.textContent = "Image";
+  clearResult();
+  camera.open();
 }
 
-// ---- what a person does
-
-async function shoot() {
-  if (!newest) return;
-  const {width, height} = newest, canvas = Object.assign(document.createElement("canvas"), {width, height}), context = canvas.getContext("2d");
-  context.drawImage(still ? $("still") : video, 0, 0, width, height);
-  draw(context, width, height, Math.max(1, width / 640), newest);
-  const blob = await new Promise(done => canvas.toBlob(done, "image/jpeg", 0.92));
-  const file = new File([blob], `${about.name}-${new Date().toISOString().replaceAll(":", "-")}.jpg`, {type: "image/jpeg"});
-  if (navigator.canShare?.({files: [file]})) {
-    try {
-      return await navigator.share({files: [file], title: about.name, text: $("best").textContent});
-    } catch (error) {
-      if (error.name === "AbortError") return; // they thought better of it
-    }
-  }
-  const link = Object.assign(document.createElement("a"), {href: URL.createObjectURL(file), download: file.name});
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-}
-
-// The same form as the agent's; one at a time, the newest wins.
-async function post({id, at, width, height, predictions, ms, total}) {
-  if (!about.post || !$("post").checked || posting) return;
-  posting = true;
-  const captured = new Date(performance.timeOrigin + at).toISOString();
-  const body = {
-    schema: 1, device: "browser_phone", source: still ? "picture" : "camera", frame_id: id, captured_at: captured,
-    captured_monotonic_ns: Math.round(at * 1e6), model: {name: about.name, version: about.version, sha256: about.sha256}, image: {width, height},
-    latency_ms: {...Object.fromEntries(Object.entries(ms).map(([k, v]) => [k, Math.max(0, v)])), total},
-    dropped: dropped > told ? {overwritten: dropped - told} : {}, status: "ok", cause: null, cause_code: null, predictions,
-  };
-  try {
-    const answer = await fetch(about.post, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)});
-    if (!answer.ok) throw new Error(`${answer.status}`);
-    told = dropped;
-    text("target", about.post);
-  } catch (error) {
-    text("target", `${about.post}: not taken (${error.message})`);
-    await sleep(2000);
-  } finally {
-    posting = false;
-  }
-}
+// ---- buttons and events
 
 $("again").addEventListener("click", async () => {
   const code = $("banner").dataset.code;
   if (["simd", "damaged", "fetch"].includes(code)) {
-    await forget();
+    await deleteDownloads();
     return location.reload();
   }
   restarts = [];
-  if ([...MODEL, "fault"].includes(code)) start();
-  say("");
-  if (!still) open();
+  if ([...MODEL_FAULTS, "fault"].includes(code)) startWorkers();
+  showFault("");
+  if (!still) camera.open();
 });
-for (const id of ["instead", "pick"]) $(id).addEventListener("click", () => (id === "pick" && still ? live() : $("file").click()));
+for (const id of ["instead", "pick"]) $(id).addEventListener("click", () => (id === "pick" && still ? showCamera() : $("file").click()));
 $("file").addEventListener("change", () => {
   const [file] = $("file").files;
   $("file").value = "";
-  if (file) lookAt(file);
+  if (file) showImage(file);
 });
-$("turn").addEventListener("click", () => { camera++; open(); });
+$("turn").addEventListener("click", () => camera.openNext());
 $("light").addEventListener("click", async () => {
-  const on = $("light").getAttribute("aria-pressed") !== "true";
+  const isOn = $("light").getAttribute("aria-pressed") !== "true";
   try {
-    await stream.getVideoTracks()[0].applyConstraints({advanced: [{torch: on}]});
-    $("light").setAttribute("aria-pressed", String(on));
-  } catch { /* this camera has none after all */ }
+    await camera.setLight(isOn);
+    $("light").setAttribute("aria-pressed", String(isOn));
+  } catch { /* this camera has no light after all */ }
 });
-$("shoot").addEventListener("click", shoot);
+$("shoot").addEventListener("click", () => newest && saveSnapshot(newest, still ? $("still") : video, about, $("best").textContent));
 $("more").addEventListener("click", () => {
   $("sheet").hidden = !$("sheet").hidden;
   $("more").setAttribute("aria-expanded", String(!$("sheet").hidden));
-  if (newest) figures();
+  if (newest) showFigures();
 });
 $("threshold").addEventListener("input", () => {
-  wanted = +$("threshold").value;
-  text("limit", percent(wanted));
-  if (still) lookAt(still);
+  chosenThreshold = +$("threshold").value;
+  text("limit", percent(chosenThreshold));
+  if (still) showImage(still);
 });
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
-    close();
-    state("paused");
+    camera.close();
+    setState("paused");
     return;
   }
-  under.fill(performance.now()); // what was under way had no time meanwhile
-  if (!still) open();
+  submitted.fill(performance.now()); // the workers did not run meanwhile
+  if (!still) camera.open();
 });
 addEventListener("resize", () => newest && paint());
 
-if (!hasSimd()) say("simd");
+if (!hasSimd()) showFault("simd");
 else {
-  open();
-  turn();
-  await keep();
-  start();
+  camera.open();
+  run();
+  await keepOffline(state => text("offline", state));
+  startWorkers();
 }

@@ -1,11 +1,12 @@
-// From a model's outputs to predictions, as sightline/output_spec.py and sightline/detection_postprocess.py have it.
+// Turns a model's outputs into predictions, as sightline/postprocess.py and sightline/detection_postprocess.py do.
 
-const IOU = 0.6; // two boxes of one class that share more are one thing
-const CANDIDATES = 300; // the best of them, before that is asked
-const LOWEST = 0.01; // of a score: below it a detector says nothing
-const CLASSES = 3, THINGS = 100; // of a picture, at most
+const MAX_IOU = 0.6; // two boxes of one class with a larger overlap are one object
+const MAX_CANDIDATES = 300; // best boxes before overlapping ones are removed
+const MIN_SCORE = 0.01; // of a detector
+const MAX_CLASSES = 3, MAX_OBJECTS = 100; // of an image
 
-// outputs: Float32Arrays, in the model's order. output: a manifest's, with its labels. placement: see preprocess.js.
+// outputs: Float32Arrays, in the model's order. output: the manifest's `output`. placement: see preprocess.js. spec: the
+// manifest's `input`.
 export function answer(outputs, output, placement, spec, threshold) {
   return output.task === "classify" ? classify(outputs[0], output, threshold) : detect(outputs, output, placement, spec, threshold);
 }
@@ -21,40 +22,40 @@ function classify(values, output, threshold) {
     scores.forEach((v, i) => scores[i] = 1 / (1 + Math.exp(Math.min(-v, 88))));
   }
   const best = [];
-  for (let i = 0; i < scores.length; i++) { // equal ones in the order of the labels
+  for (let i = 0; i < scores.length; i++) { // equal scores stay in the order of the labels
     let k = best.length;
     while (k && scores[i] > scores[best[k - 1]]) k--;
-    if (k < CLASSES) best.splice(k, 0, i);
-    best.length = Math.min(best.length, CLASSES);
+    if (k < MAX_CLASSES) best.splice(k, 0, i);
+    best.length = Math.min(best.length, MAX_CLASSES);
   }
   return best.filter(i => scores[i] >= threshold).map(index => ({kind: "classification", label: output.labels[index], index, score: scores[index]}));
 }
 
-// Two outputs a stride: class logits [1, h, w, classes], and distances [1, h, w, 4] from a cell's middle in strides.
+// Two outputs per stride: class logits [1, h, w, classes], and distances [1, h, w, 4] from a cell's centre in strides.
 function detect(outputs, output, placement, spec, threshold) {
-  const p = Math.max(threshold, LOWEST), logit = p < 1 ? Math.log(p / (1 - p)) : Infinity, n = output.labels.length;
-  let found = [];
+  const p = Math.max(threshold, MIN_SCORE), logit = p < 1 ? Math.log(p / (1 - p)) : Infinity, n = output.labels.length;
+  const candidates = [];
   output.strides.forEach((stride, level) => {
     const logits = outputs[2 * level], distances = outputs[2 * level + 1], columns = Math.floor(spec.width / stride);
     for (let i = 0; i < logits.length; i++) {
       if (!(logits[i] >= logit)) continue;
       const cell = Math.floor(i / n), x = (cell % columns + 0.5) * stride, y = (Math.floor(cell / columns) + 0.5) * stride, d = 4 * cell;
-      found.push({
+      candidates.push({
         index: i % n, logit: logits[i],
         left: x - distances[d] * stride, top: y - distances[d + 1] * stride,
         right: x + distances[d + 2] * stride, bottom: y + distances[d + 3] * stride,
       });
     }
   });
-  found.sort((a, b) => b.logit - a.logit);
-  found = suppress(found.slice(0, CANDIDATES).filter(b => b.right > b.left && b.bottom > b.top));
-  return found.map(b => toPicture(b, output.labels, placement)).filter(b => b.box.width > 0 && b.box.height > 0).slice(0, THINGS);
+  candidates.sort((a, b) => b.logit - a.logit);
+  const boxes = suppress(candidates.slice(0, MAX_CANDIDATES).filter(b => b.right > b.left && b.bottom > b.top));
+  return boxes.map(b => toImage(b, output.labels, placement)).filter(b => b.box.width > 0 && b.box.height > 0).slice(0, MAX_OBJECTS);
 }
 
-// Those that overlap no better one of their class. boxes: the best first.
+// Non-maximum suppression: removes each box that overlaps a better one of its class. boxes: the best first.
 function suppress(boxes) {
   const kept = [];
-  for (const b of boxes) if (!kept.some(k => k.index === b.index && overlap(k, b) > IOU)) kept.push(b);
+  for (const b of boxes) if (!kept.some(k => k.index === b.index && overlap(k, b) > MAX_IOU)) kept.push(b);
   return kept;
 }
 
@@ -64,7 +65,8 @@ function overlap(a, b) {
   return w * h / ((a.right - a.left) * (a.bottom - a.top) + (b.right - b.left) * (b.bottom - b.top) - w * h);
 }
 
-function toPicture(b, labels, {source: [sx, sy, sw, sh], target: [tx, ty, tw, th]}) {
+// From the model's input to pixels of the image, cut to its edges.
+function toImage(b, labels, {source: [sx, sy, sw, sh], target: [tx, ty, tw, th]}) {
   const cut = (v, low, size) => Math.min(low + size, Math.max(low, v));
   const x = cut(sx + (b.left - tx) * sw / tw, sx, sw), y = cut(sy + (b.top - ty) * sh / th, sy, sh);
   const right = cut(sx + (b.right - tx) * sw / tw, sx, sw), bottom = cut(sy + (b.bottom - ty) * sh / th, sy, sh);
@@ -74,12 +76,12 @@ function toPicture(b, labels, {source: [sx, sy, sw, sh], target: [tx, ty, tw, th
   };
 }
 
-// How far what is computed here is from what was measured, and how far it may be; as the agent's self-test has it.
-export function compare(got, expected, task) {
+// Difference of an output from the measured one, and the largest allowed difference, as in the agent's self-test.
+export function compare(output, expected, task) {
   let most = 0, squares = 0, low = Infinity, high = -Infinity;
   for (let i = 0; i < expected.length; i++) {
-    const error = Math.abs(got[i] - expected[i]);
-    if (!(error <= most)) most = error; // NaN too
+    const error = Math.abs(output[i] - expected[i]);
+    if (!(error <= most)) most = error; // true for NaN as well
     squares += error * error;
     low = Math.min(low, expected[i]);
     high = Math.max(high, expected[i]);

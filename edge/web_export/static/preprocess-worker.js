@@ -1,9 +1,9 @@
-// The thread that makes pictures ready, so that the next is ready when the model has done with this one.
+// The thread that preprocesses images: the next one is ready when the model has finished with the current one.
 "use strict";
 
-const picture = import(new URL("preprocess.js", self.location.href).href);
+const preprocessing = import(new URL("preprocess.js", self.location.href).href);
 let model, preprocessor, canvas, context, buffer, copies = true, last = Promise.resolve();
-const inputs = []; // that the model has done with
+const inputs = []; // buffers that the model has finished with
 
 self.onmessage = ({data}) => last = last.then(() => (data.type === "start" ? start : prepare)(data)).catch(error => {
   self.postMessage({type: "failed", during: data.type, code: error.code ?? "fault", text: String(error.message ?? error)});
@@ -11,7 +11,7 @@ self.onmessage = ({data}) => last = last.then(() => (data.type === "start" ? sta
 
 async function start({input, port}) {
   await prove();
-  preprocessor = new (await picture).Preprocessor(input);
+  preprocessor = new (await preprocessing).Preprocessor(input);
   model = port;
   model.onmessage = ({data}) => inputs.push(data);
 }
@@ -29,8 +29,8 @@ async function prepare({frame, ...data}) {
   }
 }
 
-// Whether a picture of known pixels is read as it is. Safari's engine ignores copyTo's format (red for blue), and some
-// browsers change what a page may read of a picture, so that nobody is recognised by it.
+// Whether an image of known pixels is read correctly. Safari's engine ignores copyTo's format (red for blue), and some
+// browsers change the pixels that a page reads, against fingerprinting.
 async function prove() {
   const side = 16, known = Uint8ClampedArray.from({length: 4 * side * side}, (_, i) => [16 * (i >> 2 & 15), 15 * (i >> 6), 200, 255][i & 3]);
   const isRead = async frame => {
@@ -39,19 +39,19 @@ async function prove() {
     return known.every((value, i) => Math.abs(value - bytes[i]) <= 2);
   };
   copies = false;
-  if (!await isRead(await createImageBitmap(new ImageData(known, side, side)))) throw Object.assign(new Error("a picture of known pixels is read as another one"), {code: "pixels"});
+  if (!await isRead(await createImageBitmap(new ImageData(known, side, side)))) throw Object.assign(new Error("an image of known pixels is read incorrectly"), {code: "pixels"});
   if (!self.VideoFrame) return;
   try {
     copies = true;
     const swapped = known.map((_, i) => known[i & ~3 | [2, 1, 0, 3][i & 3]]);
-    const right = await isRead(new VideoFrame(swapped, {format: "BGRA", codedWidth: side, codedHeight: side, timestamp: 0}));
-    copies &&= right;
+    const isCorrect = await isRead(new VideoFrame(swapped, {format: "BGRA", codedWidth: side, codedHeight: side, timestamp: 0}));
+    copies &&= isCorrect;
   } catch {
     copies = false;
   }
 }
 
-// RGBA of a rectangle of the frame: straight from its memory where the browser can do that, else by way of a canvas.
+// RGBA of a rectangle of the frame: directly from its memory where the browser can do that, otherwise through a canvas.
 async function pixels(frame, x, y, w, h) {
   if (self.VideoFrame && frame instanceof VideoFrame && copies) {
     if (buffer?.length !== 4 * w * h) buffer = new Uint8ClampedArray(4 * w * h);
@@ -59,7 +59,7 @@ async function pixels(frame, x, y, w, h) {
     try {
       const layout = await frame.copyTo(buffer, {format: "RGBA", colorSpace: "srgb", rect: {x: left + x, y: top + y, width: w, height: h}});
       if (layout.length === 1 && layout[0].stride === 4 * w && layout[0].offset === 0) return buffer;
-    } catch { /* not every browser converts, and not every frame */ }
+    } catch { /* some browsers and some frames cannot be converted */ }
     copies = false;
   }
   if (canvas?.width !== w || canvas.height !== h) {

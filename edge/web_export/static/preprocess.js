@@ -1,20 +1,20 @@
-// From a picture to a model's input, as sightline/preprocess.py has it: within one grey level of what OpenCV makes of it.
+// Turns an image into a model's input as sightline/preprocess.py does, within one grey level of OpenCV's result.
 
-// Python rounds halves to the even neighbour.
+// Rounds a half to the even neighbour, as Python does.
 const round = x => {
   const r = Math.round(x);
   return r - x === 0.5 && r % 2 !== 0 ? r - 1 : r;
 };
 
-// Which rectangle of the picture lands on which rectangle of the input: [x, y, width, height] of each.
+// The rectangle of the image, and the rectangle of the input that it fills: [x, y, width, height] each.
 export function place(width, height, spec) {
-  const everything = [0, 0, spec.width, spec.height];
-  if (spec.resize === "stretch") return {source: [0, 0, width, height], target: everything};
+  const whole = [0, 0, spec.width, spec.height];
+  if (spec.resize === "stretch") return {source: [0, 0, width, height], target: whole};
   if (spec.resize === "center_crop") {
     const scale = Math.max(spec.width / width, spec.height / height);
     const w = Math.min(width, Math.max(1, round(spec.width / scale)));
     const h = Math.min(height, Math.max(1, round(spec.height / scale)));
-    return {source: [Math.floor((width - w) / 2), Math.floor((height - h) / 2), w, h], target: everything};
+    return {source: [Math.floor((width - w) / 2), Math.floor((height - h) / 2), w, h], target: whole};
   }
   const scale = Math.min(spec.width / width, spec.height / height);
   const w = Math.min(spec.width, Math.max(1, round(width * scale)));
@@ -23,7 +23,7 @@ export function place(width, height, spec) {
   return {source: [0, 0, width, height], target};
 }
 
-// Half of it, by means of 2x2 pixels; both sides even. All four bytes of a pixel at once: two in each of two sums.
+// Halves an image with even sides: the mean of 2x2 pixels. Computes a pixel's four bytes at once, two in each of two sums.
 function halve(pixels, width, height, out) {
   const w = width >> 1, h = height >> 1, even = 0x00ff00ff, half = 0x00020002;
   for (let y = 0, o = 0; y < h; y++) {
@@ -37,7 +37,7 @@ function halve(pixels, width, height, out) {
   }
 }
 
-// Means over areas that need not be whole pixels; first along the lines and in single precision, as OpenCV does it.
+// Means over areas of fractional pixels; first along the lines and in single precision, as OpenCV does it.
 function average(bytes, width, height, out, w, h) {
   const columns = shares(width, w), rows = shares(height, h), line = new Float32Array(4 * w), sum = new Float32Array(4 * w);
   for (let y = 0; y < h; y++) {
@@ -51,21 +51,22 @@ function average(bytes, width, height, out, w, h) {
       }
       for (let i = 0; i < line.length; i++) sum[i] += Math.fround(line[i] * wy);
     }
-    out.set(sum, 4 * w * y); // rounded by its kind of array
+    out.set(sum, 4 * w * y); // the array type rounds
   }
 }
 
+// For each pixel of a line of `to` pixels: the pixels of a line of `from` in it, [index, share] each.
 function shares(from, to) {
   const scale = from / to;
   return Array.from({length: to}, (_, i) => {
-    const begin = i * scale, end = Math.min(from, begin + scale), found = [];
-    for (let s = Math.floor(begin); s < end - 1e-6; s++) found.push([s, Math.fround((Math.min(end, s + 1) - Math.max(begin, s)) / (end - begin))]);
-    return found;
+    const begin = i * scale, end = Math.min(from, begin + scale), weights = [];
+    for (let s = Math.floor(begin); s < end - 1e-6; s++) weights.push([s, Math.fround((Math.min(end, s + 1) - Math.max(begin, s)) / (end - begin))]);
+    return weights;
   });
 }
 
-// Where each pixel of a line of `to` lies between two of a line of `from`. areas: as OpenCV has it where it cannot average
-// because one side grows: a pixel is mixed only where it lies on an edge between two.
+// For each pixel of a line of `to` pixels: its two neighbours in a line of `from`, and the second one's share. areas: as
+// OpenCV interpolates where it cannot average because one side grows: only a pixel on an edge between two is mixed.
 function between(from, to, areas) {
   const first = new Int32Array(to), second = new Int32Array(to), share = new Float32Array(to);
   for (let i = 0; i < to; i++) {
@@ -78,10 +79,10 @@ function between(from, to, areas) {
   return {first, second, share};
 }
 
-// What a byte becomes, for each of red, green and blue: three Float32Arrays [256].
+// The normalized value of each byte, for red, green and blue: three Float32Arrays [256].
 export const values = spec => spec.mean.map((mean, c) => Float32Array.from({length: 256}, (_, byte) => Math.fround(Math.fround(byte - mean) / spec.std[c])));
 
-// Keeps its buffers. spec: a manifest's `input`.
+// Reuses its buffers. spec: the manifest's `input`.
 export class Preprocessor {
   constructor(spec) {
     this.spec = spec;
@@ -89,7 +90,7 @@ export class Preprocessor {
     this.out = new Float32Array(spec.width * spec.height * 3);
   }
 
-  // width, height: of the picture. `source` of the placement is what `run` wants to be given.
+  // Prepares for images of this size. Returns the placement; `run` needs the pixels of its `source`.
   prepare(width, height) {
     if (this.width === width && this.height === height) return this.placement;
     [this.width, this.height] = [width, height];
@@ -111,7 +112,7 @@ export class Preprocessor {
     return this.placement;
   }
 
-  // bytes: RGBA of the placement's source. Returns float32 [height, width, 3], the same array each time.
+  // bytes: RGBA of the placement's `source`. Returns float32 [height, width, 3], the same array each time.
   run(bytes) {
     let [, , w, h] = this.placement.source;
     for (const half of this.halves) {
