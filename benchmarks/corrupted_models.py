@@ -89,11 +89,11 @@ class Hang:
 
 
 def make_bundle(folder: Path) -> Path:
+    from benchmarks.support.colour_net import ColourNet
+    from benchmarks.support.colours import SIZE, write_coloured
     from converters.convert import convert
     from sightline.data.classification import read_class_folders
     from sightline.preprocess import InputSpec
-    from tests.conftest import SIZE, write_coloured
-    from tests.support.models import ColourNet
     from trainer.export import export_run
 
     images = read_class_folders(write_coloured(folder / "images", 20))

@@ -2,7 +2,7 @@
 
 The agent has four MJPEG cameras of 320x240 at 5 frames a second, on loopback. For a quarter of the time all four
 behave well (`control`). Then, round after round (`bad`), the fourth misbehaves in each manner of
-tests/support/mjpeg_camera.py in turn, and behaves well until inference on it goes on.
+benchmarks/support/mjpeg_camera.py in turn, and behaves well until inference on it goes on.
 
 It prints JSON lines. For each good camera in both parts: the images that it sent, the frames with inference and the
 lost ones by cause, and the longest gap between two frames with inference. For each manner: the agent's reports about
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agent import SIGHTLINE, make_bundle, show
-from tests.support.mjpeg_camera import MANNERS, Camera
+from benchmarks.support.mjpeg_camera import MANNERS, Camera
 
 GOOD, BAD = ("first", "second", "third"), "bad"
 FPS = 5.0

@@ -103,11 +103,11 @@ STRANGE: list[Any] = [
 
 def make(root: Path) -> None:
     """Make a data set, a run and a bundle of a small model for three colours."""
+    from benchmarks.support.colour_net import ColourNet
+    from benchmarks.support.colours import SIZE, write_coloured
     from converters.convert import convert
     from sightline.data.classification import read_class_folders
     from sightline.preprocess import InputSpec
-    from tests.conftest import SIZE, write_coloured
-    from tests.support.models import ColourNet
     from trainer.export import export_run
 
     pictures = write_coloured(root / "colours", 8)

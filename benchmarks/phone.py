@@ -22,9 +22,10 @@ import cv2
 import websocket  # a part of selenium
 
 from benchmarks.agent import make_bundle, make_clip, show
+from benchmarks.support.phone_browser import chromium, served, shown, write_y4m
+from benchmarks.support.waiting import wait_until
 from edge.web_export.export import export
 from sightline.bundle import read_bundle
-from tests.support.phone_browser import chromium, served, shown, until, write_y4m
 
 SIZE = 416
 SECONDS, ROUNDS = 8, 5
@@ -89,7 +90,7 @@ def speed(folder: Path, site: Path, version: str, clip: Path) -> None:
         for _ in range(ROUNDS):  # alternating, so that a disturbance affects all of them
             for name, (address, count) in pages.items():
                 driver.get(address)
-                until(lambda count=count: driver.execute_script(count) > 0, 60)  # type: ignore[misc]
+                wait_until(lambda count=count: driver.execute_script(count) > 0, 60)  # type: ignore[misc]
                 time.sleep(WARM_S)
                 first, began = driver.execute_script(count), time.monotonic()
                 time.sleep(SECONDS)
@@ -111,7 +112,7 @@ def memory(folder: Path, site: Path, clip: Path, minutes: float) -> None:
     camera = f"--use-file-for-fake-video-capture={clip}"
     with served(site, "--http") as url, chromium(folder / "memory", camera, scale=1) as driver:
         driver.get(url)
-        until(lambda: shown(driver, "state") == "live", 60)
+        wait_until(lambda: shown(driver, "state") == "live", 60)
         time.sleep(60)
         collect(driver)
         held, everything = page_mb(driver.service.process.pid), []

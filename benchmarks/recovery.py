@@ -1,7 +1,7 @@
 """How long it takes until a fault is reported, and until inference goes on: `python -m benchmarks.recovery`.
 
 The agent runs as a user runs it, with `--supervise`, on a test pattern or on the RTSP camera of
-tests/support/rtsp_camera.py (15 frames a second). Each fault is injected from outside. It prints one JSON line for
+benchmarks/support/rtsp_camera.py (15 frames a second). Each fault is injected from outside. It prints one JSON line for
 each fault, in seconds. `told`: from the fault to the first result that reports it. `again`: from the end of the fault
 to the next result with inference, or from the fault itself if the agent has to repair it.
 """
@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agent import SIGHTLINE, make_bundle, show
-from benchmarks.soak import CAMERA
+from benchmarks.support.rtsp import rtsp_camera
+from benchmarks.support.waiting import wait_until
 
+CODEC = ("--codec", "h264")
 Results = list[tuple[float, dict[str, Any]]]
 
 
@@ -37,16 +39,16 @@ def main() -> None:
                 os.kill(int(child), fault)
                 time.sleep(0.05)  # for results that are on their way
                 show(f"recovery/agent {fault.name}", again=after(results, began + 0.05, is_inferred) - began)
-        with camera() as (server, address), agent(bundle, address) as (_, results):
+        with rtsp_camera(0, *CODEC) as (server, address), agent(bundle, address) as (_, results):
             began = time.monotonic()
             server.kill()
             server.wait(5)
             told = after(results, began, reports_fault)
             time.sleep(5)
-            with camera(address):
+            with rtsp_camera(port_of(address), *CODEC):
                 back = time.monotonic()
                 show("recovery/RTSP gone", told=told - began, again=after(results, back, is_inferred) - back)
-        with camera() as (server, address), agent(bundle, address) as (_, results):
+        with rtsp_camera(0, *CODEC) as (server, address), agent(bundle, address) as (_, results):
             began = time.monotonic()
             server.send_signal(signal.SIGSTOP)
             told = after(results, began, reports_fault)
@@ -57,10 +59,14 @@ def main() -> None:
         absent = "rtsp://127.0.0.1:8561/live"
         with agent(bundle, absent, wait=reports_fault) as (_, results):
             time.sleep(3)
-            with camera(absent):
+            with rtsp_camera(port_of(absent), *CODEC):
                 back = time.monotonic()
                 show("recovery/RTSP absent at start", again=after(results, back, is_inferred) - back)
         swap(bundle)
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2].split("/")[0])
 
 
 def swap(bundle: Path) -> None:
@@ -91,15 +97,18 @@ def reports_fault(result: dict[str, Any]) -> bool:
 
 def after(results: Results, began: float, condition: Callable[[dict[str, Any]], bool]) -> float:
     """Time of the first result after `began` that meets the condition, in monotonic seconds."""
-    until, i = time.monotonic() + 60, 0
-    while time.monotonic() < until:
-        while i < len(results):
-            at, result = results[i]
+    position = 0
+
+    def find() -> float:
+        nonlocal position
+        while position < len(results):
+            at, result = results[position]
+            position += 1
             if at >= began and condition(result):
                 return at
-            i += 1
-        time.sleep(0.005)
-    raise SystemExit("the agent did not recover within a minute")
+        return 0.0
+
+    return wait_until(find, 60, "the agent did not recover")
 
 
 @contextlib.contextmanager
@@ -124,18 +133,6 @@ def agent(
         finally:
             process.terminate()
             process.wait(20)
-
-
-@contextlib.contextmanager
-def camera(address: str = "rtsp://127.0.0.1:0/live") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    port = address.rpartition(":")[2].split("/")[0]
-    command = ["/usr/bin/python3", str(CAMERA), "--codec", "h264", "--port", port]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.kill()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ second, and a viewer on the live page.
 
 It samples the agent's resident memory, threads and file descriptors every second. The first minute is warm-up. It
 prints one JSON line, with dropped frames and frames without inference by cause. It needs the programs of
-tests/support/rtsp_camera.py.
+benchmarks/support/rtsp_camera.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 from benchmarks.agent import SIGHTLINE, make_bundle, show, view
+from benchmarks.support.rtsp import rtsp_camera
 
-CAMERA = Path(__file__).parent.parent / "tests" / "support" / "rtsp_camera.py"
 WARM_UP_S = 60
 
 
@@ -32,12 +32,8 @@ def main() -> None:
         bundle, summary = make_bundle(folder), folder / "summary.json"
         addresses = []
         for _ in range(2):
-            command = ["/usr/bin/python3", str(CAMERA), "--codec", "h264", "--size", "640x480", "--fps", "30"]
-            command += ["--seconds", str(int(seconds) + 60)]
-            camera = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-            stack.callback(camera.kill)
-            assert camera.stdout is not None
-            addresses.append(camera.stdout.readline().strip())
+            options = ("--codec", "h264", "--size", "640x480", "--fps", "30", "--seconds", str(int(seconds) + 60))
+            addresses.append(stack.enter_context(rtsp_camera(0, *options))[1])
         cameras = [f"--source={name}={address}" for name, address in zip(("first", "second"), addresses, strict=True)]
         command = [*SIGHTLINE, "run", str(bundle), *cameras, "--json", "--page-port", "0", "--summary", str(summary)]
         agent = stack.enter_context(subprocess.Popen(command, stdout=-3, stderr=subprocess.PIPE, text=True))

@@ -18,7 +18,8 @@ import threading
 from pathlib import Path
 
 from benchmarks.agent import FRAMES, ROUNDS, SIGHTLINE, make_bundle, make_clip, make_device, show, view
-from tests.support.broker import broker, free_port, subscriber, wait_until
+from benchmarks.support.broker import broker, free_port, subscriber
+from benchmarks.support.waiting import wait_until
 
 FPS = 30
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,24 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-LABELS = ("blue", "green", "red")
-BGR = {"blue": (190, 50, 40), "green": (45, 180, 50), "red": (40, 50, 200)}
-SIZE = 32
-
-
-def coloured(label: str, rng: np.random.Generator, width: int = 48, height: int = 40) -> np.ndarray[Any, Any]:
-    """uint8 [height, width, 3] in BGR: a noisy picture whose mean says which class it is."""
-    picture = np.asarray(BGR[label]) + rng.normal(0, 25, (height, width, 3)) + rng.uniform(-25, 25)
-    return np.clip(picture, 0, 255).astype(np.uint8)
-
-
-def write_coloured(root: Path, each: int, seed: int = 0) -> Path:
-    rng = np.random.default_rng(seed)
-    for label in LABELS:
-        (root / label).mkdir(parents=True)
-        for i in range(each):
-            cv2.imwrite(str(root / label / f"{i:03}.png"), coloured(label, rng))
-    return root
+from benchmarks.support.colours import BGR as BGR
+from benchmarks.support.colours import LABELS, SIZE, coloured, write_coloured
+from benchmarks.support.needs import need as need
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +27,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     """A finished run of a convolutional model whose weights are written by hand: right on every picture. Read only."""
+    from benchmarks.support.colour_net import ColourNet
     from sightline.data.classification import read_class_folders
     from sightline.preprocess import InputSpec
-    from tests.support.models import ColourNet
     from trainer.export import export_run
 
     path = tmp_path_factory.mktemp("run") / "colours"
@@ -159,12 +143,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     first = ("training", "deploy")
     places = {name: i for i, name in enumerate(first)}
     items.sort(key=lambda item: places.get(item.path.parent.name, len(first)))
-
-
-def need(condition: bool, what: str) -> None:
-    """Skip a test whose program is not installed, saying how to get it; under CI that is a failure."""
-    if condition:
-        return
-    if os.environ.get("CI"):
-        pytest.fail(f"CI must have everything: {what}")
-    pytest.skip(what)

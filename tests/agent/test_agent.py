@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 
 import edge.inference.time_limit
 import edge.results.publisher
+from benchmarks.support.waiting import wait_until
 from edge import agent
 from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox
@@ -124,13 +125,6 @@ def running(bundle: Path, *sources: Frames, held: bool = False, **options: Any) 
         assert not loop.is_alive()
 
 
-def wait_until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.005)
-
-
 def test_two_cameras_get_the_same_rate_and_their_own_names(bundle: Path) -> None:
     with running(bundle, Frames("fast", 0.001, "red"), Frames("slow", 0.004, "blue")) as r:
         r.interpreter.seconds = 0.01
@@ -176,7 +170,7 @@ def test_cameras_behind_a_slow_model_do_not_count_as_silent(bundle: Path, monkey
     monkeypatch.setattr(edge.results.publisher, "SILENCE_S", 0.5)
     with running(bundle, Frames("a", 0.02), Frames("b", 0.02)) as r:
         r.interpreter.seconds = 0.4
-        wait_until(lambda: r.counters.frames >= 6, within_s=10)
+        wait_until(lambda: r.counters.frames >= 6, timeout_s=10)
         assert set(r.sink.codes()) <= {"ok", "opening"}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.support.mjpeg_camera import MANNERS, Camera
+from benchmarks.support.waiting import wait_until
 from edge import agent
 from edge.capture.capture import STREAMING, Capture
 from edge.capture.mailbox import Inbox
@@ -22,7 +22,6 @@ from edge.results.sink import Sink
 from sightline.bundle import read_bundle
 from sightline.device import load_device
 from sightline.predictions import Result
-from tests.support.mjpeg_camera import MANNERS, Camera
 
 MB = 1024 * 1024
 
@@ -37,13 +36,6 @@ class ResultSink(Sink):
 
     def of(self, name: str) -> list[Result]:
         return [result for result in self.results if result.source == name]
-
-
-def wait_until(condition: Callable[[], bool], what: str, within_s: float = 20.0) -> None:
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until, what
-        time.sleep(0.01)
 
 
 def peak_mb(reset: bool = False) -> float:
@@ -91,18 +83,19 @@ def test_the_other_cameras_lose_nothing(bundle: Path) -> None:
         for manner in MANNERS:
             wait_until(
                 lambda: all(c.state == STREAMING for c in captures),
-                f"no frame before: {manner}, {[c.state for c in captures]}, {states}",
+                20,
+                lambda: f"no frame before: {manner}, {[c.state for c in captures]}, {states}",  # noqa: B023
             )
             before = captures[1].reconnects.total(), captures[1].resized, len(sink.of("bad")), captures[0].frames
             peak_before = peak_mb(reset=True)
             bad.manner = manner
 
-            wait_until(partial(noticed, manner, before), f"{manner}: it was not noticed")
-            wait_until(partial(moves, captures[0].frames), f"{manner}: the other one stands still")
+            wait_until(partial(noticed, manner, before), 20, f"{manner}: not reported")
+            wait_until(partial(moves, captures[0].frames), 20, f"{manner}: the other camera stands still")
             assert peak_mb() < peak_before + 80, manner
             states[manner] = captures[1].state.text
             bad.manner = "well"
-        wait_until(lambda: captures[1].state == STREAMING, "no frame at the end")
+        wait_until(lambda: captures[1].state == STREAMING, 20, "not seen again")
         assert loop.is_alive()
     finally:
         stopping.set()

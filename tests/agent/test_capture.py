@@ -6,7 +6,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.client import BadStatusLine
@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.support.waiting import wait_until
 from edge.capture.capture import MAX_HUNG_THREADS, NO_MOTION, STREAMING, Capture
 from edge.capture.frame_gate import KEY_FRAME_FACTOR
 from edge.capture.mailbox import SLOTS, Mailbox, Slot
@@ -112,13 +113,6 @@ def take_all(capture: Capture, within_s: float = 5.0) -> list[Slot]:
         capture.mailbox.take(0)  # an error waits behind the last frame
         return slots
     raise AssertionError(f"no end within {within_s} s, only {len(slots)} slots")
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 3.0) -> None:
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def put(mailbox: Mailbox, frame_id: int) -> None:

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 
 import edge.results.sink
+from benchmarks.support.waiting import wait_until
 from edge.outputs.file_sinks import JsonLines, Rotation, Text
 from edge.results.sink import Sink
 from sightline.predictions import Box, Cause, Classification, ModelId, Region, Result
@@ -62,13 +62,6 @@ class Broken(Sink):
             raise self.error
         self.written.append(result.frame_id)
         return True
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 3.0) -> None:
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def test_a_slow_sink_costs_a_camera_results_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.support.waiting import wait_until
 from edge.capture.capture import NO_MOTION, STREAMING
 from edge.monitoring.health import Monitor
 from edge.monitoring.prometheus import EDGES_MS, exposition
@@ -182,13 +183,6 @@ def get(address: str) -> tuple[int, str]:
     except urllib.error.HTTPError as e:
         with e:
             return e.code, e.read().decode()
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_the_agent_answers(bundle: Path) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.broker import broker, free_port, subscriber
+from benchmarks.support.waiting import wait_until
 from tests.agent.conftest import write_crossing
 from tests.conftest import need
 from tests.support import homeassistant
-from tests.support.broker import broker, free_port, subscriber, wait_until
 from tests.support.debian import missing
 
 

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 
 import edge.web.routes
 import sightline.predictions
+from benchmarks.support.waiting import wait_until
 from edge.capture.mailbox import Slot
 from edge.web.live_page import BACKLOG, Channel, Listener, Page
 from edge.web.routes import VIEWERS, Web
@@ -145,13 +146,6 @@ def decoded(data: bytes) -> np.ndarray[Any, Any]:
 
 def is_coloured(picture: np.ndarray[Any, Any], label: str) -> bool:
     return bool(np.abs(picture.mean((0, 1)) - BGR[label]).max() < 6)
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 3.0) -> None:
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +315,7 @@ def test_every_camera_has_its_turn_where_encoding_is_slow(monkeypatch: pytest.Mo
             stack.enter_context(page.page.looking_at(name))
         thread.start()
         try:
-            wait_until(lambda: all(c.jpeg[0] >= 2 for c in page.page.channels.values()), within_s=5)
+            wait_until(lambda: all(c.jpeg[0] >= 2 for c in page.page.channels.values()), timeout_s=5)
         finally:
             over.set()
             thread.join()
@@ -473,7 +467,7 @@ def test_viewers_that_left_while_no_picture_came_make_room(page: Shown) -> None:
         for _ in range(VIEWERS):
             stack.enter_context(get(page, "/stream.mjpg"))
         wait_until(lambda: page.viewers == VIEWERS)
-    wait_until(lambda: page.viewers == 0, within_s=8)
+    wait_until(lambda: page.viewers == 0, timeout_s=8)
 
 
 def test_a_new_viewer_is_not_shown_the_picture_of_an_earlier_visit(page: Shown) -> None:

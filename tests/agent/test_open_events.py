@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.support.waiting import wait_until
 from edge.results.event_rules import Event
 from edge.results.open_events import OpenEvents
 from sightline.predictions import ModelId
@@ -116,9 +117,7 @@ def test_the_next_start_ends_them(bundle: Path, tmp_path: Path) -> None:
     def run_until(condition: Callable[[], bool]) -> None:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                while not condition():
-                    assert process.poll() is None and time.monotonic() < until
-                    time.sleep(0.05)
+                wait_until(condition, until - time.monotonic(), process=process)
             finally:
                 process.kill()
 

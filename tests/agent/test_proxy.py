@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.support.broker import free_port
+from benchmarks.support.browser import start_chromium
+from benchmarks.support.waiting import wait_until
 from edge.web.auth import Access, access_for
 from tests.agent.test_browser import text
-from tests.agent.test_live_page import Shown, camera, wait_until
-from tests.support.broker import free_port
-from tests.support.browser import start_chromium
+from tests.agent.test_live_page import Shown, camera
 from tests.support.webservers import NAMES, documented, web_server
 
 
@@ -81,14 +82,14 @@ def test_behind_a_proxy_all_works_with_the_token_and_nothing_without(proxied: Pr
             assert proxied.status("/snapshot.jpg") == 401, "the proxy comes from this machine, but not its users"
             assert proxied.status("/snapshot.jpg", Authorization=f"Bearer {proxied.token}") == 200
             driver.get(f"https://localhost:{proxied.port}/")
-            wait_until(lambda: text(driver, "state") == "locked", within_s=10)
+            wait_until(lambda: text(driver, "state") == "locked", timeout_s=10)
             assert listen(driver) == "refused"
             driver.execute_script(
                 "document.getElementById('token').value = arguments[0];"
                 "document.getElementById('login').requestSubmit()",
                 proxied.token,
             )
-            wait_until(lambda: text(driver, "state") == "live", within_s=10)
+            wait_until(lambda: text(driver, "state") == "live", timeout_s=10)
             (cookie,) = driver.get_cookies()
             assert cookie["secure"] and cookie["httpOnly"]
             wait_until(lambda: driver.execute_script("return document.getElementById('picture').naturalWidth") == 320)
@@ -97,13 +98,13 @@ def test_behind_a_proxy_all_works_with_the_token_and_nothing_without(proxied: Pr
                 "const t = document.getElementById('threshold'); t.value = 0.7; t.dispatchEvent(new Event('change'));"
             )
             wait_until(lambda: page.thresholds == [0.7])
-        wait_until(lambda: "502" in text(driver, "banner"), within_s=20)
+        wait_until(lambda: "502" in text(driver, "banner"), timeout_s=20)
         page = Shown(proxied.inner, access=proxied.access)
         with closing(page):
             with camera(page):
-                wait_until(lambda: text(driver, "state") == "live", within_s=20)
+                wait_until(lambda: text(driver, "state") == "live", timeout_s=20)
                 wait_until(lambda: page.viewers == 2)
             driver.get("about:blank")  # while no frame comes
-            wait_until(lambda: page.viewers == 0, within_s=8)
+            wait_until(lambda: page.viewers == 0, timeout_s=8)
     finally:
         driver.quit()

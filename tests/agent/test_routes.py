@@ -21,6 +21,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, RejectConnection, Request, TextMessage
 from wsproto.utilities import LocalProtocolError
 
+from benchmarks.support.waiting import wait_until
 from edge.web import http_server as server
 from edge.web import routes as web
 from edge.web.auth import Access, access_for, host_of
@@ -34,7 +35,6 @@ from tests.agent.test_live_page import (
     read_part,
     result,
     slot,
-    wait_until,
 )
 from tests.conftest import Sightline
 
@@ -523,7 +523,7 @@ def test_over_tls_too_viewers_that_left_make_room(certificate: Path, path: str) 
                 connection.request("GET", path)
                 stack.enter_context(connection.getresponse())
             assert page.viewers == web.VIEWERS
-        wait_until(lambda: page.viewers == 0, within_s=8)
+        wait_until(lambda: page.viewers == 0, timeout_s=8)
 
 
 def test_a_viewer_whose_network_was_cut_is_asked_after_by_the_system(

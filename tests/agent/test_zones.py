@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.support.broker import broker, free_port, subscriber
+from benchmarks.support.waiting import wait_until
 from edge.results.zones import GONE_S, Zone, ZoneCounter, ZoneEvent, parse_zone
 from sightline.errors import ConfigError
 from sightline.predictions import Box, Cause, Detection, ModelId, Result
 from tests.agent.conftest import write_crossing
 from tests.conftest import Sightline
-from tests.support.broker import broker, free_port, subscriber
-from tests.support.broker import wait_until as broker_wait
 
 MODEL = ModelId("m", "1", "ab" * 32)
 ZONE = Zone("zone", "door", ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75)))
@@ -173,8 +173,8 @@ def test_the_counts_reach_mqtt(detector: Path, tmp_path: Path) -> None:
             return [r.json["places"] for r in received if r.topic == "sightline/pi/yard/state"]
 
         try:
-            broker_wait(lambda: any(c["gate"]["left"] > 0 for c in counts()), 25)
-            broker_wait(lambda: any(c["left"]["inside"] > 0 for c in counts()), 10)
+            wait_until(lambda: any(c["gate"]["left"] > 0 for c in counts()), 25)
+            wait_until(lambda: any(c["left"]["inside"] > 0 for c in counts()), 10)
             process.terminate()
             assert process.wait(10) == 0
         finally:

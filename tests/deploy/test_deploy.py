@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.support.broker import free_port
 from edge.deploy.ssh import Device, StepError
 from sightline.errors import DeviceError
 from tests.conftest import need
-from tests.support.broker import free_port
 from tests.support.debian import missing
 from tests.support.deploy_machine import Machine, booted, build
 

@@ -19,13 +19,13 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
+from benchmarks.support.waiting import wait_until
 from edge.capture.mailbox import Slot
 from edge.outputs.mqtt import Mqtt, parse_broker
 from edge.outputs.outbox import Outbox
 from edge.outputs.webhook import Webhook, parse_receiver
 from sightline.errors import ConfigError
 from sightline.predictions import Classification, ModelId, Result
-from tests.support.broker import wait_until
 from tests.support.fake_broker import FakeBroker, Manner, fake_broker
 
 MODEL = ModelId("m", "1", "ab" * 32)

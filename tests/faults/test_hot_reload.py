@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.support.waiting import wait_until
 from edge.inference.hot_reload import HotReload, WatchedBundle
 from edge.inference.model import open_model, stamp_of
 from edge.inference.self_test import Trial, measure_model, try_in_child
@@ -47,11 +48,7 @@ class Agent:
             keep(line)
 
     def wait(self, condition: Callable[[], bool], within_s: float = 20.0) -> None:
-        until = time.monotonic() + within_s
-        while not condition():
-            assert self.process.poll() is None, self.log
-            assert time.monotonic() < until, self.log
-            time.sleep(0.02)
+        wait_until(condition, within_s, lambda: self.log, process=self.process)
 
     def heard(self, words: str) -> bool:
         return any(words in line for line in self.log)

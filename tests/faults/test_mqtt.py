@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.support.broker import Received, broker, free_port, subscriber
+from benchmarks.support.waiting import wait_until
 from edge.outputs.mqtt import parse_broker
 from sightline.bundle import read_bundle, write_bundle
 from sightline.errors import ConfigError
 from tests.conftest import LABELS, Sightline
-from tests.support.broker import Received, broker, free_port, subscriber, wait_until
 
 PASSWORD = "hunter2-mqtt"
 

@@ -9,10 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -22,42 +21,24 @@ import pytest
 
 from benchmarks.agent import view
 from benchmarks.soak import watch
+from benchmarks.support.rtsp import SCRIPT, is_rtsp_installed, rtsp_camera
+from benchmarks.support.waiting import wait_until
 from edge.addresses import expand
 from edge.capture.sources.factory import make_source
 from sightline.device import load_device
 from sightline.errors import SourceError
 from tests.conftest import Sightline, need
 
-PYTHON = Path("/usr/bin/python3")  # Debian's, which has `gi`
-CAMERA = Path(__file__).parents[1] / "support" / "rtsp_camera.py"
 PASSWORD = "hunter2-xyzzy"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _gstreamer() -> None:
-    works = PYTHON.exists() and all(
-        subprocess.run([PYTHON, CAMERA, "--check", "--codec", codec], capture_output=True).returncode == 0
-        for codec in ("jpeg", "h264")
-    )
     need(
-        works,
+        is_rtsp_installed(),
         "an RTSP camera needs GStreamer: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 "
         "gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad",
     )
-
-
-@contextmanager
-def rtsp_camera(port: int = 0, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The camera's process and its address."""
-    command = [str(PYTHON), str(CAMERA), "--port", str(port), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            address = process.stdout.readline().strip()
-            assert address.startswith("rtsp://127.0.0.1:"), "the camera did not start"
-            yield process, address
-        finally:
-            process.kill()
 
 
 @contextmanager
@@ -95,14 +76,6 @@ def end(process: subprocess.Popen[str]) -> str:
     return stderr
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], within_s: float) -> None:
-    until = time.monotonic() + within_s
-    while not condition():
-        assert process.poll() is None, f"the agent ended: {process.stderr.read() if process.stderr else ''}"
-        assert time.monotonic() < until, f"it did not happen within {within_s} s"
-        time.sleep(0.05)
-
-
 def with_password(address: str) -> str:
     return address.replace("://", f"://admin:{PASSWORD}@")
 
@@ -132,14 +105,14 @@ def test_a_camera_that_dies_and_comes_back_is_seen_again(bundle: Path, tmp_path:
         watching(with_password(address), bundle, "--summary", summary) as (process, results),
     ):
         port = int(address.split(":")[2].split("/")[0])
-        wait_until(lambda: len(ok(results)) > 10, process, 15)
+        wait_until(lambda: len(ok(results)) > 10, 15, process=process)
         camera.send_signal(signal.SIGKILL)
         camera.wait(5)
-        wait_until(lambda: sum(r["status"] == "not_inferred" for r in results[-3:]) >= 2, process, 10)
+        wait_until(lambda: sum(r["status"] == "not_inferred" for r in results[-3:]) >= 2, 10, process=process)
         count = len(ok(results))
         with rtsp_camera(port, *login) as (_, again):
             assert again == address
-            wait_until(lambda: len(ok(results)) > count + 10, process, 25)
+            wait_until(lambda: len(ok(results)) > count + 10, 25, process=process)
             stderr = end(process)
     ids = [r["frame_id"] for r in results]
     assert ids == sorted(ids)
@@ -158,23 +131,23 @@ def test_a_camera_that_dies_and_comes_back_is_seen_again(bundle: Path, tmp_path:
 def test_a_camera_that_hangs_is_noticed_and_opened_again(bundle: Path) -> None:
     """The connection stays open and nothing comes: OpenCV by itself waits for half a minute."""
     with rtsp_camera() as (camera, address), watching(address, bundle) as (process, results):
-        wait_until(lambda: len(ok(results)) > 5, process, 15)
+        wait_until(lambda: len(ok(results)) > 5, 15, process=process)
         camera.send_signal(signal.SIGSTOP)
-        wait_until(lambda: bool(results) and "3 s" in str(results[-1]["cause"]), process, 8)
+        wait_until(lambda: bool(results) and "3 s" in str(results[-1]["cause"]), 8, process=process)
         camera.send_signal(signal.SIGCONT)
         count = len(ok(results))
-        wait_until(lambda: len(ok(results)) > count + 5, process, 25)
+        wait_until(lambda: len(ok(results)) > count + 5, 25, process=process)
         end(process)
 
 
 def test_a_camera_that_comes_back_with_another_size_is_seen_in_it(bundle: Path, tmp_path: Path) -> None:
     summary = tmp_path / "summary.json"
     with rtsp_camera() as (camera, address), watching(address, bundle, "--summary", summary) as (process, results):
-        wait_until(lambda: len(ok(results)) > 5, process, 15)
+        wait_until(lambda: len(ok(results)) > 5, 15, process=process)
         camera.send_signal(signal.SIGKILL)
         camera.wait(5)
         with rtsp_camera(int(address.split(":")[2].split("/")[0]), "--size", "640x480"):
-            wait_until(lambda: ok(results)[-1]["image"] == {"width": 640, "height": 480}, process, 25)
+            wait_until(lambda: ok(results)[-1]["image"] == {"width": 640, "height": 480}, 25, process=process)
             stderr = end(process)
     assert f"{address}: image size changed 1 times" in stderr
     assert {(r["image"]["width"], r["image"]["height"]) for r in ok(results)} == {(320, 240), (640, 480)}
@@ -195,11 +168,11 @@ def test_a_clock_that_jumps_by_hours_moves_nothing_but_the_dates(bundle: Path, t
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
     with rtsp_camera() as (_, address), watching(address, bundle, env=env) as (process, results):
-        wait_until(lambda: len(ok(results)) > 10, process, 15)
+        wait_until(lambda: len(ok(results)) > 10, 15, process=process)
         for jump in ("+5h", "-7h"):
             count = len(ok(results))
             clock.write_text(jump)
-            wait_until(lambda count=count: len(ok(results)) > count + 30, process, 10)  # type: ignore[misc]
+            wait_until(lambda count=count: len(ok(results)) > count + 30, 10, process=process)  # type: ignore[misc]
         stderr = end(process)
     dates = [datetime.fromisoformat(r["captured_at"]) for r in results]
     steps = [(b - a).total_seconds() / 3600 for a, b in itertools.pairwise(dates)]
@@ -235,7 +208,7 @@ def shown_to_anybody(process: subprocess.Popen[str], page: str) -> Iterator[tupl
     with urllib.request.urlopen(page + "events", timeout=5) as response:
         yield "/events", response.readline().decode() + response.readline().decode()
     ps = subprocess.run(["ps", "auxeww"], capture_output=True, text=True, errors="replace").stdout
-    yield "ps", "\n".join(line for line in ps.splitlines() if CAMERA.name not in line)  # the camera knows it
+    yield "ps", "\n".join(line for line in ps.splitlines() if SCRIPT.name not in line)  # the camera knows it
     for name in ("cmdline", "environ"):
         yield name, Path(f"/proc/{process.pid}/{name}").read_text()
 
@@ -259,13 +232,13 @@ def test_a_password_is_shown_by_the_command_line_alone(way: str, bundle: Path, t
             command += ["--source", with_password(address)]
         with subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True, env=env) as process:
             try:
-                wait_until(lambda: output.exists() and '"ok"' in output.read_text(), process, 20)
-                wait_until(lambda: "live page: " in (tmp_path / "stderr").read_text(), process, 5)
+                wait_until(lambda: output.exists() and '"ok"' in output.read_text(), 20, process=process)
+                wait_until(lambda: "live page: " in (tmp_path / "stderr").read_text(), 5, process=process)
                 page = (tmp_path / "stderr").read_text().split("live page: ")[1].split()[0]
                 shown = list(shown_to_anybody(process, page))
                 camera.send_signal(signal.SIGKILL)
                 camera.wait(5)
-                wait_until(lambda: "no answer from" in output.read_text(), process, 20)
+                wait_until(lambda: "no answer from" in output.read_text(), 20, process=process)
                 shown += list(shown_to_anybody(process, page))
                 process.terminate()
                 assert process.wait(10) == 0
@@ -284,7 +257,7 @@ def test_a_password_that_is_wrong_appears_nowhere(bundle: Path) -> None:
         rtsp_camera(0, "--user", "admin", "--password", "another") as (_, address),
         watching(with_password(address), bundle, "--debug") as (process, results),
     ):
-        wait_until(lambda: any("password" in str(r["cause"]) for r in results), process, 20)
+        wait_until(lambda: any("password" in str(r["cause"]) for r in results), 20, process=process)
         stderr = end(process)
     assert {r["cause_code"] for r in results} <= {"opening", "camera"}
     everything = json.dumps(results) + stderr

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.waiting import wait_until
 from edge.system.supervisor import Signals, rest
 
 # speaks the protocol with edge.system.sd_notify; each start does the next task of its arguments
@@ -66,6 +67,11 @@ sys.exit(supervise(sys.argv[1:], log_to_stderr, limits))
 
 
 class Supervised:
+    """A supervisor, with what it and its children print.
+
+    Threads: one reader thread appends to each list; the test only reads them.
+    """
+
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.logged: list[str] = []
@@ -82,10 +88,7 @@ class Supervised:
             keep(line.strip())
 
     def wait(self, condition: Callable[[], bool], within_s: float = 10.0) -> None:
-        until = time.monotonic() + within_s
-        while not condition():
-            assert time.monotonic() < until, (self.logged, self.starts)
-            time.sleep(0.01)
+        wait_until(condition, within_s, lambda: (self.logged, self.starts))
 
 
 @contextmanager
@@ -227,19 +230,14 @@ def test_the_agent_predicts_again_within_three_seconds(how: signal.Signals, bund
         ):
             threading.Thread(target=read, args=(stream, keep), daemon=True).start()
         try:
-            until = time.monotonic() + 20
-            while len(lines) < 20:
-                assert time.monotonic() < until and process.poll() is None, logged
-                time.sleep(0.02)
+            wait_until(lambda: len(lines) >= 20, 20, lambda: logged, process=process)
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             (child,) = map(int, children)
             os.kill(child, how)
             stuck = time.monotonic()
             time.sleep(0.2)
             seen = len(lines)
-            while not any('"ok"' in line for _, line in lines[seen:]):
-                assert time.monotonic() < stuck + 10, logged
-                time.sleep(0.02)
+            wait_until(lambda: any('"ok"' in line for _, line in lines[seen:]), 10, lambda: logged)
             recovery, again = next((at - stuck, line) for at, line in lines[seen:] if '"ok"' in line)
             assert json.loads(again)["frame_id"] < 10, "a new process"
             assert recovery < 4, f"it took {recovery:.1f} s"  # 3 s when nothing else runs on this machine

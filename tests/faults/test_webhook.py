@@ -19,6 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.support.broker import free_port
+from benchmarks.support.waiting import wait_until
 from edge.outputs import durable_sink as delivery
 from edge.outputs import webhook
 from edge.outputs.outbox import Outbox
@@ -26,7 +28,6 @@ from edge.outputs.webhook import Webhook, parse_headers, parse_receiver
 from sightline.errors import ConfigError
 from sightline.predictions import Classification, ModelId, Result
 from tests.conftest import Sightline
-from tests.support.broker import free_port, wait_until
 
 MODEL = ModelId("m", "1", "ab" * 32)
 SECRET = "hunter2-hook"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.support.rtsp import rtsp_camera
+from benchmarks.support.waiting import wait_until
 from tests.conftest import Sightline, need
 from tests.support.debian import missing
 from tests.support.emulated_pi import SUITES, Pi, build
@@ -105,8 +106,6 @@ def test_boxes_match_those_of_a_pc(pi: Pi, spots_run: Path, spots: Path, tmp_pat
 
 
 def test_a_network_camera_appears_on_the_live_page(pi: Pi, bundle: Path, tmp_path: Path) -> None:
-    from tests.faults.test_rtsp import rtsp_camera
-
     output = tmp_path / "results.jsonl"
     with rtsp_camera() as (_, address):
         line = ["run", bundle, "--source", address, "--output", output, "--send", "results", "--page-port", 0]
@@ -115,9 +114,7 @@ def test_a_network_camera_appears_on_the_live_page(pi: Pi, bundle: Path, tmp_pat
             try:
                 assert agent.stderr is not None
                 page = next(text for text in agent.stderr if "live page" in text).split()[-1]
-                until = time.monotonic() + 120
-                while time.monotonic() < until and (not output.exists() or output.read_text().count('"ok"') < 5):
-                    time.sleep(0.5)
+                wait_until(lambda: output.exists() and output.read_text().count('"ok"') >= 5, 120, process=agent)
                 with urllib.request.urlopen(page, timeout=30) as answer:
                     assert b"<canvas" in answer.read()
             finally:

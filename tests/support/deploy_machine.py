@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.broker import free_port
+from benchmarks.support.broker import free_port
+from benchmarks.support.waiting import wait_until
 from tests.support.debian import call, source
 
 SUITE = "bookworm"
@@ -104,7 +104,7 @@ def booted(system: Path, work: Path, *, index: bool) -> Iterator[Machine]:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         try:
-            _wait(machine, work / "boot.log")
+            wait_until(lambda: _is_running(machine), 60, (work / "boot.log").read_text, process=first)
             yield machine
         finally:
             first.kill()
@@ -114,18 +114,12 @@ def booted(system: Path, work: Path, *, index: bool) -> Iterator[Machine]:
                     with contextlib.suppress(OSError):  # a process in it has not exited yet
                         folder.rmdir()
     finally:
-        for _ in range(20):
-            if subprocess.run(["umount", "--recursive", root], capture_output=True).returncode == 0:
-                break
-            time.sleep(0.5)
+        unmount = ["umount", "--recursive", root]
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: subprocess.run(unmount, capture_output=True).returncode == 0, 10)
 
 
-def _wait(machine: Machine, log: Path) -> None:
-    until = time.monotonic() + 60
-    while True:
-        with contextlib.suppress(subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            if "running" in machine.ssh("systemctl is-system-running --wait || true", 30):
-                return
-        if time.monotonic() > until:
-            raise RuntimeError(f"the machine did not boot: {log.read_text()[-3000:]}")
-        time.sleep(0.3)
+def _is_running(machine: Machine) -> bool:
+    with contextlib.suppress(subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return "running" in machine.ssh("systemctl is-system-running --wait || true", 30)
+    return False

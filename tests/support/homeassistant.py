@@ -7,7 +7,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from tests.support.broker import listens
+from benchmarks.support.broker import listens
+from benchmarks.support.waiting import wait_until
 from tests.support.debian import call, extracted
 
 PYTHON = "3.13.5"
@@ -84,14 +84,9 @@ def started(root: Path, config: Path, port: int, broker: int) -> Iterator[HomeAs
         subprocess.Popen(_command(root, config, "-c", "/config", "--skip-pip"), stdout=out, stderr=out) as process,
     ):
         try:
-            end = time.monotonic() + 60
-            while not listens(port):
-                assert process.poll() is None and time.monotonic() < end, log.read_text()
-                time.sleep(0.2)
+            wait_until(lambda: listens(port), 60, log.read_text, process=process)
             here = HomeAssistant(url, _login(url), log)
-            while here.ask("/api/config")["state"] != "RUNNING":
-                assert time.monotonic() < end, log.read_text()
-                time.sleep(0.2)
+            wait_until(lambda: here.ask("/api/config")["state"] == "RUNNING", 60, log.read_text, process=process)
             if first:
                 flow = here.ask("/api/config/config_entries/flow", {"handler": "mqtt"})["flow_id"]
                 done = here.ask(f"/api/config/config_entries/flow/{flow}", {"broker": "127.0.0.1", "port": broker})

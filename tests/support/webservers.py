@@ -6,15 +6,15 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from benchmarks.support.broker import listens
+from benchmarks.support.waiting import wait_until
 from tests.conftest import need
-from tests.support.broker import listens
 from tests.support.debian import unpacked
 
 NAMES = ("nginx", "caddy")
@@ -64,11 +64,7 @@ def web_server(name: str, settings: str, port: int, folder: Path, request: pytes
         subprocess.Popen(line, env={**os.environ, "HOME": str(folder)}, stderr=errors) as server,
     ):
         try:
-            until = time.monotonic() + 20
-            while server.poll() is None and not listens(port):
-                assert time.monotonic() < until, log.read_text()
-                time.sleep(0.05)
-            assert server.poll() is None, log.read_text()
+            wait_until(lambda: listens(port), 20, log.read_text, process=server)
             yield
         finally:
             server.terminate()

@@ -10,8 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch import Tensor
 
 import trainer.classification
 import trainer.train
+from benchmarks.support.waiting import wait_until
 from sightline.errors import ConfigError, IntegrityError, ModelError
 from sightline.run_folder import read_run
 from tests.conftest import write_coloured
@@ -72,13 +71,6 @@ def group(leader: int) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, otherwise
-        time.sleep(0.05)
-
-
 def test_a_killed_training_ends_with_the_very_weights_of_one_that_was_not(
     pictures: Path, learned: Path, tmp_path: Path
 ) -> None:
@@ -90,7 +82,7 @@ def test_a_killed_training_ends_with_the_very_weights_of_one_that_was_not(
         process = subprocess.Popen(command, stdout=f, stderr=f, env=environment, start_new_session=True)
     try:
         assert process.wait(120) == -signal.SIGKILL, log.read_text()
-        wait_for(lambda: not group(process.pid), 30, "its workers have outlived it")
+        wait_until(lambda: not group(process.pid), 30, "its workers have outlived it")
     finally:
         for pid in group(process.pid):
             os.kill(pid, signal.SIGKILL)

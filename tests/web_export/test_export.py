@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from benchmarks.support.phone_browser import served
 from edge.web.http_server import server_tls
 from edge.web_export.litert_js import PACKAGES, runtime_files
 from edge.web_export.serve import certificate, make_server
 from sightline.errors import ConfigError, DeviceError, ModelError
 from tests.conftest import Sightline
-from tests.support.phone_browser import served
 from tests.web_export.conftest import exported
 
 

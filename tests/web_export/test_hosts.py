@@ -8,8 +8,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.support.broker import free_port
-from tests.support.phone_browser import chromium, shown, until
+from benchmarks.support.broker import free_port
+from benchmarks.support.phone_browser import chromium, shown
+from benchmarks.support.waiting import wait_until
 from tests.support.webservers import NAMES, documented, web_server
 
 SERVERS = {
@@ -47,5 +48,5 @@ def test_another_server(hosted: str, site: Path, tmp_path: Path) -> None:
         assert (headers["Content-Encoding"] == "gzip") == (kind.startswith("text/") or kind.endswith("wasm")), name
     with chromium(tmp_path / "profile") as driver:
         driver.get(hosted)
-        until(lambda: driver.execute_script("return seen.length") >= 2, 40, "results")
+        wait_until(lambda: driver.execute_script("return seen.length") >= 2, 40, "results")
         assert shown(driver, "proof").startswith("passed") and shown(driver, "offline").startswith("works")

@@ -19,13 +19,14 @@ import jsonschema
 import numpy as np
 import pytest
 
+from benchmarks.support.phone_browser import chromium, served, shown, write_y4m
+from benchmarks.support.waiting import wait_until
 from sightline.bundle import read_bundle
 from sightline.interpreter import Interpreter
 from sightline.postprocess import answer
 from sightline.predictions import Detection
 from sightline.preprocess import Preprocessor
 from tests.conftest import LABELS, coloured
-from tests.support.phone_browser import chromium, served, shown, until, write_y4m
 from tests.web_export.conftest import exported
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "sightline/prediction.schema.json").read_text())
@@ -49,7 +50,7 @@ def camera(clip: Path) -> str:
 
 
 def results(driver: Any, at_least: int = 1) -> list[dict[str, Any]]:
-    until(lambda: driver.execute_script("return seen.length") >= at_least, 40, f"{at_least} results")
+    wait_until(lambda: driver.execute_script("return seen.length") >= at_least, 40, f"{at_least} results")
     return list(driver.execute_script("return seen"))
 
 
@@ -73,7 +74,7 @@ def in_their_order(seen: list[dict[str, Any]]) -> None:
 def refused(driver: Any) -> str:
     """The code of the fault that the page shows, once it does."""
     banner = "const b = document.getElementById('banner'); return b.hidden ? '' : b.dataset.code"
-    code = str(until(lambda: driver.execute_script(banner), 40, "a message"))
+    code = str(wait_until(lambda: driver.execute_script(banner), 40, "a message"))
     assert len(shown(driver, "words")) > 30
     return code
 
@@ -85,7 +86,7 @@ def test_its_words_follow_the_camera_and_nothing_goes_elsewhere(
     record = f"{profile}.netlog"
     with served(site, "--http") as url, chromium(profile, camera(clip), f"--log-net-log={record}") as driver:
         driver.get(f"{url}?build={build}")
-        until(lambda: shown(driver, "state") == "live", 40, "live")
+        wait_until(lambda: shown(driver, "state") == "live", 40, "live")
         in_their_order(results(driver, 65))
         assert shown(driver, "heard") in LABELS, "read aloud without its score, which changes all the time"
         assert shown(driver, "proof") == "passed: 4 of 4 golden samples match"
@@ -136,7 +137,7 @@ def test_boxes_land_where_python_puts_them(
             cv2.imwrite(str(path), frame)
             before = driver.execute_script("return seen.filter(r => r.still).length")
             driver.find_element("id", "file").send_keys(str(path))
-            until(lambda n=before: driver.execute_script("return seen.filter(r => r.still).length") > n)  # type: ignore[misc]
+            wait_until(lambda n=before: driver.execute_script("return seen.filter(r => r.still).length") > n, 30)  # type: ignore[misc]
             everything.append((results(driver)[-1], frame, 0.002))
         for result, frame, tolerance in everything:
             expected = by_python(detector, frame, 0.5)
@@ -152,7 +153,7 @@ def test_the_float_model_proves_itself_too(colours: Path, clip: Path, profile: P
     site = exported(colours, tmp_path / "float", scheme="float32")
     with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
         driver.get(url)
-        until(lambda: shown(driver, "proof") == "passed: 4 of 4 golden samples match", 40)
+        wait_until(lambda: shown(driver, "proof") == "passed: 4 of 4 golden samples match", 40)
         assert "float32" in shown(driver, "model")
 
 
@@ -189,10 +190,10 @@ def test_it_goes_on_when_its_server_is_gone(site: Path, clip: Path, profile: Pat
         with served(site, "--http") as url:
             driver.get(url)
             results(driver, 3)
-            until(lambda: shown(driver, "offline").startswith("works"), 20)
+            wait_until(lambda: shown(driver, "offline").startswith("works"), 20)
         driver.get("about:blank")
         driver.get(url)
-        until(lambda: shown(driver, "state") == "live", 40)
+        wait_until(lambda: shown(driver, "state") == "live", 40)
         assert results(driver, 3)[0]["predictions"]
 
 
@@ -250,7 +251,7 @@ def test_it_sends_what_it_sees_once_that_is_allowed(
         results(driver, 10)
         assert Taker.bodies == [], "off until the user turns it on"
         driver.execute_script("document.getElementById('more').click(); document.getElementById('post').click()")
-        until(lambda: len(Taker.bodies) >= 5)
+        wait_until(lambda: len(Taker.bodies) >= 5, 30)
     for body in Taker.bodies:
         jsonschema.validate(json.loads(body), SCHEMA, format_checker=jsonschema.FormatChecker())
 
@@ -273,15 +274,15 @@ def test_without_a_camera_an_image_is_enough(site: Path, pictures: Path, profile
         driver.get(url)
         assert refused(driver) == "NotFoundError"
         driver.find_element("id", "file").send_keys(str(next((pictures / "red").glob("*.png"))))
-        until(lambda: shown(driver, "best").startswith("red"), 40)
+        wait_until(lambda: shown(driver, "best").startswith("red"), 40)
         assert driver.execute_script("return document.getElementById('banner').hidden")
         driver.find_element("id", "file").send_keys(str(next((pictures / "blue").glob("*.png"))))
-        until(lambda: shown(driver, "best").startswith("blue"), 40)
-        (tmp_path / "none.png").write_text("no picture")
+        wait_until(lambda: shown(driver, "best").startswith("blue"), 40)
+        (tmp_path / "none.png").write_text("no image")
         driver.find_element("id", "file").send_keys(str(tmp_path / "none.png"))
         assert refused(driver) == "fault" and "none.png is not an image" in shown(driver, "details")
         driver.find_element("id", "file").send_keys(str(next((pictures / "blue").glob("*.png"))))
-        until(lambda: driver.execute_script("return document.getElementById('banner').hidden"))
+        wait_until(lambda: driver.execute_script("return document.getElementById('banner').hidden"), 30)
         assert shown(driver, "state") == "image"
         assert shown(driver, "heard") == "blue", "the one result of an image is read aloud, however soon it comes"
 
@@ -290,10 +291,10 @@ def test_without_https_an_image_is_enough(site: Path, clip: Path, pictures: Path
     rule = "--host-resolver-rules=MAP pi.example 127.0.0.1"
     with served(site, "--http") as url, chromium(profile, camera(clip), rule) as driver:
         driver.get(url.replace("localhost", "pi.example"))
-        until(lambda: shown(driver, "proof").startswith("passed"), 40)
+        wait_until(lambda: shown(driver, "proof").startswith("passed"), 40)
         assert refused(driver) == "insecure" and "https://" in shown(driver, "words")
         driver.find_element("id", "file").send_keys(str(next((pictures / "red").glob("*.png"))))
-        until(lambda: shown(driver, "best").startswith("red"), 40)
+        wait_until(lambda: shown(driver, "best").startswith("red"), 40)
 
 
 def test_a_browser_that_is_too_old(site: Path, clip: Path, profile: Path) -> None:
@@ -304,7 +305,7 @@ def test_a_browser_that_is_too_old(site: Path, clip: Path, profile: Path) -> Non
         driver.get(url)
         assert refused(driver) == "simd" and "Safari 16.4" in shown(driver, "words")
         driver.execute_script("window.before = true; document.getElementById('again').click()")
-        until(lambda: not driver.execute_script("return window.before"))
+        wait_until(lambda: not driver.execute_script("return window.before"), 30)
         assert refused(driver) == "simd", "it shows the fault again, and does not load for ever"
 
 
@@ -313,7 +314,7 @@ def test_a_full_storage_costs_the_offline_use_alone(site: Path, clip: Path, prof
         driver.execute_cdp_cmd("Storage.overrideQuotaForOrigin", {"origin": url.rstrip("/"), "quotaSize": 300_000})
         driver.get(url)
         results(driver, 3)
-        until(lambda: "storage is full" in shown(driver, "offline"), 20)
+        wait_until(lambda: "storage is full" in shown(driver, "offline"), 20)
 
 
 WORKERS = """
@@ -398,10 +399,10 @@ def test_a_camera_that_stands_still(site: Path, clip: Path, profile: Path) -> No
         results(driver, 5)
         assert shown(driver, "state") == "live"
         driver.execute_script("window.before = video.srcObject; video.pause()")
-        until(lambda: shown(driver, "state") == "no image", 8)
+        wait_until(lambda: shown(driver, "state") == "no image", 8)
         count = driver.execute_script("return seen.length")
         results(driver, count + 3)
-        until(lambda: shown(driver, "state") == "live", 5)
+        wait_until(lambda: shown(driver, "state") == "live", 5)
         assert driver.execute_script("return video.srcObject !== before && !before.active")
 
 
@@ -414,7 +415,7 @@ def test_a_camera_that_is_taken_away(site: Path, clip: Path, profile: Path) -> N
         driver.execute_script(f"window.next = navigator.mediaDevices.getUserMedia; {FAIL % 'NotFoundError'} {take}")
         assert refused(driver) == "ended" and shown(driver, "state") == "no camera"
         assert shown(driver, "best") == "…"
-        until(lambda: refused(driver) == "NotFoundError", 10)
+        wait_until(lambda: refused(driver) == "NotFoundError", 10)
         assert shown(driver, "best") == "…"
         driver.execute_script("navigator.mediaDevices.getUserMedia = window.next")
         count = driver.execute_script("return seen.length")
@@ -436,7 +437,7 @@ def test_a_model_that_does_not_answer(site: Path, clip: Path, profile: Path) -> 
             time.sleep(1.5)
             assert driver.execute_script("return workers.length") == 2
         before = driver.execute_script("ahead += 20000; return seen.length")
-        until(lambda: driver.execute_script("return workers.length") == 4, 5)
+        wait_until(lambda: driver.execute_script("return workers.length") == 4, 5)
         results(driver, before + 2)
 
 
@@ -459,7 +460,7 @@ def test_a_second_camera_and_a_snapshot(site: Path, profile: Path, tmp_path: Pat
         label = "return document.getElementById('video').srcObject.getVideoTracks()[0].label"
         first = driver.execute_script(label)
         driver.find_element("id", "turn").click()
-        until(
+        wait_until(
             lambda: (
                 driver.execute_script(f"return (() => {{ try {{ {label} }} catch {{ return '' }} }})()")
                 not in ("", first)
@@ -469,7 +470,7 @@ def test_a_second_camera_and_a_snapshot(site: Path, profile: Path, tmp_path: Pat
         where = {"behavior": "allow", "downloadPath": str(tmp_path / "down")}
         driver.execute_cdp_cmd("Browser.setDownloadBehavior", where)
         driver.execute_script("navigator.canShare = undefined; document.getElementById('shoot').click()")
-        (path,) = until(lambda: list((tmp_path / "down").glob("colours-*.jpg")))
+        (path,) = wait_until(lambda: list((tmp_path / "down").glob("colours-*.jpg")), 30)
         newest = results(driver)[-1]
         assert cv2.imread(str(path)).shape[:2] == (newest["height"], newest["width"])
 
@@ -479,16 +480,16 @@ def test_it_rests_while_nobody_looks(site: Path, clip: Path, profile: Path) -> N
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LOCKS})
         driver.get(url)
         results(driver, 2)
-        until(lambda: driver.execute_script(AWAKE) == [True], 10, "the lock that keeps the screen on")
+        wait_until(lambda: driver.execute_script(AWAKE) == [True], 10, "the lock that keeps the screen on")
         hide = f"{HIDDEN} document.dispatchEvent(new Event('visibilitychange'));"
         driver.execute_script(hide % "true")
         assert shown(driver, "state") == "paused"
         assert driver.execute_script(ENDED)
-        until(lambda: driver.execute_script(AWAKE) == [False])
+        wait_until(lambda: driver.execute_script(AWAKE) == [False], 30)
         driver.execute_script(hide % "false")
         before = driver.execute_script("return seen.length")
         results(driver, before + 2)
-        until(lambda: driver.execute_script(AWAKE) == [False, True], 10, "the lock again")
+        wait_until(lambda: driver.execute_script(AWAKE) == [False, True], 10, "the lock again")
 
 
 def test_a_camera_that_is_given_too_late(site: Path, clip: Path, profile: Path) -> None:
@@ -496,9 +497,9 @@ def test_a_camera_that_is_given_too_late(site: Path, clip: Path, profile: Path) 
     with served(site, "--http") as url, chromium(profile, camera(clip)) as driver:
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": SLOW})
         driver.get(url)
-        until(lambda: driver.execute_script("return Boolean(window.give)"))
+        wait_until(lambda: driver.execute_script("return Boolean(window.give)"), 30)
         driver.execute_script(f"{HIDDEN % 'true'} give();")
-        until(lambda: driver.execute_script("return window.given?.active === false"), 10, "the camera's end")
+        wait_until(lambda: driver.execute_script("return window.given?.active === false"), 10, "the camera's end")
 
 
 SLOW = """const media = navigator.mediaDevices, get = media.getUserMedia.bind(media);

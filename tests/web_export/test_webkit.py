@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.support.phone_browser import served, shown
+from benchmarks.support.waiting import wait_until
 from tests.conftest import LABELS, coloured, need
-from tests.support.phone_browser import served, shown, until
 
 # no WebKitGTK has a camera where there is none; what a canvas shows comes the same way
 CAMERA = """
@@ -79,8 +80,8 @@ def test_its_words_follow_the_camera(site: Path, webkit: Any, tmp_path: Path) ->
     index.write_text(f'{head}<script src="camera.js"></script>{script}{rest}')
     with served(copy, "--http") as url:
         webkit.get(url)
-        until(lambda: shown(webkit, "proof") == "passed: 4 golden samples, as measured", 60)
+        wait_until(lambda: shown(webkit, "proof") == "passed: 4 golden samples, as measured", 60)
         for label in LABELS:
             webkit.execute_script("window.label = arguments[0]", label)
-            until(lambda label=label: shown(webkit, "best").startswith(label), 20, label)  # type: ignore[misc]
+            wait_until(lambda label=label: shown(webkit, "best").startswith(label), 20, label)  # type: ignore[misc]
         assert shown(webkit, "state") == "live"

@@ -1,4 +1,4 @@
-"""Chromium with a camera that plays a clip."""
+"""Chromium as a phone, with a camera that plays a clip."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import contextlib
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from tests.support.browser import start_chromium
+from benchmarks.support.browser import start_chromium
 
 OPTIONS = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
 COLLECT = "window.seen = []; addEventListener('sightline', e => seen.push(e.detail));"
 
 
 def write_y4m(path: Path, frames: Sequence[np.ndarray[Any, Any]], fps: int = 10) -> Path:
-    """frames: uint8 [height, width, 3], BGR, sides even."""
+    """Write a clip for Chromium's camera. Returns `path`.
+
+    frames: uint8 [height, width, 3], BGR, with even width and height.
+    """
     height, width = frames[0].shape[:2]
     with path.open("wb") as f:
         f.write(f"YUV4MPEG2 W{width} H{height} F{fps}:1 Ip A1:1 C420jpeg\n".encode())
@@ -32,7 +34,10 @@ def write_y4m(path: Path, frames: Sequence[np.ndarray[Any, Any]], fps: int = 10)
 
 @contextlib.contextmanager
 def chromium(profile: Path, *more: str, width: int = 360, height: int = 740, scale: int = 2) -> Iterator[Any]:
-    """A driver; its console and its requests are recorded. more: options."""
+    """Yields a driver, which records the console and the requests.
+
+    more: further options.
+    """
     driver = start_chromium(profile, *OPTIONS, f"--window-size={width},{height}", *more)
     try:
         driver.set_page_load_timeout(30)
@@ -47,7 +52,10 @@ def chromium(profile: Path, *more: str, width: int = 360, height: int = 740, sca
 
 @contextlib.contextmanager
 def served(site: Path, *options: str, port: int = 0) -> Iterator[str]:
-    """The site's address on this machine."""
+    """Serve an exported page. Yields its address on this machine.
+
+    options: of `sightline serve-web`.
+    """
     line = [sys.executable, "-m", "sightline", "serve-web", site, "--address", "127.0.0.1", "--json", *options]
     with subprocess.Popen([*map(str, line), "--port", str(port)], stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -57,16 +65,6 @@ def served(site: Path, *options: str, port: int = 0) -> Iterator[str]:
             server.kill()
 
 
-def until(condition: Callable[[], Any], seconds: float = 30, what: str = "") -> Any:
-    """What the condition says, once that is true."""
-    end = time.monotonic() + seconds
-    while True:
-        if value := condition():
-            return value
-        if time.monotonic() > end:
-            raise AssertionError(f"{what or 'it'} did not come in {seconds:g} s")
-        time.sleep(0.1)
-
-
 def shown(driver: Any, element: str) -> str:
+    """Text of the element with this id."""
     return str(driver.execute_script("return document.getElementById(arguments[0]).textContent", element))

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import need
+from benchmarks.support.needs import need
 
 OPTIONS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
@@ -16,7 +16,11 @@ OPTIONS = (
 
 
 def start_chromium(profile: Path, *more: str, load: str = "normal") -> Any:
-    """A driver; its console and its requests are recorded. more: options. load: when a page counts as loaded."""
+    """Start Chromium. Returns its driver, which records the console and the requests.
+
+    more: further options.
+    load: when a page counts as loaded: `normal`, `eager` or `none`.
+    """
     programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     need(all(programs.values()), "a browser is needed: apt-get install chromium chromium-driver")
     need(importlib.util.find_spec("selenium") is not None, "selenium is needed: pip install 'sightline[dev]'")

@@ -1,4 +1,4 @@
-"""A real MQTT broker for tests: mosquitto on 127.0.0.1, and a subscriber that keeps what comes."""
+"""A real MQTT broker: mosquitto on 127.0.0.1, and a subscriber that keeps all messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +17,31 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.conftest import need
+from benchmarks.support.needs import need
+from benchmarks.support.waiting import wait_until
 
 PROGRAM = shutil.which("mosquitto") or ("/usr/sbin/mosquitto" if Path("/usr/sbin/mosquitto").exists() else None)
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A TCP port on loopback that is free now."""
+    with socket.socket() as connection:
+        connection.bind(("127.0.0.1", 0))
+        return int(connection.getsockname()[1])
 
 
 def listens(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+    """Whether a server listens at a port on loopback."""
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
 def broker(folder: Path, port: int, *lines: str) -> Iterator[subprocess.Popen[str]]:
-    """lines: of its configuration, instead of letting everybody in."""
+    """Run a broker.
+
+    lines: of its configuration. Without them everybody may connect.
+    """
     need(PROGRAM is not None, "a broker is needed: apt-get install mosquitto")
     config = folder / f"mosquitto-{port}.conf"
     config.write_text("\n".join(["user root", f"listener {port} 127.0.0.1", *(lines or ["allow_anonymous true"]), ""]))
@@ -45,10 +51,7 @@ def broker(folder: Path, port: int, *lines: str) -> Iterator[subprocess.Popen[st
         subprocess.Popen([str(PROGRAM), "-c", str(config)], stdout=out, stderr=out, text=True) as process,
     ):
         try:
-            until = time.monotonic() + 5
-            while not listens(port):
-                assert time.monotonic() < until and process.poll() is None, log.read_text()
-                time.sleep(0.02)
+            wait_until(lambda: listens(port), 5, log.read_text, process=process)
             yield process
         finally:
             process.kill()
@@ -56,6 +59,8 @@ def broker(folder: Path, port: int, *lines: str) -> Iterator[subprocess.Popen[st
 
 @dataclass(frozen=True)
 class Received:
+    """A message. at_ns: monotonic time of its receipt."""
+
     at_ns: int
     topic: str
     body: bytes
@@ -68,7 +73,10 @@ class Received:
 
 @contextmanager
 def subscriber(port: int, topics: str = "#") -> Iterator[tuple[paho.Client, list[Received]]]:
-    """The client, to publish with, and what came, in order."""
+    """Yields a client, which can publish, and the list of its messages, in order.
+
+    The client's thread appends to the list; the others only read it.
+    """
     received: list[Received] = []
     ready = threading.Event()
     client = paho.Client(CallbackAPIVersion.VERSION2)
@@ -85,10 +93,3 @@ def subscriber(port: int, topics: str = "#") -> Iterator[tuple[paho.Client, list
     finally:
         client.disconnect()
         client.loop_stop()
-
-
-def wait_until(condition: Callable[[], object], within_s: float, what: str = "it") -> None:
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until, f"{what} did not happen within {within_s} s"
-        time.sleep(0.02)

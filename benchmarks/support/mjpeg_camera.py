@@ -1,4 +1,4 @@
-"""An MJPEG camera on loopback that behaves well, or badly in one of many manners, which may change while it runs."""
+"""An MJPEG camera on loopback that behaves well, or badly in one of many manners. The manner can change at any time."""
 
 from __future__ import annotations
 
@@ -18,25 +18,33 @@ DENIED = b'HTTP/1.0 401 Unauthorized\r\nWWW-Authenticate: Basic realm="c"\r\nCon
 
 
 def image(seed: int, width: int = 320, height: int = 240) -> bytes:
-    """A JPEG whose every seed is another one."""
+    """A JPEG image, a different one for each seed."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return cv2.imencode(".jpg", cv2.resize(small, (width, height)))[1].tobytes()
 
 
 def huge() -> bytes:
-    """26000x16000 pixels in some hundred bytes."""
+    """A JPEG that claims 26000x16000 pixels in a few hundred bytes."""
     data = bytearray(image(0))
     struct.pack_into(">HH", data, data.index(struct.pack(">HH", 240, 320)), 16000, 26000)
     return bytes(data)
 
 
 def part(data: bytes, length: int | None = None) -> bytes:
+    """One part of the multipart stream. length: Content-Length, if it is not that of the data."""
     return b"--x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % (length or len(data)) + data + b"\r\n"
 
 
 class Camera:
-    """address: of its stream. sent: images of the well-behaved manner. manner: may be set at any time; connections that
-    are open then end."""
+    """The camera.
+
+    address: address of its stream.
+    sent: number of images sent in the manner `well`.
+    manner: one of MANNERS. Setting it closes the open connections.
+
+    Threads: the owner's thread sets `manner`. One thread accepts connections and owns the listener. Each connection has
+    a thread of its own, which reads the manner and adds to `sent`; only connections in the manner `well` add to it.
+    """
 
     def __init__(self, fps: float = 10.0, login: str = "") -> None:
         self.fps, self.sent = fps, 0
@@ -85,8 +93,8 @@ class Camera:
     def _answer(self, viewer: socket.socket, manner: str) -> None:
         with suppress(OSError), viewer:
             viewer.settimeout(1)
-            asked = viewer.recv(65536)
-            for data, pause_s in MANNERS[manner](self, asked):
+            request = viewer.recv(65536)
+            for data, pause_s in MANNERS[manner](self, request):
                 viewer.sendall(data)
                 if manner == "well":
                     self.sent += data != HEAD
@@ -117,14 +125,14 @@ def _well(camera: Camera, _: bytes) -> Answer:
 def _for_a_while(
     camera: Camera, change: Callable[[int, bytes], bytes], pause_s: float = 0.02, count: int = 10**9
 ) -> Answer:
-    """Some good images, then others: what `change` makes of the n-th one."""
+    """Three good images, then images that `change` makes of the n-th one."""
     yield HEAD, 0
     for i, data in zip(range(count), camera.images(), strict=False):
         yield (part(data) if i < 3 else change(i, data)), pause_s
 
 
 def _then(camera: Camera, data: bytes, pause_s: float = 0.0) -> Answer:
-    """A good image, then always the same."""
+    """One good image, then always the same data."""
     yield HEAD + part(next(camera.images())), 0
     while True:
         yield data, pause_s
@@ -142,8 +150,8 @@ def _drip(camera: Camera) -> Answer:
         yield bytes([byte]), 0.05
 
 
-def _denied(camera: Camera, asked: bytes) -> Answer:
-    yield (b"garbage\r\n\r\n" if b"Authorization" in asked else DENIED), 0
+def _denied(camera: Camera, request: bytes) -> Answer:
+    yield (b"garbage\r\n\r\n" if b"Authorization" in request else DENIED), 0
 
 
 def _png(_: int, data: bytes) -> bytes:
@@ -152,7 +160,7 @@ def _png(_: int, data: bytes) -> bytes:
 
 MANNERS: dict[str, Callable[[Camera, bytes], Answer]] = {
     "well": _well,
-    "refuses": lambda camera, _: iter(()),  # there is no listener, once it is closed
+    "refuses": lambda camera, _: iter(()),  # the listener is closed
     "hangs up": lambda camera, _: iter(()),
     "says nothing": lambda camera, _: iter([(b"", FOREVER_S)]),
     "garbage": lambda camera, _: iter([(np.random.default_rng(0).bytes(4096), 0.0)]),
