@@ -51,7 +51,7 @@ class CameraRecord:
 class Agent:
     """The agent as a user runs it.
 
-    Threads: the reader thread adds to `seen`, and the main thread replaces it in `take`; both hold `_lock`.
+    Threads: the reader thread adds to `records`, and the main thread replaces it in `take`; both hold `_lock`.
     """
 
     def __init__(self, bundle: Path, cameras: dict[str, Camera], log: Path) -> None:
@@ -62,7 +62,7 @@ class Agent:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment)
         self._names = list(cameras)
         self._lock = threading.Lock()
-        self.seen = {name: CameraRecord() for name in self._names}
+        self.records = {name: CameraRecord() for name in self._names}
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -70,17 +70,17 @@ class Agent:
         for line in self.process.stdout:
             result, now = json.loads(line), time.monotonic()
             with self._lock:
-                seen = self.seen[result["source"]]
-                seen.dropped.update(result["dropped"])
+                records = self.records[result["source"]]
+                records.dropped.update(result["dropped"])
                 if result["status"] == "ok":
-                    seen.at.append(now)
+                    records.at.append(now)
                 else:
-                    seen.causes[result["cause_code"]] += 1
+                    records.causes[result["cause_code"]] += 1
 
     def take(self) -> dict[str, CameraRecord]:
         """The records since the last call, by camera."""
         with self._lock:
-            before, self.seen = self.seen, {name: CameraRecord() for name in self._names}
+            before, self.records = self.records, {name: CameraRecord() for name in self._names}
         return before
 
     def largest_mb(self) -> float:
@@ -108,15 +108,15 @@ class Part:
         self._sent = {name: camera.sent for name, camera in self._cameras.items()}
         self._seen = {name: CameraRecord() for name in GOOD}
 
-    def add(self, seen: dict[str, CameraRecord]) -> float:
+    def add(self, records: dict[str, CameraRecord]) -> float:
         """Returns the longest gap without inference on one of them, in seconds."""
         longest = 0.0
         for name, total in self._seen.items():
             last = total.at[-1:]
-            total.at += seen[name].at
-            total.dropped += seen[name].dropped
-            total.causes += seen[name].causes
-            longest = max(longest, longest_gap(last + seen[name].at))
+            total.at += records[name].at
+            total.dropped += records[name].dropped
+            total.causes += records[name].causes
+            longest = max(longest, longest_gap(last + records[name].at))
         return longest
 
     def show(self, name: str, seconds: float) -> None:
@@ -175,8 +175,8 @@ def main() -> None:
 def misbehave(agent: Agent, camera: Camera, manner: str, seconds: float, part: Part) -> dict[str, Any]:
     camera.manner = manner
     time.sleep(seconds)
-    seen = agent.take()
-    longest, causes = part.add(seen), seen[BAD].causes
+    records = agent.take()
+    longest, causes = part.add(records), records[BAD].causes
     camera.manner = "well"
     began = time.monotonic()
     part.add(wait_until_seen(agent, [BAD]))
@@ -184,23 +184,23 @@ def misbehave(agent: Agent, camera: Camera, manner: str, seconds: float, part: P
         "rss_mb": agent.largest_mb(),
         "others_longest_gap_s": longest,
         "seen_again_s": time.monotonic() - began,
-        "inferred": len(seen[BAD].at),
+        "inferred": len(records[BAD].at),
         **{f"not_inferred_{code}": n for code, n in causes.items()},
     }
 
 
 def wait_until_seen(agent: Agent, names: list[str]) -> dict[str, CameraRecord]:
     """Wait until each camera had inference for a second without a fault. Returns the records of that time."""
-    total = {name: CameraRecord() for name in agent.seen}
+    total = {name: CameraRecord() for name in agent.records}
     until = time.monotonic() + SEEN_AGAIN_S
     while time.monotonic() < until and agent.process.poll() is None:
         time.sleep(1)
-        seen = agent.take()
-        for name, one in seen.items():
+        records = agent.take()
+        for name, one in records.items():
             total[name].at += one.at
             total[name].dropped += one.dropped
             total[name].causes += one.causes
-        if all(len(seen[name].at) > 1 and not seen[name].causes for name in names):
+        if all(len(records[name].at) > 1 and not records[name].causes for name in names):
             return total
     raise SystemExit(f"{', '.join(names)}: no inference within {SEEN_AGAIN_S:g} s")
 

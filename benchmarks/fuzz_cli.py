@@ -110,10 +110,10 @@ def make(root: Path) -> None:
     from sightline.preprocess import InputSpec
     from trainer.export import export_run
 
-    pictures = write_coloured(root / "colours", 8)
+    images = write_coloured(root / "colours", 8)
     recipe = {"arch": "resnet18", "batch": 8, "augment": "none", "flip": False, "seed": 0}
     export_run(
-        root / "colour-run", ColourNet(), read_class_folders(pictures), InputSpec(SIZE, SIZE), name="colours",
+        root / "colour-run", ColourNet(), read_class_folders(images), InputSpec(SIZE, SIZE), name="colours",
         metrics={"accuracy": 1.0}, provenance={"seed": 0, "recipe": recipe},
     )  # fmt: skip
     convert(root / "colour-run", root / "colours.bundle", device="desktop", schemes=("static_int8", "float32"))
@@ -126,7 +126,7 @@ def add_special_files(root: Path) -> Place:
 
     from sightline.bundle import read_bundle
 
-    bundle, run, pictures = root / "colours.bundle", root / "colour-run", root / "colours"
+    bundle, run, images = root / "colours.bundle", root / "colour-run", root / "colours"
     tflite, clip = root / "colours.tflite", root / "clip.mp4"
     tflite.write_bytes(read_bundle(bundle).variant("float32")[1])
     writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"mp4v"), 30, (64, 48))
@@ -168,12 +168,12 @@ def add_special_files(root: Path) -> Place:
     ):  # no case may reach another machine or this machine's services
         (stubs / name).write_text("#!/bin/sh\necho refused >&2\nexit 255\n")
         (stubs / name).chmod(0o755)
-    return Place(root, bundle, run, pictures, clip, tflite, special)
+    return Place(root, bundle, run, images, clip, tflite, special)
 
 
 def base(place: Place) -> dict[str, list[str]]:
     """Valid arguments for each command, with which it ends soon."""
-    bundle, run, pictures = str(place.bundle), str(place.run), str(place.images)
+    bundle, run, images = str(place.bundle), str(place.run), str(place.images)
     train = [
         "--epochs",
         "1",
@@ -189,10 +189,10 @@ def base(place: Place) -> dict[str, list[str]]:
         "new",
     ]
     return {
-        "train": [pictures, *train, "--out", "new"],
+        "train": [images, *train, "--out", "new"],
         "convert": [run, "--device", "desktop", "--out", "new.bundle"],
         "inspect": [bundle],
-        "evaluate": [bundle, pictures],
+        "evaluate": [bundle, images],
         "run": [bundle, "--source", str(place.clip), "--frames", "2", "--no-page"],
         "bench": [bundle, "--seconds", "0.1", "--noise", "1000"],
         "service show": [bundle, "--", "--source", "0"],
@@ -726,8 +726,8 @@ def main() -> None:
         root.chmod(0o755)
         if options.bundle:
             fixtures = {"colours.bundle": options.bundle, "colour-run": options.run, "colours": options.images}
-            for made, source in fixtures.items():
-                shutil.copytree(source, root / made)
+            for target, source in fixtures.items():
+                shutil.copytree(source, root / target)
         else:  # in a process of its own: a fork does not copy JAX's threads
             subprocess.run([sys.executable, "-m", "benchmarks.fuzz_cli", "--make", name], check=True)
         place = add_special_files(root)

@@ -79,7 +79,7 @@ def main() -> None:
 
 def speed(folder: Path, site: Path, version: str, clip: Path) -> None:
     camera = f"--use-file-for-fake-video-capture={clip}"
-    seen: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     per_frame: dict[str, list[float]] = {"page": [], "bare": [], "dark": []}
     with served(site, "--http") as url, chromium(folder / "profile", camera, scale=1) as driver:
         pages = {
@@ -97,14 +97,14 @@ def speed(folder: Path, site: Path, version: str, clip: Path) -> None:
                 last, ended = driver.execute_script(count), time.monotonic()
                 per_frame[name].append(1000 * (ended - began) / (last - first))
                 if name == "page":
-                    seen += driver.execute_script("return seen")[first:]
+                    results += driver.execute_script("return seen")[first:]
     ms = {name: statistics.median(values) for name, values in per_frame.items()}
     ratios = [a / b for a, b in zip(per_frame["page"], per_frame["bare"], strict=True)]
-    parts = {k: statistics.median(r["ms"][k] for r in seen) for k in seen[0]["ms"]}
-    show("phone/frame", width=seen[0]["width"], frames=len(seen), page_ms=ms["page"], bare_ms=ms["bare"],
+    parts = {k: statistics.median(r["ms"][k] for r in results) for k in results[0]["ms"]}
+    show("phone/frame", width=results[0]["width"], frames=len(results), page_ms=ms["page"], bare_ms=ms["bare"],
          ratio=ms["page"] / ms["bare"], ratios=json.dumps([round(r, 2) for r in ratios]), dark_ms=ms["dark"],
          ratio_dark=ms["page"] / ms["dark"],
-         latency_ms=statistics.median(r["total"] for r in seen), **parts)  # fmt: skip
+         latency_ms=statistics.median(r["total"] for r in results), **parts)  # fmt: skip
 
 
 def memory(folder: Path, site: Path, clip: Path, minutes: float) -> None:

@@ -43,19 +43,19 @@ def main() -> None:
             began = time.monotonic()
             server.kill()
             server.wait(5)
-            told = after(results, began, reports_fault)
+            reported = after(results, began, reports_fault)
             time.sleep(5)
             with rtsp_camera(port_of(address), *CODEC):
                 back = time.monotonic()
-                show("recovery/RTSP gone", told=told - began, again=after(results, back, is_inferred) - back)
+                show("recovery/RTSP gone", told=reported - began, again=after(results, back, is_inferred) - back)
         with rtsp_camera(0, *CODEC) as (server, address), agent(bundle, address) as (_, results):
             began = time.monotonic()
             server.send_signal(signal.SIGSTOP)
-            told = after(results, began, reports_fault)
+            reported = after(results, began, reports_fault)
             time.sleep(5)
             server.send_signal(signal.SIGCONT)
             back = time.monotonic()
-            show("recovery/RTSP silent", told=told - began, again=after(results, back, is_inferred) - back)
+            show("recovery/RTSP silent", told=reported - began, again=after(results, back, is_inferred) - back)
         absent = "rtsp://127.0.0.1:8561/live"
         with agent(bundle, absent, wait=reports_fault) as (_, results):
             time.sleep(3)

@@ -80,19 +80,19 @@ class Plain:
             for row, column in zip(*linear_sum_assignment(-overlap), strict=True):
                 if overlap[row, column] >= 0.3:
                     ids[int(row)] = int(column)
-        kept = []
+        remembered = []
         for column, (i, known, age) in enumerate(self._known):
             row = next((r for r, c in ids.items() if c == column), None)
             if row is not None:
-                kept.append((i, boxes[row], 0))
+                remembered.append((i, boxes[row], 0))
             elif age < self._keep:
-                kept.append((i, known, age + 1))
+                remembered.append((i, known, age + 1))
         tracks = {row: self._known[column][0] for row, column in ids.items()}
         for row in range(len(confident)):
             if row not in tracks:
                 tracks[row], self._next = self._next, self._next + 1
-                kept.append((tracks[row], boxes[row], 0))
-        self._known = kept
+                remembered.append((tracks[row], boxes[row], 0))
+        self._known = remembered
         return [Detection(d.label, d.index, d.score, d.box, tracks[i]) for i, d in enumerate(confident)]
 
 

@@ -55,18 +55,18 @@ def crowd(pid: int, address: str, clients: int, seconds: float, frames: list[str
 
     frames: grows by one line for each frame with inference.
     """
-    before, seen = rss_mb(pid), len(frames)
+    before, count = rss_mb(pid), len(frames)
     time.sleep(SETTLE_S)
-    fps = (len(frames) - seen) / SETTLE_S
+    fps = (len(frames) - count) / SETTLE_S
     over, served = threading.Event(), [0] * clients
     threads = [threading.Thread(target=client, args=(address, i, over, served), daemon=True) for i in range(clients)]
     for thread in threads:
         thread.start()
-    peak, seen, began = before, len(frames), time.monotonic()
+    peak, count, began = before, len(frames), time.monotonic()
     while time.monotonic() - began < seconds:
         peak = max(peak, rss_mb(pid))
         time.sleep(0.1)
-    meanwhile = (len(frames) - seen) / (time.monotonic() - began)
+    meanwhile = (len(frames) - count) / (time.monotonic() - began)
     over.set()
     for thread in threads:
         thread.join(5)

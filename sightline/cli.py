@@ -60,7 +60,7 @@ COMMANDS = {
     "service": Entry(
         "edge.cli.service:service",
         "",
-        "Run the agent as a hardened systemd service that restarts after every failure.",
+        "Run the agent as a hardened systemd service that restarts after a crash or a hang.",
     ),
     "deploy": Entry(
         "edge.cli.deploy:deploy", "", "Install a bundle and its agent on devices over SSH, and start the service."

@@ -59,7 +59,8 @@ class BenchOptions:
 @click.option("--device", metavar="NAME",
               help="Device config to run with; see `sightline devices`.  [default: the bundle's]")  # fmt: skip
 @click.option("--scheme", "schemes", multiple=True, metavar="SCHEME",
-              help="Variant of the bundle to measure. Repeatable.  [default: the one for the device]")  # fmt: skip
+              help="Variant of the bundle to measure. Repeatable.  "
+              "[default: the variant that fits the device]")  # fmt: skip
 @click.option("--threads", multiple=True, type=Whole(1, 64), metavar="COUNT",
               help="Interpreter threads to measure with. Repeatable.  [default: the device's]")  # fmt: skip
 @click.option("--compare", type=READ, metavar="BUNDLE",

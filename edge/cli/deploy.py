@@ -41,7 +41,8 @@ MAX_PARALLEL = 8  # devices that are deployed to at the same time
 @click.option("--inventory", type=READ_FILE, metavar="FILE",
               help="YAML list of devices, each with `to` and optionally `options`, `name` and `env_file`.")  # fmt: skip
 @click.option("--name", metavar="NAME",
-              help="Name of the deployment. Its unit is sightline-NAME.  [default: the bundle's name]")  # fmt: skip
+              help="Name of the deployment and of its unit, sightline-NAME.service.  "
+              "[default: the bundle's name]")  # fmt: skip
 @click.option("--env-file", type=READ_FILE, metavar="FILE",
               help="File with NAME=value lines. They replace ${NAME} in addresses. The file is copied to the device, "
               "where only its owner can read it.")  # fmt: skip
@@ -67,7 +68,7 @@ def deploy(
 
     The new model is tested on the device while the previous agent runs on. Then the new agent must report ready and
     stay up. If it does not, deploy rolls back to the previous release and prints the failed agent's log. You can repeat
-    the command at any time: what is installed already stays.
+    the command at any time. Parts that are already installed are kept.
     """
     hosts = read_hosts(to, inventory)
     model = read_model(bundle)

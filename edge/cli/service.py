@@ -68,7 +68,7 @@ class ServiceOptions:
 
 @click.group()
 def service() -> None:
-    """Run the agent as a hardened systemd service that restarts after every failure.
+    """Run the agent as a hardened systemd service that restarts after a crash or a hang.
 
     `show` prints the unit, `install` starts it now and at every boot, and `uninstall` removes it.
     """
@@ -163,7 +163,7 @@ def uninstall(name: str, root: Path | None) -> None:
 
 
 def check_options(model: Path, options: Sequence[str]) -> None:
-    """Check options of `sightline run` that a unit shall hold.
+    """Check the options of `sightline run` for a unit.
 
     Raises ConfigError for a value that does not fit, and click's UsageError for an option that `run` does not have.
     """

@@ -23,7 +23,8 @@ from sightline.options import NEW_FOLDER, READ, READ_FILE, READ_FOLDER, Whole
 @click.option("--out", type=NEW_FOLDER, required=True, metavar="FOLDER",
               help="Folder to write the page to. An earlier exported page there is replaced.")  # fmt: skip
 @click.option("--scheme", metavar="SCHEME",
-              help="Variant with float input and output.  [default: static_int8_float_io, if there]")  # fmt: skip
+              help="Variant with float input and output.  "
+              "[default: static_int8_float_io, else dynamic_int8, float16 or float32]")  # fmt: skip
 @click.option("--post", default="", metavar="ADDRESS",
               help="Address that the page may send results to, if its user asks for that.")  # fmt: skip
 @click.option("--runtime-dir", type=READ_FOLDER, metavar="FOLDER",

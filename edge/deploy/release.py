@@ -23,7 +23,7 @@ SERVICES = "services"
 
 @dataclass(frozen=True)
 class ReleaseSpec:
-    """What one device shall run.
+    """What one device must run.
 
     name: name of the deployment.
     options: options of `sightline run` for this device.

@@ -14,7 +14,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +303,7 @@ def test_after_a_power_cut_the_old_or_the_new_runs(
     here = machine.root / "home/pi/.sightline/services/colours"
     old = (here / "active").read_text().strip()
     device = Device("device", machine.ssh_config, ask=False)
-    seen, cuts = set(), 0
+    outcomes, cuts = set(), 0
     for k in range(1, 60):
         new = f"other-{k}"
         machine.ssh(
@@ -322,9 +321,9 @@ def test_after_a_power_cut_the_old_or_the_new_runs(
         # as a boot would: only the files on the disk count
         machine.ssh(f"sudo systemctl daemon-reload && sudo systemctl restart {UNIT}")
         line = runs(machine)
-        seen.add("old" if f"/{new}/" not in line else "new")
+        outcomes.add("old" if f"/{new}/" not in line else "new")
         assert machine.ssh(f"systemctl is-enabled {UNIT}").strip() == "enabled"
-    assert cuts >= 7 and seen == {"old", "new"}
+    assert cuts >= 7 and outcomes == {"old", "new"}
     assert f"/{new}/" in runs(machine) and (here / "active").read_text().strip() == new
     device.step("sweep", "colours")
 
@@ -490,49 +489,6 @@ def test_restarts_of_a_failing_service_get_rarer(
         "systemctl show --property SubState,ExecMainStatus --value sightline-door; mv away.bundle mine.bundle"
     )
     assert sorted(ended.split()) == ["2", "failed"]
-
-
-def test_an_unfit_device_is_refused_with_the_reason() -> None:
-    from edge.deploy.preflight import DeviceFacts, check
-
-    fit = DeviceFacts(
-        python="/usr/bin/python3", version="3.11", bits=64, venv=True, numpy="", machine="aarch64", system="", board="",
-        memory_mb=900, free_mb=9000, user="pi", home="/home/pi", groups=("video",), systemd=True, picamera2=False,
-        ribbon=(), environments=(), ports=(), sudo="", refused=False, as_root=(),
-    )  # fmt: skip
-    check(fit, "pi@here", "caps")
-    for change, message in (
-        ({"bits": 32}, "32-bit"),
-        ({"machine": "riscv64"}, "riscv64"),
-        ({"version": "3.9"}, "has Python 3.9"),
-        ({"version": ""}, "has no Python"),
-        ({"venv": False}, "python3-venv"),
-        ({"systemd": False}, "systemd"),
-        ({"user": "root"}, "ordinary user"),
-        ({"groups": ()}, "video"),
-        ({"sudo": "missing"}, "sudo is not installed"),
-        ({"sudo": "password"}, "password"),
-    ):
-        with pytest.raises(DeviceError, match=message):
-            check(replace(fit, **change), "pi@here", "caps")  # type: ignore[arg-type]
-
-
-def test_the_wheel_is_this_very_sightline(tmp_path: Path) -> None:
-    from edge.deploy.payload import PACKAGES, Payload
-
-    root = Path(__file__).parents[2]
-    text = (root / "pyproject.toml").read_text()
-    assert f'packages = ["{chr(34) + ", " + chr(34)}'.replace(chr(34) + ", " + chr(34), '", "'.join(PACKAGES)) in text
-    assert Payload().sightline == Payload().sightline
-    wheel = tmp_path / "sightline-0.1.0-py3-none-any.whl"
-    wheel.write_bytes(Payload().sightline)
-    uv = shutil.which("uv", path=str(Path(sys.executable).parent))
-    target = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel]
-    done = subprocess.run([str(uv), *map(str, target)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for path in (root / "edge").rglob("*.*"):
-        if "__pycache__" not in path.parts:
-            assert (tmp_path / "site" / path.relative_to(root)).read_bytes() == path.read_bytes()
 
 
 def test_a_device_with_an_index_gets_its_wheels_from_there(system: Path, bundle: Path, tmp_path: Path) -> None:
