@@ -190,6 +190,19 @@ def test_a_bundle_in_a_home_can_be_read_and_no_other_home_is_open() -> None:
     assert "ProtectHome=yes" in Unit("a", ("/x",), (Path("/opt/a.bundle"),)).text
 
 
+def test_a_line_of_the_template_without_a_value_is_left_out() -> None:
+    plain = Unit("a", ("/x",), (Path("/opt/a"),)).text.splitlines()
+    full = Unit("a", ("/x",), (Path("/opt/a"),), "pi", ("video",), Path("/opt/env"), edgetpu=True, ribbon=True)
+    added = [line for line in full.text.splitlines() if line not in plain]
+    assert added == [
+        "EnvironmentFile=/opt/env", "User=pi", "DeviceAllow=char-usb_device rw", "DeviceAllow=/dev/apex_0 rw",
+        "DeviceAllow=char-dma_heap rw",
+    ]  # fmt: skip
+    assert [line for line in plain if line not in full.text.splitlines()] == ["DynamicUser=yes"]
+    assert not any("${" in line for line in full.text.replace("$${", "").splitlines())
+    assert [line for line in plain if line.endswith("=")] == ["CapabilityBoundingSet=", "AmbientCapabilities="]
+
+
 def test_only_a_coral_may_open_the_usb_bus() -> None:
     assert "usb" not in Unit("a", ("/x",), (Path("/opt/a.bundle"),)).text
     assert "DeviceAllow=char-usb_device rw" in Unit("a", ("/x",), (Path("/opt/a.bundle"),), edgetpu=True).text
