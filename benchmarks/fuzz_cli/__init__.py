@@ -1,0 +1,1 @@
+"""Bad input for the whole command line: `python -m benchmarks.fuzz_cli`."""
