@@ -14,7 +14,7 @@ help:
 	@echo "make demo    train on real pictures, convert to int8, run on a camera clip: minutes, no download of data"
 	@echo "make test    check, then every test"
 	@echo "make test-pi the agent on Raspberry Pi OS, emulated"
-	@echo "make check   ruff, mypy, import contracts"
+	@echo "make check   ruff, mypy, import contracts, word check"
 	@echo "make bench   the figures of benchmarks/, as JSON lines"
 
 # uv resolves and installs in 20 s what takes pip minutes; it comes from the index like everything else
@@ -43,6 +43,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.plain_words
 
 # Two at a time: half of what the tests take is waiting. A file's tests stay together, for what they share is made once;
 # and files in their order, for training has to come first (tests/conftest.py)

@@ -1,0 +1,79 @@
+"""The documentation as a whole: its links lead somewhere, and the tree of docs/architecture.md has every file."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PACKAGES = ("sightline", "trainer", "converters", "edge", "device_configs")
+
+
+def names(pages: list[Path]) -> list[str]:
+    return [str(page.relative_to(ROOT)) for page in pages]
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def tree(text: str) -> Iterator[str]:
+    """The paths that the tree names: a folder ends in a slash, and what is in it is indented below it."""
+    folders: list[str] = []
+    for line in text.splitlines():
+        if match := re.match(r"((?:  )*)(\S+)", line):
+            depth = len(match[1]) // 2
+            folders[depth:] = [match[2]]
+            if not match[2].endswith("/"):
+                yield "".join(folders)
+
+
+def listed() -> set[str]:
+    block = (ROOT / "docs" / "architecture.md").read_text().partition("## Every file")[2].split("```")[1]
+    return set(tree(block))
+
+
+def existing() -> set[str]:
+    files = (path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(ROOT)) for path in files if path.name != "__init__.py" and "__pycache__" not in path.parts
+    }
+
+
+def test_the_tree_is_read_with_its_folders() -> None:
+    assert set(tree("edge/   x\n  a.py   x\n  web/   x\n    b.js\n  c.py")) == {
+        "edge/a.py",
+        "edge/web/b.js",
+        "edge/c.py",
+    }
+
+
+def test_every_file_of_the_packages_is_in_the_tree_of_the_architecture_page() -> None:
+    assert existing() - listed() == set()
+
+
+def test_every_file_of_that_tree_exists() -> None:
+    assert listed() - existing() == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", prose(page)):
+        path = (page.parent / target) if target else page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path), f"{target}#{anchor}"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = [page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"]
+    assert [name for name in pages if f"]({name}" not in index] == []
