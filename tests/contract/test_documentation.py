@@ -64,6 +64,17 @@ def test_every_file_of_that_tree_exists() -> None:
     assert listed() - existing() == set()
 
 
+def test_the_arrows_between_folders_are_those_of_the_import_contracts() -> None:
+    contracts = (ROOT / "pyproject.toml").read_text()
+    block = (ROOT / "docs" / "architecture.md").read_text().partition("## Arrows")[2].split("```")[1].strip("\n")
+    heading, *lines = block.splitlines()
+    middle = heading.index("converters/")
+    for container, column in {"edge": slice(middle), "converters": slice(middle, None)}.items():
+        layers = re.search(rf'containers = \["{container}"\].*?layers = \[(.*?)\]', contracts, re.DOTALL)
+        assert layers is not None
+        assert [line[column].strip() for line in lines if line[column].strip()] == re.findall('"(.*?)"', layers[1])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", prose(page)):
