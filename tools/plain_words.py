@@ -22,9 +22,8 @@ PACKAGES = ("sightline", "trainer", "converters", "edge", "examples")
 # Places whose texts are still the old ones: a command ("sightline run"), a file, or a folder. They are being rewritten:
 # delete an entry as soon as `python -m tools.plain_words` notes that its place is clean, and add none.
 NOT_CLEAN_YET: tuple[str, ...] = (
-    "sightline --help", "sightline run", "sightline train", "sightline convert", "sightline evaluate",
-    "sightline inspect", "sightline bench", "sightline deploy", "sightline service", "sightline export-web",
-    "sightline serve-web", "sightline/", "trainer/", "converters/", "edge/",
+    "sightline train", "sightline convert", "sightline evaluate", "sightline inspect",
+    "sightline/", "trainer/", "converters/", "edge/",
 )  # fmt: skip
 
 # (pattern, what to write instead); patterns ignore case
