@@ -11,7 +11,8 @@ import secrets
 import threading
 from typing import TYPE_CHECKING, Any
 
-from edge.outputs.outbox import Message, Outbox
+from edge.outputs.outbox import Outbox
+from edge.outputs.outbox_file import Message
 from edge.outputs.send_filter import SendFilter, SendMode
 from edge.results.sink import Sink
 from sightline.predictions import Result
@@ -70,7 +71,7 @@ class DurableSink(Sink):
 
     def _store(self) -> None:
         if self.dropped > self._told:  # they did not fit into the queue
-            self.outbox.lose(self.name, self.dropped - self._told)
+            self.outbox.count_loss(self.name, self.dropped - self._told)
             self._told = self.dropped
         if self._batch:
             self.outbox.put(self.name, self._batch)
@@ -90,7 +91,7 @@ class DurableSink(Sink):
                 self._send_all()
             except Exception as e:  # a dead thread would say nothing, and send nothing
                 self.failed = f"{type(e).__name__}: {e}"
-                self.outbox.again(self.name)
+                self.outbox.release(self.name)
                 self._closing.wait(FAULT_S)
 
     def _send_all(self) -> None:

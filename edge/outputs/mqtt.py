@@ -26,7 +26,8 @@ from edge.capture.mailbox import Slot
 from edge.credentials import load_key_pair
 from edge.outputs.durable_sink import FLUSH_S, DurableSink, payload
 from edge.outputs.homeassistant import STATUS, discovery, discovery_topic
-from edge.outputs.outbox import Message, Outbox
+from edge.outputs.outbox import Outbox
+from edge.outputs.outbox_file import Message
 from edge.outputs.send_filter import SendMode
 from edge.results.zones import COUNTS, Zone, ZoneEvent
 from sightline.backoff import Backoff
@@ -183,7 +184,7 @@ class Mqtt(DurableSink):
                 client.loop_start()
                 self._talk(client)
                 client.loop_stop()
-                self.outbox.again(self.name)
+                self.outbox.release(self.name)
                 flaps = flaps + 1 if time.monotonic() - began < 2 * STATE_S else 0
                 if not self._closing.is_set():
                     hint = f"; is another agent called --name {self._device}?" if flaps >= FLAPS else ""

@@ -20,7 +20,8 @@ from typing import Any
 from edge.addresses import AddressError, parse_address
 from edge.credentials import without_path
 from edge.outputs.durable_sink import FLUSH_S, DurableSink, payload
-from edge.outputs.outbox import Message, Outbox
+from edge.outputs.outbox import Outbox
+from edge.outputs.outbox_file import Message
 from edge.outputs.send_filter import SendMode
 from sightline import __version__
 from sightline.backoff import Backoff
@@ -106,7 +107,7 @@ class Webhook(DurableSink):
                 last = messages[0].id
                 continue
             self._hang_up()
-            self.outbox.again(self.name)
+            self.outbox.release(self.name)
             self._closing.wait(max(pause, backoff.next_s()))
         self._hang_up()
 

@@ -11,14 +11,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from edge.outputs.outbox import OVERHEAD, Message, Outbox
+from edge.outputs.outbox import Outbox
+from edge.outputs.outbox_file import OVERHEAD, Message
 from sightline.errors import ConfigError
+from tests.support.disk import Disk
 
 LIMIT = 1_000_000
 
@@ -130,7 +131,7 @@ def test_what_is_on_its_way_is_not_dropped(path: Path) -> None:
     found = everything(box)
     assert [m.key for m in found[:5]] == [m.key for m in sent]
     assert found[5].key == "gap-k5" and found[5].gap == 100 - 5 - len(found[6:])
-    box.again("mqtt")
+    box.release("mqtt")
     for i in range(100, 200):
         box.put("mqtt", messages(i, i + 1))
     gap, *rest = everything(box)
@@ -152,7 +153,7 @@ def test_one_that_is_larger_than_all_room_is_lost_and_told(path: Path) -> None:
 
 
 def test_a_second_agent_is_refused_while_the_first_runs(path: Path, outbox: Outbox) -> None:
-    with pytest.raises(ConfigError, match="another agent has it"):
+    with pytest.raises(ConfigError, match="another agent uses it"):
         Outbox(path, LIMIT)
     outbox.close()
     Outbox(path, LIMIT).close()
@@ -160,7 +161,7 @@ def test_a_second_agent_is_refused_while_the_first_runs(path: Path, outbox: Outb
 
 def test_a_place_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be made"):
+    with pytest.raises(ConfigError, match="cannot be created"):
         Outbox(tmp_path / "file" / "outbox.sqlite", LIMIT)
 
 
@@ -257,7 +258,7 @@ def test_what_is_no_outbox_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
         "fifo": "is not a file",
         "/dev/null": "is not a file",
         "/": "is not a file",
-        "notes.txt": "is a file of something else",
+        "notes.txt": "belongs to another program",
         "other.sqlite": "is not an outbox of this version",
     }.items():
         for _ in range(2):
@@ -325,14 +326,17 @@ def test_a_bit_that_the_disk_changed_is_a_gap_and_no_message(path: Path, outbox:
 
 
 def test_a_full_disk_takes_one_message_in_the_place_of_another(
-    path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    path: Path,
 ) -> None:
+    disk = Disk()
+    outbox = Outbox(path, LIMIT, free_bytes=disk.free_bytes)
     outbox.put("mqtt", messages(0, 500, size=100))
-    monkeypatch.setattr("edge.outputs.outbox.RESERVE", 1 << 60)  # as if the disk were full
+    disk.full = True
     for i in range(500, 520):
         outbox.put("mqtt", messages(i, i + 1, size=100))
     gap, *rest = everything(outbox)
     assert len(rest) >= 498 and gap.gap == 520 - len(rest)
+    outbox.close()
 
 
 def test_as_many_bytes_are_taken_as_fit_and_one_message_in_any_case(outbox: Outbox) -> None:
@@ -359,7 +363,8 @@ def test_every_accepted_message_is_there_or_a_gap_says_that_it_is_not(steps: lis
     note(str(steps))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "outbox.sqlite"
-        box, accepted, arrived, gaps = Outbox(path, 200_000), 0, set[str](), 0
+        disk = Disk()
+        box, accepted, arrived, gaps = Outbox(path, 200_000, free_bytes=disk.free_bytes), 0, set[str](), 0
         harmed = unknown = False
         for kind, a, b in steps:
             if kind == "put":
@@ -371,11 +376,12 @@ def test_every_accepted_message_is_there_or_a_gap_says_that_it_is_not(steps: lis
                 arrived |= {m.key for m in taken if not m.gap}
                 gaps += sum(m.gap for m in taken)
             if kind == "again":
-                box.again("mqtt")
+                box.release("mqtt")
             if kind == "full":
-                with mock.patch("edge.outputs.outbox.RESERVE", 1 << 60):
-                    box.put("mqtt", messages(accepted, accepted + 1, size=500))
-                    accepted += 1
+                disk.full = True
+                box.put("mqtt", messages(accepted, accepted + 1, size=500))
+                accepted += 1
+                disk.full = False
             if kind in ("remove", "replace", "empty"):
                 with contextlib.suppress(FileNotFoundError):
                     path.unlink() if kind != "empty" else os.truncate(path, 0)
@@ -390,7 +396,7 @@ def test_every_accepted_message_is_there_or_a_gap_says_that_it_is_not(steps: lis
             if kind == "reopen":
                 unknown |= harmed
                 box.close()
-                box = Outbox(path, 200_000)
+                box = Outbox(path, 200_000, free_bytes=disk.free_bytes)
         box.put("mqtt", messages(accepted, accepted + 1))
         accepted += 1
         found = box.take("mqtt", 0, 10**6, size=10**9)
