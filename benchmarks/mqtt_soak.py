@@ -21,7 +21,9 @@ from unittest import mock
 
 from benchmarks.agent import show
 from edge.outputs import mqtt as module
-from edge.outputs.mqtt import Mqtt, parse_broker
+from edge.outputs.mqtt import Mqtt
+from edge.outputs.mqtt_broker import parse_broker
+from edge.outputs.mqtt_options import MqttOptions
 from edge.outputs.outbox import Outbox
 from sightline.predictions import Classification, ModelId, Result
 
@@ -68,10 +70,12 @@ def _soak(folder: Path, publishes: int, rate: float) -> None:
 def _send(folder: Path, port: int, publishes: int, rate: float, received: Path, log: Path) -> None:
     outbox = Outbox(folder / "outbox.sqlite", 64_000_000)
     sender = Mqtt(
-        parse_broker(f"127.0.0.1:{port}"), outbox, "results", name="pi", prefix="sightline", cameras=["door"],
-        model=lambda: MODEL, facts=lambda: {"threshold": 0.5}, set_threshold=lambda _: None, picture_s=0,
+        parse_broker(f"127.0.0.1:{port}"),
+        outbox,
+        "results",
+        MqttOptions("pi", "sightline", ["door"], lambda: MODEL, lambda: {"threshold": 0.5}, lambda _: None, image_s=0),
         lossless=False,
-    )  # fmt: skip
+    )
     published = 0
     publish = module.paho.Client.publish
 

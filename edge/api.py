@@ -27,7 +27,7 @@ from edge.capture.mailbox import Inbox, Slot
 from edge.capture.sources.factory import make_source
 from edge.inference.model import open_model
 from edge.results.counters import Counters
-from edge.results.publisher import Results
+from edge.results.publisher import ResultOptions, Results
 from sightline.bare_model import read_for
 from sightline.predictions import Result
 from sightline.preprocess import Frame
@@ -92,8 +92,9 @@ class Predictions:
         inbox = Inbox([self._lossless])
         self._camera = Capture(camera_source, inbox.mailboxes[0])
         self._results = Results(
-            model, [self._camera], [], Counters(), device=name, latency_budget_ms=config.latency_budget_ms, top=top,
-            threshold=threshold, observers=[self._observe], track=track,
+            model, [self._camera], [], Counters(),
+            ResultOptions(name, config.latency_budget_ms, top=top, threshold=threshold, track=track),
+            observers=[self._observe],
         )  # fmt: skip
 
         def run() -> None:

@@ -49,7 +49,7 @@ class CameraOptions:
 
 
 @dataclass(frozen=True)
-class ResultOptions:
+class PredictionOptions:
     """What results hold.
 
     top: most predictions of a result; None = 3 classes or 100 boxes.
@@ -87,7 +87,7 @@ class EventOptions:
 
 
 @dataclass(frozen=True)
-class MqttOptions:
+class BrokerOptions:
     """The MQTT broker. mqtt: its address; None = no broker. mqtt_images: seconds between two images of a camera; 0 =
     no images."""
 
@@ -119,7 +119,7 @@ class OutputOptions:
 
     file: FileOptions
     events: EventOptions
-    mqtt: MqttOptions
+    mqtt: BrokerOptions
     webhook: WebhookOptions
     send: Literal["results", "changes", "events"] | None
     name: str | None
@@ -162,7 +162,7 @@ class RunOptions:
 
     model: ModelOptions
     cameras: CameraOptions
-    results: ResultOptions
+    predictions: PredictionOptions
     outputs: OutputOptions
     page: PageOptions
     as_json: bool

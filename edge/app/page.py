@@ -102,7 +102,7 @@ class PageOpener:
         click.echo(f"live page: {web.url}", err=True)
 
     def _info(self, model: Model) -> dict[str, Any]:
-        return {**model_info(self._device, model, self._state.camera_names), "places": self._zones}
+        return {**model_info(self._device, model, self._state.camera_names), "zones": self._zones}
 
 
 def serve(page: Page, o: PageOptions) -> Web:

@@ -31,7 +31,7 @@ from edge.outputs.event_log import Events, Log
 from edge.outputs.file_sinks import JsonLines, Text
 from edge.outputs.recorder import Recorder
 from edge.results.counters import Counters
-from edge.results.publisher import Observer, Results
+from edge.results.publisher import Observer, ResultOptions, Results
 from edge.results.sink import Sink
 from edge.results.zones import Zone
 from edge.system.sd_notify import Watchdog
@@ -74,7 +74,7 @@ def run_agent(options: RunOptions) -> None:
     environment = read_environment(options.cameras.env_file)
     cameras = open_cameras(options.cameras, config, environment)
     if cameras.recording:
-        options = replace(options, results=replace(options.results, **asdict(cameras.recording.options)))
+        options = replace(options, predictions=replace(options.predictions, **asdict(cameras.recording.options)))
     options = replace(options, model=replace(options.model, device=options.model.device or bundle.manifest.device))
     setup = Setup(options, device, config, environment, cameras)
     with ExitStack() as stack:  # closes in reverse order, each part even if another one fails
@@ -154,7 +154,7 @@ def _open_recorder(setup: Setup, stack: ExitStack) -> Recorder | None:
     options = setup.options
     if not options.record:
         return None
-    replay = ReplayOptions(options.results.top, options.results.threshold, options.results.track)
+    replay = ReplayOptions(options.predictions.top, options.predictions.threshold, options.predictions.track)
     recorder = Recorder(options.record, lossless=setup.cameras.lossless, options=replay)
     stack.callback(lambda: click.echo(recording_text(recorder), err=True))
     stack.callback(recorder.close)
@@ -162,14 +162,16 @@ def _open_recorder(setup: Setup, stack: ExitStack) -> Recorder | None:
 
 
 def _open_results(setup: Setup, model: Model) -> Results:
-    options = setup.options.results
+    options = setup.options.predictions
     if options.track and model.manifest.output.task != "detect":
         raise ConfigError(f"--track: needs a detector. The task of this model is {model.manifest.output.task}.")
-    return Results(
-        model, setup.cameras.captures, setup.sinks, setup.counters, device=setup.device,
-        latency_budget_ms=setup.config.latency_budget_ms, top=options.top or 0, threshold=options.threshold,
-        frames=options.frames, observers=setup.observers, track=options.track,
+    result_options = ResultOptions(
+        setup.device, setup.config.latency_budget_ms, top=options.top or 0, threshold=options.threshold,
+        frames=options.frames, track=options.track,
     )  # fmt: skip
+    return Results(
+        model, setup.cameras.captures, setup.sinks, setup.counters, result_options, observers=setup.observers
+    )
 
 
 def _open_outputs(setup: Setup, state: AgentState, stack: ExitStack) -> Sequence[Zone]:
@@ -190,7 +192,7 @@ def _open_outputs(setup: Setup, state: AgentState, stack: ExitStack) -> Sequence
             lambda: state.results.model.identity, lambda: asdict(state.facts()), state.set_threshold,
         )  # fmt: skip
         outputs = Outputs(
-            options.outputs, who, setup.log, setup.environment, track=options.results.track, lossless=lossless,
+            options.outputs, who, setup.log, setup.environment, track=options.predictions.track, lossless=lossless,
             stopping=stopping,
         )  # fmt: skip
         stack.callback(outputs.close)
@@ -211,13 +213,13 @@ def _open_reload(setup: Setup, state: AgentState, page: PageOpener, model: Model
 
     def replaced(new: Model) -> None:
         setup.watchdog.allow(new.inference_s)
-        if options.results.threshold is None and results.threshold == results.model.manifest.output.threshold:
+        if options.predictions.threshold is None and results.threshold == results.model.manifest.output.threshold:
             results.threshold = new.manifest.output.threshold  # unless the page or MQTT has set another one
         page.model_changed(new)
 
     assert options.model.device is not None
     watched = WatchedBundle(options.model.model, options.model.device, options.model.scheme, stamp)
-    reload = HotReload(watched, model, log=lambda line: setup.log.tell("model", line), on_reload=replaced)
+    reload = HotReload(watched, model, log=lambda line: setup.log.event("model", line), on_reload=replaced)
     terminal = os.isatty(1)
 
     def hung_up(*_: object) -> None:

@@ -1,7 +1,7 @@
-"""What a promising output shares: what goes out of it, and the way through the outbox.
+"""The base class of outputs that lose nothing: MQTT and webhook. Each message goes through the outbox.
 
-A message is `{"schema": 1, "key": .., "result": {..}}`, or has an `event`, or a `gap` in the place of the result. The
-key is the same each time that the same message arrives.
+A message is `{"schema": 2, "key": .., "result": {..}}`. Instead of `result` it may have `event` or `gap`. The key is
+the same each time that the same message arrives.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge.outputs.outbox import Outbox
 from edge.outputs.outbox_file import Message
@@ -20,23 +20,41 @@ from sightline.predictions import Result
 if TYPE_CHECKING:
     from edge.results.sink import Item
 
+SCHEMA = 2  # of a message
 RUN = secrets.token_hex(4)  # frame ids and monotonic clocks begin anew with each start
-FLUSH_S = 2.0
-FAULT_S = 5.0  # after a fault of our own
-BATCH, BATCH_BYTES = 64, 1 << 20  # of one commit
+FLUSH_S = 2.0  # for sending what is quick to send, at the end
+FAULT_S = 5.0  # pause after a fault of our own
+BATCH, BATCH_BYTES = 64, 1 << 20  # messages of one commit
 
 
 class DurableSink(Sink):
-    """An output that keeps what it could not send yet. Subclasses say how to send, in `_send_all`, a thread of its own.
+    """An output that stores what it could not send yet. Subclasses send it, in `_send_all`.
 
-    sent: messages that arrived since the start. refused: that the receiver does not want.
+    Threads: the sink's thread filters items and stores them in the outbox; the sender thread takes them from there and
+    sends them. Only the sink's thread writes the batch, and only the sender `sent` and `refused`. Both may write
+    `failed`, which is one text. All of these may be read at any time.
+
+    sent: number of messages that arrived since the start.
+    refused: number of messages that the receiver refused.
     """
 
-    def __init__(self, name: str, outbox: Outbox, what: SendMode, **options: Any) -> None:
-        super().__init__(name, **options)
+    def __init__(
+        self,
+        name: str,
+        outbox: Outbox,
+        mode: SendMode,
+        *,
+        lossless: bool,
+        stopping: threading.Event | None = None,
+        flush_s: float = FLUSH_S,
+        fault_s: float = FAULT_S,
+    ) -> None:
+        super().__init__(name, lossless=lossless, stopping=stopping)
         self.outbox = outbox
-        self.wanted = SendFilter(what)
-        self.sent = self.refused = self._told = 0
+        self.sent = self.refused = 0
+        self._filter = SendFilter(mode)
+        self._counted = 0  # of `dropped`: losses that the outbox knows
+        self._flush_s, self._fault_s = flush_s, fault_s
         self._closing = threading.Event()
         self._batch: list[tuple[str, str, bytes]] = []
         self._batch_bytes = 0
@@ -60,42 +78,42 @@ class DurableSink(Sink):
         return self.dropped + self.outbox.dropped[self.name]
 
     def write(self, item: Item) -> bool:
-        if self.wanted(item):
+        if self._filter(item):
             body = body_of(item)
             self._batch.append((key_of(item), topic_of(item), body))
             self._batch_bytes += len(body)
-        # one commit, which waits for the disk, for all that came in the meantime
+        # a commit waits for the disk: one commit serves all items that came in the meantime
         if self._queue.empty() or len(self._batch) >= BATCH or self._batch_bytes >= BATCH_BYTES:
             self._store()
-        return False  # whether it arrives is the sender's to say
+        return False  # only the sender knows whether sending works
 
     def _store(self) -> None:
-        if self.dropped > self._told:  # they did not fit into the queue
-            self.outbox.count_loss(self.name, self.dropped - self._told)
-            self._told = self.dropped
+        if self.dropped > self._counted:  # the sink's queue was full
+            self.outbox.count_loss(self.name, self.dropped - self._counted)
+            self._counted = self.dropped
         if self._batch:
             self.outbox.put(self.name, self._batch)
             self._batch, self._batch_bytes = [], 0
 
     def finish(self) -> None:
-        """What is left in the outbox goes at the next start; what is quick goes now."""
+        """Send what is quick to send. The rest stays in the outbox for the next start."""
         self._store()
         self._closing.set()
         with self.outbox.changed:
             self.outbox.changed.notify_all()
-        self._sender.join(FLUSH_S + 1)
+        self._sender.join(self._flush_s + 1)
 
     def _send(self) -> None:
         while not self._closing.is_set():
             try:
                 self._send_all()
-            except Exception as e:  # a dead thread would say nothing, and send nothing
+            except Exception as e:  # the thread must live: a dead one sends nothing, and reports nothing
                 self.failed = f"{type(e).__name__}: {e}"
                 self.outbox.release(self.name)
-                self._closing.wait(FAULT_S)
+                self._closing.wait(self._fault_s)
 
     def _send_all(self) -> None:
-        """Until `_closing` is set, and what is quick to send then."""
+        """Send messages until `_closing` is set, and then what is quick to send."""
         raise NotImplementedError
 
 
@@ -110,7 +128,7 @@ def topic_of(item: Item) -> str:
 
 
 def body_of(item: Item) -> bytes:
-    message = {"schema": 1, "key": key_of(item), _kind(item): item.to_json()}
+    message = {"schema": SCHEMA, "key": key_of(item), _kind(item): item.to_json()}
     return json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
 
 
@@ -119,7 +137,7 @@ def _kind(item: Item) -> str:
 
 
 def payload(message: Message) -> bytes:
-    """What is sent for a stored message."""
+    """The bytes to send for a stored message."""
     if not message.gap:
         return message.body
-    return json.dumps({"schema": 1, "key": message.key, "gap": message.gap}).encode()
+    return json.dumps({"schema": SCHEMA, "key": message.key, "gap": message.gap}).encode()

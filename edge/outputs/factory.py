@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.addresses import expand, expand_text
 from edge.capture.mailbox import Slot
-from edge.options import FileOptions, MqttOptions, OutputOptions, WebhookOptions
+from edge.options import BrokerOptions, FileOptions, OutputOptions, WebhookOptions
 from edge.outputs.event_log import Log
 from edge.outputs.file_sinks import JsonLines, Rotation
 from edge.outputs.send_filter import SendMode
@@ -121,10 +121,12 @@ class Outputs:
         default_mb = 0 if self._lossless else FILE_MB
         mb = default_mb if options.rotate_mb is None else options.rotate_mb
         rotation = Rotation(mb * 1_000_000, options.rotate_days, options.rotate_keep)
-        return JsonLines(options.output, what=send, rotation=rotation, lossless=self._lossless, stopping=self._stopping)
+        return JsonLines(options.output, mode=send, rotation=rotation, lossless=self._lossless, stopping=self._stopping)
 
-    def _add_mqtt(self, options: MqttOptions, address: str, outbox: Outbox, send: SendMode) -> None:
-        from edge.outputs.mqtt import Mqtt, parse_broker  # 60 ms, which others need not pay
+    def _add_mqtt(self, options: BrokerOptions, address: str, outbox: Outbox, send: SendMode) -> None:
+        from edge.outputs.mqtt import Mqtt  # 60 ms, which others need not pay
+        from edge.outputs.mqtt_broker import parse_broker
+        from edge.outputs.mqtt_options import MqttOptions
 
         agent = self._agent
         files = {"ca": options.mqtt_ca, "certificate": options.mqtt_cert, "key": options.mqtt_key}
@@ -132,14 +134,16 @@ class Outputs:
             parse_broker(expand(address, self._environment, "--mqtt"), **files),
             outbox,
             send,
-            name=agent.name,
-            prefix=_prefix(options.mqtt_prefix),
-            cameras=agent.cameras,
-            model=agent.model,
-            facts=agent.facts,
-            set_threshold=agent.set_threshold,
-            picture_s=options.mqtt_images,
-            places=self.zones,
+            MqttOptions(
+                name=agent.name,
+                prefix=_prefix(options.mqtt_prefix),
+                cameras=agent.cameras,
+                model=agent.model,
+                facts=agent.facts,
+                set_threshold=agent.set_threshold,
+                image_s=options.mqtt_images,
+                zones=self.zones,
+            ),
             lossless=self._lossless,
             stopping=self._stopping,
         )
@@ -158,7 +162,7 @@ class Outputs:
         """Ends the events that an earlier agent left open, and remembers those of this one."""
         path = outbox.path.with_name(f"{outbox.path.name}.events")
         open_events = OpenEvents(path, lossless=self._lossless, stopping=self._stopping)
-        for event in open_events.left(utc_now()):
+        for event in open_events.unfinished(utc_now()):
             for sink in self.sinks:
                 sink.put(event)
         self.sinks.append(open_events)
@@ -201,15 +205,15 @@ class Events:
 
     def observe(self, result: Result, slot: Slot | None) -> None:
         for tracker in self._trackers[result.source]:
-            event = tracker.see(result)
+            event = tracker.update(result)
             if event is None:
                 continue
             if event.state == "new" and self._snapshots and slot is not None and slot.frame is not None:
-                name = self._snapshots.keep(slot.frame, result.captured_at, result.source, event.id)
-                event = tracker.photographed(name)
+                name = self._snapshots.put(slot.frame, result.captured_at, result.source, event.id)
+                event = tracker.set_snapshot(name)
             self._send(event)
         for counter in self._counters[result.source]:
-            for zone_event in counter.see(result):
+            for zone_event in counter.update(result):
                 for sink in self._sinks:
                     sink.put(zone_event)
 
@@ -225,7 +229,7 @@ class Events:
             sink.put(event)
         if event.state != "update":
             duration = f" after {event.seconds:.1f} s" if event.state == "end" else ""
-            self._log.tell(f"event_{event.state}", f"{event.rule}{duration}", camera=event.source, id=event.id)
+            self._log.event(f"event_{event.state}", f"{event.rule}{duration}", camera=event.source, id=event.id)
 
 
 def default_name() -> str:

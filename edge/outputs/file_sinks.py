@@ -1,4 +1,4 @@
-"""The sinks that every agent may have: text for a terminal, JSON lines on stdout or in a file."""
+"""Sinks without a receiver: text for a terminal, and JSON lines on stdout or in a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.outputs.send_filter import SendFilter, SendMode
-from edge.results.sink import Sink
+from edge.results.sink import QUEUE_LENGTH, Sink
 from sightline.predictions import Detection, Pose, Result
 from sightline.text import one_line
 
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rotation:
-    """A file that would be larger than `size` bytes, or holds more than `days` days (UTC), becomes FILE.1, that one
-    FILE.2, and so on; `keep` of them stay. 0 = no limit."""
+    """When a file is renamed to FILE.1, FILE.1 to FILE.2, and so on. 0 = no limit.
+
+    size: maximum size of the file, in bytes.
+    days: maximum number of days (UTC) in the file.
+    keep: number of renamed files to keep.
+    """
 
     size: int = 0
     days: int = 0
@@ -36,8 +40,12 @@ class Rotation:
 
 
 class JsonLines(Sink):
-    """One JSON object a line: on stdout, or appended to a file (opened again after a fault, such as a full disk, and
-    when somebody has moved it away)."""
+    """Writes one JSON object a line: to stdout, or appended to a file.
+
+    The file is opened again after a fault, such as a full disk, and when somebody has moved it away.
+
+    Threads: the sink's thread alone has the file. See `Sink`.
+    """
 
     def __init__(
         self,
@@ -45,20 +53,22 @@ class JsonLines(Sink):
         *,
         lossless: bool,
         stopping: threading.Event | None = None,
-        what: SendMode = "results",
+        mode: SendMode = "results",
         rotation: Rotation = Rotation(),
+        queue_length: int = QUEUE_LENGTH,
     ) -> None:
-        super().__init__(f"output {path or 'stdout'}", lossless=lossless, stopping=stopping)
-        self._path, self._wanted, self._rotation = path, SendFilter(what), rotation
+        """path: None = stdout."""
+        super().__init__(f"output {path or 'stdout'}", lossless=lossless, stopping=stopping, queue_length=queue_length)
+        self._path, self._filter, self._rotation = path, SendFilter(mode), rotation
         self._file: io.FileIO | None = None
-        self._day = 0
-        self._torn = False  # a part of a line still fitted on a disk that is full
-        self._unrotated: str | None = None
+        self._day = 0  # since 1970, of the file's last line before it was opened
+        self._torn = False  # the file ends within a line, for example because the disk is full
+        self._rotation_fault: str | None = None
 
     def write(self, item: Item) -> bool:
-        if not self._wanted(item):
+        if not self._filter(item):
             return False
-        # "replace": a file name that is not UTF-8 may be in a cause
+        # "replace": the text of a cause may contain a file name that is not UTF-8
         line = (json.dumps(item.to_json(), ensure_ascii=False) + "\n").encode("utf-8", "replace")
         if self._path is None:
             with self._stdout():
@@ -68,7 +78,7 @@ class JsonLines(Sink):
         if self._file is not None and not self._in_place(self._file, len(line)):
             self.finish()
         if self._file is None:
-            self._file = self._opened(self._path)
+            self._file = self._open(self._path)
         if self._torn:
             line = b"\n" + line
         try:
@@ -81,38 +91,38 @@ class JsonLines(Sink):
             raise
         return True
 
-    def _opened(self, path: Path) -> io.FileIO:
+    def _open(self, path: Path) -> io.FileIO:
         self._torn = self._torn or _torn(path)
         file = io.FileIO(path, "a")
-        # of a file that was there before: the day of its last line
         self._day = int((path.stat().st_mtime if path.stat().st_size else time.time()) // 86400)
         return file
 
     def _in_place(self, file: io.FileIO, more: int) -> bool:
-        """Whether the next line belongs into this file: it is still at its path, and there is room in it."""
+        """Whether the next line belongs into this file: it is still at its path, and has room."""
         assert self._path is not None
-        there, here = None, os.fstat(file.fileno())
+        at_path, opened = None, os.fstat(file.fileno())
         with contextlib.suppress(OSError):
-            there = self._path.stat()
-        if there is None or (there.st_ino, there.st_dev) != (here.st_ino, here.st_dev):
+            at_path = self._path.stat()
+        if at_path is None or (at_path.st_ino, at_path.st_dev) != (opened.st_ino, opened.st_dev):
             return False
         limit, days = self._rotation.size, self._rotation.days
         old = days and int(time.time() // 86400) - self._day >= days
-        if not stat.S_ISREG(here.st_mode) or not here.st_size or not ((limit and here.st_size + more > limit) or old):
+        large = limit and opened.st_size + more > limit
+        if not stat.S_ISREG(opened.st_mode) or not opened.st_size or not (large or old):
             return True
         try:
             for i in range(self._rotation.keep, 0, -1):
                 with contextlib.suppress(FileNotFoundError):
                     _numbered(self._path, i - 1).replace(_numbered(self._path, i))
-        except OSError as e:  # a folder in which this user may not write: a file that grows loses nothing
-            self._unrotated = f"not rotated, it grows: {e.strerror}"
+        except OSError as e:  # this user may not write into the folder: a growing file loses nothing
+            self._rotation_fault = f"the file grows, because it cannot be rotated: {e.strerror}"
             return True
-        self._unrotated = None
+        self._rotation_fault = None
         return False
 
     @property
     def problem(self) -> str | None:
-        return self.failed or self._unrotated
+        return self.failed or self._rotation_fault
 
     def finish(self) -> None:
         if self._file is not None:
@@ -125,7 +135,7 @@ def _numbered(path: Path, i: int) -> Path:
 
 
 def _torn(path: Path) -> bool:
-    """Whether a file ends within a line: after a power cut, say. What comes next must not become a part of it."""
+    """Whether a file ends within a line, for example after a power cut. The next line must not become part of it."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -136,7 +146,10 @@ def _torn(path: Path) -> bool:
 
 
 class Text(Sink):
-    """For people: a line when the best class, or the status, changes; of a camera, two a second at most."""
+    """Prints a line of text when the labels or the cause change; for a live camera, at most two a second.
+
+    Threads: see `Sink`.
+    """
 
     def __init__(self, *, lossless: bool, stopping: threading.Event | None = None) -> None:
         super().__init__("output stdout", lossless=lossless, stopping=stopping)

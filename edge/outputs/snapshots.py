@@ -1,4 +1,4 @@
-"""The pictures that events began with: JPEG files under a budget, the oldest go first."""
+"""The images that events began with: JPEG files within a budget. The oldest are deleted first."""
 
 from __future__ import annotations
 
@@ -8,64 +8,90 @@ import re
 import threading
 from pathlib import Path
 
-import cv2
-
+from edge.results.jpeg import encode_jpeg
 from sightline.errors import ConfigError
 from sightline.files import write_file
 from sightline.preprocess import Frame
 from sightline.text import slug
 
-QUALITY = 90
-_OURS = re.compile(r"\d{8}T\d{6}\.\d{3}Z-[\w-]*-[0-9a-f]{16}\.jpg")
+JPEG_QUALITY = 90
+QUEUE_FRAMES = 4
+CLOSE_S = 5.0  # the writer may take at the end
+_FILE_NAME = re.compile(r"\d{8}T\d{6}\.\d{3}Z-[\w-]*-[0-9a-f]{16}\.jpg")
 
 
 class Snapshots:
-    """`keep` copies the frame; a thread encodes and writes it. failed: why the last one was not written; None when it
-    was. lost: how many were not."""
+    """Copies frames, and writes them as JPEG files in a thread of its own.
+
+    Threads: the caller of `put` copies the frame and queues it; the writer thread alone touches the folder and its list
+    of files. Only the caller writes `skipped`, only the writer `failed`, `size` and `unwritten`; each is one value that
+    others may read at any time.
+
+    failed: why the last snapshot was not written; None if it was.
+    skipped: number of snapshots for which the queue had no room.
+    unwritten: number of snapshots that could not be encoded or written.
+    size: bytes of all snapshots in the folder.
+    """
 
     def __init__(self, folder: Path, budget: int) -> None:
-        """budget: bytes. Raises ConfigError."""
+        """Raises ConfigError for a folder that cannot be used.
+
+        budget: maximum size of all snapshots in the folder, in bytes.
+        """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # the names begin with the time, so their order is that of their age
-            self._files = sorted((p.name, p.stat().st_size) for p in folder.iterdir() if _OURS.fullmatch(p.name))
+            # names begin with the time, so their order is that of their age
+            self._files = sorted((p.name, p.stat().st_size) for p in folder.iterdir() if _FILE_NAME.fullmatch(p.name))
         except OSError as e:
-            raise ConfigError(f"{folder}: cannot be a folder for snapshots: {e.strerror}") from None
+            raise ConfigError(f"--snapshots {folder}: cannot be used as a folder: {e.strerror}") from None
         self.folder, self.budget = folder, budget
         self.failed: str | None = None
-        self.lost = 0
+        self.skipped = self.unwritten = 0
         self.size = sum(size for _, size in self._files)
-        self._queue: queue.Queue[tuple[str, Frame] | None] = queue.Queue(4)
+        self._queue: queue.Queue[tuple[str, Frame] | None] = queue.Queue(QUEUE_FRAMES)
         self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
         self._thread.start()
 
-    def keep(self, frame: Frame, at: str, source: str, event: str) -> str:
-        """The file's name, which it will have in a moment; '' where the disk does not keep up. at: UTC, ISO 8601."""
+    @property
+    def lost(self) -> int:
+        """Number of snapshots that were not stored."""
+        return self.skipped + self.unwritten
+
+    def put(self, frame: Frame, at: str, source: str, event: str) -> str:
+        """Queue a copy of the frame. Returns the name that its file will have; '' if the disk does not keep up.
+
+        at: UTC, ISO 8601.
+        source: the camera's name.
+        event: the event's id.
+        """
         name = f"{at.replace('-', '').replace(':', '')}-{slug(source)}-{event}.jpg"
-        if self._queue.full():
-            self.lost += 1
+        try:
+            if self._queue.full():  # before the frame is copied
+                raise queue.Full
+            self._queue.put_nowait((name, frame.copy()))
+        except queue.Full:
+            self.skipped += 1
             return ""
-        self._queue.put((name, frame.copy()))
         return name
 
     def close(self) -> None:
         with contextlib.suppress(queue.Full):  # a disk that hangs must not keep the agent from ending
             self._queue.put(None, timeout=2)
-        self._thread.join(5)
+        self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             name, frame = item
             try:
-                data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+                data = encode_jpeg(frame, JPEG_QUALITY)
                 self._make_room(len(data))
                 write_file(self.folder / name, data)
                 self._files.append((name, len(data)))
                 self.size += len(data)
                 self.failed = None
-            except Exception as e:  # a disk that is full today: the next event may have more luck
+            except Exception as e:  # a disk that is full now: the next snapshot may fit
                 self.failed = str(e)
-                self.lost += 1
+                self.unwritten += 1
 
     def _make_room(self, size: int) -> None:
         while self._files and self.size + size > self.budget:

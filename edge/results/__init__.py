@@ -1,1 +1,1 @@
-"""From outputs to results: tracks, zones, events, counters, and the sinks that take them."""
+"""From model outputs to results: tracks, zones, events, counters, and the base class of sinks."""

@@ -1,4 +1,4 @@
-"""What happened since the start: counts that never grow, however many months they are kept."""
+"""What happened since the start, in memory that does not grow with time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from edge.results.histogram import Histogram
 from sightline.predictions import Result
 
-WINDOW_S = 3.0
+WINDOW_S = 3.0  # of `recent_fps`
 STAGES = ("capture", "preprocess", "wait", "inference", "decode", "total")
 
 
@@ -18,14 +18,18 @@ STAGES = ("capture", "preprocess", "wait", "inference", "decode", "total")
 class Counters:
     """Frames, losses and latencies since the start.
 
-    began: when the first frame was inferred.
+    Threads: the publisher's thread calls `add`. The page, the metrics and the main thread read single numbers at any
+    time, and copy a counter before they iterate it.
+
+    began: when the first frame got inference; monotonic, in seconds.
     latency: milliseconds of each stage; `wait` is the time in the mailbox, `total` is from capture to result.
     over_budget: frames over the device's latency budget.
-    not_inferred: results without inference, by the cause's code.
+    not_inferred: results without inference, by the code of the cause.
     dropped: frames by cause.
-    cameras: frames that were inferred, by camera.
-    examples: the newest text of each cause's code.
-    recent_fps: over the last seconds.
+    frames: frames that got inference; `cameras`: the same by camera.
+    seconds: time since `began`.
+    examples: the newest text of each code.
+    recent_fps: frames per second over the last WINDOW_S.
     """
 
     began: float = field(default_factory=time.monotonic)
@@ -46,7 +50,7 @@ class Counters:
             self.not_inferred[result.cause.code] += 1
             self.examples[result.cause.code] = result.cause.text
         else:
-            if not self.frames:  # opening a camera is no frame's time
+            if not self.frames:  # the time before it is for opening the camera
                 self.began = time.monotonic() - result.latency_ms["total"] / 1000
             self.frames += 1
             self.cameras[result.source] += 1

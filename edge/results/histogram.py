@@ -1,15 +1,18 @@
-"""Latency statistics that never grow, however many months they are kept."""
+"""Latency percentiles in memory that does not grow with time."""
 
 from __future__ import annotations
 
 import math
 
-_LOWEST_MS, _GROWTH = 1e-3, 1.01
+_LOWEST_MS, _GROWTH = 1e-3, 1.01  # first bucket, and each one's size relative to the one before
 _BUCKETS = math.ceil(math.log(1e8) / math.log(_GROWTH))  # up to 100 s
 
 
 class Histogram:
-    """Counts of milliseconds in buckets 1 % wide: a percentile is right to 1 %, in 15 KB for ever."""
+    """Counts of milliseconds in buckets 1 % wide: percentiles are right to 1 %, and the memory stays at 15 KB.
+
+    Threads: the publisher's thread adds; others read at any time, and may miss the value that is being added.
+    """
 
     def __init__(self) -> None:
         self._counts = [0] * _BUCKETS
@@ -23,11 +26,11 @@ class Histogram:
         self.sum_ms += ms
 
     def below(self, ms: float) -> int:
-        """How many lie in the buckets up to `ms`, to 1 %."""
+        """Number of values up to `ms`, to 1 %."""
         return sum(self._counts[: int(math.log(ms / _LOWEST_MS) / math.log(_GROWTH)) + 1])
 
     def percentile(self, p: float) -> float:
-        """Milliseconds under which `p` percent lie; 0 when nothing was added."""
+        """Milliseconds below which `p` percent of the values lie; 0 without values."""
         if not self.count:
             return 0.0
         left = math.ceil(self.count * p / 100)

@@ -1,10 +1,11 @@
-"""Which events have begun and have not ended, in a small file: an agent that was killed ends them at its next start."""
+"""The events that have begun and not ended, in a small file: an agent that was killed ends them at its next start."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,22 +20,25 @@ from sightline.predictions import ModelId
 if TYPE_CHECKING:
     from edge.results.sink import Item
 
-NUMBERS = ("score", "best", "seconds")  # of an event; all else of it is text
+NUMBERS = ("score", "best", "seconds")  # of an event; its other fields are text
 
 
 class OpenEvents(Sink):
-    """A sink of events, which writes only when one begins or ends."""
+    """A sink of events, which writes its file only when one begins or ends.
 
-    def __init__(self, path: Path, **options: Any) -> None:
-        super().__init__("open events", **options)
+    Threads: the sink's thread alone has the open events and writes the file. `unfinished` reads it before the start.
+    """
+
+    def __init__(self, path: Path, *, lossless: bool, stopping: threading.Event | None = None) -> None:
+        super().__init__("open events", lossless=lossless, stopping=stopping)
         self._path = path
         self._open: dict[str, Event] = {}
 
-    def left(self, at: str) -> list[Event]:
-        """The ends of the events that an earlier agent left open. at: UTC, ISO 8601, of now.
+    def unfinished(self, at: str) -> list[Event]:
+        """The ends of the events that an earlier agent left open. at: the time now, UTC, ISO 8601.
 
-        They stay in the file until an event of this agent begins or ends, or it stops: who is killed before its outputs
-        have them tells them again, with the same keys.
+        They stay in the file until an event of this agent begins or ends, or until it stops. An agent that is killed
+        before its outputs have these ends reports them again, with the same keys.
         """
         try:
             documents = parse_json(read_bytes(self._path, InputError, LARGEST_DOCUMENT))
@@ -58,21 +62,21 @@ class OpenEvents(Sink):
 
     def finish(self) -> None:
         if not self._open:
-            with contextlib.suppress(OSError):  # left there, it tells ends again, with the same keys
+            with contextlib.suppress(OSError):  # if it stays, the ends are reported again, with the same keys
                 self._path.unlink()
 
 
 def _event(document: dict[str, Any]) -> Event:
-    """Raises ValueError, TypeError, KeyError or OverflowError for what `write` has not written: the outputs would pass
-    it on."""
+    """Raises ValueError, TypeError, KeyError or OverflowError for what `write` has not written. The outputs would
+    pass it on."""
     event = Event(**{**document, "model": ModelId(**document["model"])})
     values = {**vars(event), **vars(event.model)}
     del values["model"]
     for name, value in values.items():
         if name in NUMBERS:
-            right = (value is None and name == "score") or math.isfinite(value)
+            valid = (value is None and name == "score") or math.isfinite(value)
         else:
-            right = isinstance(value, str) and utf8(value)
-        if not right:
-            raise ValueError(f"{name} is none of an event")
+            valid = isinstance(value, str) and utf8(value)
+        if not valid:
+            raise ValueError(f"{name} is not a valid value")
     return event

@@ -1,5 +1,7 @@
-"""The thread behind the interpreter: what came out becomes predictions and goes to the sinks, while the next frame is
-inferred; and what was not seen is said, once a second."""
+"""The publisher thread: turns model outputs into results and gives them to the sinks, while the next frame is inferred.
+
+Once a second it also publishes a result without inference for each camera that has no frames.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +22,22 @@ from edge.results.counters import Counters
 from edge.results.sink import Sink
 from edge.results.tracker import LOW, Tracker
 from sightline.errors import DeviceError
-from sightline.postprocess import answer as read
+from sightline.postprocess import answer as postprocess
 from sightline.predictions import Cause, Detection, Prediction, Result
 from sightline.timestamps import utc_now
 
 TICK_S = 0.1
-SILENCE_S = 1.0  # without a frame for so long, or for two frames' time of a slower camera: say so instead of nothing
+SILENCE_S = 1.0  # without a frame, or twice a slower camera's interval: then a result states the cause
 Observer = Callable[[Result, Slot | None], None]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the loop found out about a slot. outputs: as the model stores them; none = nobody looked, for the slot's
-    cause. taken_ns, inferred_ns: monotonic, before and after the interpreter."""
+    """The loop's outcome for a slot.
+
+    outputs: as the model stores them; empty = no inference, for the slot's cause.
+    taken_ns, inferred_ns: monotonic, before and after the interpreter.
+    """
 
     slot: Slot
     model: Model
@@ -41,16 +46,46 @@ class Answer:
     inferred_ns: int = 0
 
 
-class Results:
-    """Takes answers from the loop, in order; gives the slots back.
+@dataclass(frozen=True)
+class ResultOptions:
+    """How results are made.
 
-    first_result_published: set with the first result. done: set when `frames` results are out, or stdout's
-    reader is gone. observers: called with each result and its slot, whose frame is valid during the call only; more may
-    be added at any time. threshold: may be changed at any time.
-    last_inference_s: monotonic, of each camera's last inference; 0 = never yet. causes: why the newest frame of each
-    got no inference; None = it did. inference_s: of one inference, the slowest of the last ones.
-    inferring_since_ns: the loop writes it, 0 = it is not inferring: a stuck interpreter is told while it is stuck.
-    stuck_after_s: seconds in one inference after which it is; the loop writes it with another model.
+    device: name of the device, for each result.
+    latency_budget_ms: frames that take longer are counted.
+    top: maximum number of predictions of a result; 0 = all.
+    threshold: lowest score; None = the model's own.
+    frames: number of results with inference after which the run ends; 0 = no end.
+    track: whether a detector's objects are tracked.
+    silence_s: time without a frame after which a result states the cause.
+    """
+
+    device: str
+    latency_budget_ms: float
+    top: int = 0
+    threshold: float | None = None
+    frames: int = 0
+    track: bool = False
+    silence_s: float = SILENCE_S
+
+
+class Results:
+    """Takes answers from the loop, in order, and publishes their results. Returns the slots to their cameras.
+
+    Threads: the loop calls `put` and `finish`, and writes `inferring_since_ns` and `stuck_after_s`. Any thread may set
+    `threshold` and extend `observers`. The publisher thread writes all other attributes. Everybody may read each value
+    at any time: it is one number or reference.
+
+    model: of the newest result.
+    threshold: lowest score of a prediction.
+    observers: called with each result and its slot, whose frame is valid during the call only.
+    first_result_published: set with the first result.
+    done: set when `frames` results are published, or stdout's reader is gone.
+    last_inference_s: monotonic, of each camera's last inference; 0 = none yet.
+    causes: why each camera's newest frame got no inference; None if it did.
+    inference_s: duration of one inference, the slowest of the last ones.
+    inferring_since_ns: monotonic, of the inference in progress; 0 = none. It shows a stuck interpreter.
+    stuck_after_s: duration of one inference after which the interpreter counts as stuck.
+    alive_ns: monotonic, of the publisher thread's last turn.
     """
 
     def __init__(
@@ -59,45 +94,38 @@ class Results:
         cameras: Sequence[Capture],
         sinks: Sequence[Sink],
         counters: Counters,
+        options: ResultOptions,
         *,
-        device: str,
-        latency_budget_ms: float,
-        top: int = 0,
-        threshold: float | None = None,
-        frames: int = 0,
         observers: Sequence[Observer] = (),
-        track: bool = False,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """top: predictions of a result, at most; 0 = as many as the task has. threshold: None = the model's own.
-        frames: results with a look, to end after; 0 = no end. track: whether a detector's boxes are followed."""
         self.model = model
-        self.threshold = model.manifest.output.threshold if threshold is None else threshold
+        self.threshold = model.manifest.output.threshold if options.threshold is None else options.threshold
         self.inferring_since_ns = 0
         self.inference_s = model.inference_s
         self.stuck_after_s = stuck_after_s(model.inference_s)
-        self.alive_ns = time.monotonic_ns()
+        self.alive_ns = clock_ns()
         self.done, self.first_result_published = threading.Event(), threading.Event()
         self.error: BaseException | None = None
-        self._cameras, self._sinks, self._tally = cameras, sinks, counters
-        self._device, self._budget_ms, self._top, self._frames = device, latency_budget_ms, top, frames
-        self._observers = observers
-        self._track, self._trackers = track, [(model.identity, Tracker()) for _ in cameras]
+        self._cameras, self._sinks, self._counters = cameras, sinks, counters
+        self._options, self._observers, self._clock_ns = options, observers, clock_ns
+        self._trackers = [(model.identity, Tracker()) for _ in cameras]
         self._queue: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
-        self._heard = [time.monotonic()] * len(cameras)
+        self._published_s = [clock_ns() / 1e9] * len(cameras)  # of each camera's last result
         self._next_id = [0] * len(cameras)
         self.last_inference_s = [0.0] * len(cameras)
         self.causes: list[Cause | None] = [None] * len(cameras)
         self._thread = threading.Thread(target=self._run, name="results", daemon=True)
 
     def start(self) -> None:
-        self._tally.began = time.monotonic()
+        self._counters.began = time.monotonic()
         self._thread.start()
 
     def put(self, answer: Answer) -> None:
         self._queue.put(answer)
 
     def finish(self) -> None:
-        """Wait until everything that was put is with the sinks. Raises what went wrong in the thread."""
+        """Wait until all answers are with the sinks. Raises the publisher thread's exception."""
         self._queue.put(None)
         self._thread.join()
         if self.error is not None:
@@ -114,29 +142,29 @@ class Results:
                     if answer is None:
                         return
                     if not self.done.is_set():
-                        self._answer(answer)
+                        self._publish_answer(answer)
                     self._cameras[answer.slot.camera].mailbox.release(answer.slot)
-                self.alive_ns = time.monotonic_ns()
-                self._watch()
+                self.alive_ns = self._clock_ns()
+                self.report_silence()
         except BaseException as e:
             self.error = e
             self.done.set()
 
-    def _answer(self, answer: Answer) -> None:
+    def _publish_answer(self, answer: Answer) -> None:
         slot, model = answer.slot, answer.model
         camera = self._cameras[slot.camera]
         self.model = model
-        self._heard[slot.camera] = time.monotonic()
+        self._published_s[slot.camera] = self._clock_ns() / 1e9
         self._next_id[slot.camera] = slot.frame_id + 1
         self.causes[slot.camera] = slot.cause
         predictions: tuple[Prediction, ...] = ()
         latency: dict[str, float] = {}
         size = None
         if slot.cause is None:
-            self.last_inference_s[slot.camera] = self._heard[slot.camera]
+            self.last_inference_s[slot.camera] = self._published_s[slot.camera]
             self.inference_s = max((answer.inferred_ns - answer.taken_ns) / 1e9, 0.98 * self.inference_s)
             began = time.monotonic_ns()
-            predictions = self._decoded(answer)
+            predictions = self._decode(answer)
             decoded = time.monotonic_ns()
             latency = {
                 "capture": slot.capture_ms,
@@ -150,66 +178,79 @@ class Results:
             size = slot.frame.shape[1], slot.frame.shape[0]
         width, height = size or (None, None)
         result = Result(
-            self._device, camera.source.name, slot.frame_id, slot.captured_at, slot.captured_ns, model.identity,
+            self._options.device, camera.source.name, slot.frame_id, slot.captured_at, slot.captured_ns, model.identity,
             width, height, latency, predictions, slot.dropped, slot.cause, slot.moment_ns,
         )  # fmt: skip
-        self._say(result, slot)
+        self._publish(result, slot)
 
-    def _decoded(self, answer: Answer) -> tuple[Prediction, ...]:
+    def _decode(self, answer: Answer) -> tuple[Prediction, ...]:
         m, frame = answer.model.manifest, answer.slot.frame
         assert frame is not None
-        lowest = min(self.threshold, LOW) if self._track else self.threshold
+        lowest = min(self.threshold, LOW) if self._options.track else self.threshold
         size = frame.shape[1], frame.shape[0]
-        found = read(answer.outputs, answer.model.interpreter.outputs, m.input, m.output, size, lowest, self._top)
-        if not self._track:
-            return found
+        predictions = postprocess(
+            answer.outputs, answer.model.interpreter.outputs, m.input, m.output, size, lowest, self._options.top
+        )
+        if not self._options.track:
+            return predictions
         identity, tracker = self._trackers[answer.slot.camera]
-        if identity != answer.model.identity:  # another model's classes are others
+        if identity != answer.model.identity:  # another model has other classes
             tracker = Tracker()
             self._trackers[answer.slot.camera] = answer.model.identity, tracker
-        boxes = [p for p in found if isinstance(p, Detection)]
+        boxes = [p for p in predictions if isinstance(p, Detection)]
         return tracker(boxes, answer.slot.moment_ns or answer.slot.captured_ns, self.threshold)
 
-    def _watch(self) -> None:
-        """Say of each camera that gives nothing why it does not. One whose frames wait for their turn, behind a slow
-        model and other cameras, gives something."""
-        now_ns = time.monotonic_ns()
+    def report_silence(self) -> None:
+        """Publish the cause for each camera without frames. The thread calls it at each turn. Raises DeviceError.
+
+        A camera whose frames wait for their turn, behind a slow model and other cameras, is not silent.
+        """
+        now_ns = self._clock_ns()
         stuck_s = (now_ns - self.inferring_since_ns) / 1e9 if self.inferring_since_ns else 0.0
         stuck = stuck_s > self.stuck_after_s
         for i, camera in enumerate(self._cameras):
-            if not camera.source.live or camera.mailbox.ended or now_ns / 1e9 - self._heard[i] < SILENCE_S:
+            if (
+                not camera.source.live
+                or camera.mailbox.ended
+                or now_ns / 1e9 - self._published_s[i] < self._options.silence_s
+            ):
                 continue
             camera.check(now_ns)
             cause = camera.state
             if stuck:
-                cause = Cause("inference_stuck", f"the interpreter has been busy with one frame for {stuck_s:.0f} s")
-            elif cause == STREAMING and (now_ns - camera.read_ns) / 1e9 < max(SILENCE_S, 2 * camera.interval_s):
+                cause = Cause("inference_stuck", f"one inference has taken {stuck_s:.0f} s so far")
+            elif cause == STREAMING and (now_ns - camera.read_ns) / 1e9 < max(
+                self._options.silence_s, 2 * camera.interval_s
+            ):
                 continue
-            self._heard[i] = now_ns / 1e9
+            self._published_s[i] = now_ns / 1e9
             dropped = camera.mailbox.take_dropped()
             result = Result(
-                self._device, camera.source.name, self._next_id[i], utc_now(), now_ns, self.model.identity,
+                self._options.device, camera.source.name, self._next_id[i], utc_now(), now_ns, self.model.identity,
                 None, None, {}, (), dropped, cause,
             )  # fmt: skip
-            self._say(result, None)
+            self._publish(result, None)
         self._end_if_blocked()
 
     def _end_if_blocked(self) -> None:
-        """A driver that blocks again and again is freed by a new process at best. As long as another camera works it
-        has more to lose than this one to win."""
+        """End the process if a camera's driver blocks repeatedly: only a new process may free it.
+
+        While another camera works, a new process would lose more than it gains.
+        """
         cameras = [camera for camera in self._cameras if camera.source.live and not camera.mailbox.ended]
         blocked = next((camera for camera in cameras if camera.hangs >= MAX_CONSECUTIVE_HANGS), None)
         if blocked and not any(camera.state in (STREAMING, NO_MOTION) for camera in cameras):
             others = "; no other camera works" if len(self._cameras) > 1 else ""
-            raise DeviceError(f"{blocked.state.text}{others}. Restart the agent; a supervisor does it by itself")
+            raise DeviceError(f"{blocked.state.text}{others}. Restart the agent; a supervisor does so automatically")
 
-    def _say(self, result: Result, slot: Slot | None) -> None:
+    def _publish(self, result: Result, slot: Slot | None) -> None:
         if not self.first_result_published.is_set():
             self.first_result_published.set()
-        self._tally.add(result, self._budget_ms)
+        self._counters.add(result, self._options.latency_budget_ms)
         for sink in self._sinks:
             sink.put(result)
         for observer in self._observers:
             observer(result, slot)
-        if (self._frames and self._tally.frames >= self._frames) or any(s.reader_gone for s in self._sinks):
+        limit = self._options.frames
+        if (limit and self._counters.frames >= limit) or any(s.reader_gone for s in self._sinks):
             self.done.set()

@@ -1,7 +1,7 @@
-"""Who is where, and who went across: zones and lines in a camera's picture, for boxes that are followed.
+"""Zones and lines in a camera's image: which tracked objects are inside a zone, and which cross a line.
 
-A thing stands where the middle of its box's lower edge is. It is in a zone, or on a side of a line, once two looks in a
-row say so: a box that jitters on the border goes neither in nor out.
+An object stands where the middle of its box's lower edge is. It is in a zone, or on one side of a line, once
+MIN_CONSECUTIVE_FRAMES frames in a row agree: a box that jitters on the border neither enters nor leaves.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from sightline.errors import ConfigError
 from sightline.predictions import Detection, ModelId, Result
 from sightline.strict_config import near
 
-MIN_CONSECUTIVE_FRAMES = 2  # looks in a row
-GONE_S = 3.0  # out of sight, longer than a tracker keeps it: it has left
+MIN_CONSECUTIVE_FRAMES = 2
+GONE_S = 3.0  # out of sight, after which an object has left; longer than the tracker keeps it
 Point = tuple[float, float]
-# what is counted of each kind: who is in the zone now; who went across since the start, to which side
+Direction = Literal["right", "left"]
+State = Literal["enter", "leave", "right", "left"]
+# the counts of each kind: objects in the zone now; objects that crossed since the start, by direction
 COUNTS: dict[Literal["zone", "line"], tuple[str, ...]] = {"zone": ("inside",), "line": ("right", "left")}
-_PLACE = re.compile(r"\s*(?P<name>[\w-]+)\s*:\s*(?P<points>[\d.,\s]+?)(?:\s+on\s+(?P<camera>\S.*?))?\s*")
+_ZONE = re.compile(r"\s*(?P<name>[\w-]+)\s*:\s*(?P<points>[\d.,\s]+?)(?:\s+on\s+(?P<camera>\S.*?))?\s*")
 
 
 @dataclass(frozen=True)
 class Zone:
-    """kind: `zone`, three corners or more, or `line`, two ends. points: fractions of the picture, from the left and the
-    top. camera: '' = each one."""
+    """A zone, or a line.
+
+    kind: `zone` has three corners or more, `line` has two ends.
+    points: fractions of the image, from the left and the top.
+    camera: '' = every camera.
+    """
 
     kind: Literal["zone", "line"]
     name: str
@@ -35,7 +41,7 @@ class Zone:
     camera: str = ""
 
     def contains(self, p: Point) -> bool:
-        """Of a zone, by how often a ray to the right meets its edges."""
+        """For a zone: counts how often a ray to the right meets its edges."""
         inside = False
         for (x1, y1), (x2, y2) in zip(self.points, (*self.points[1:], self.points[0]), strict=True):
             if (y1 > p[1]) != (y2 > p[1]) and p[0] < x1 + (p[1] - y1) / (y2 - y1) * (x2 - x1):
@@ -43,49 +49,55 @@ class Zone:
         return inside
 
     def side(self, p: Point) -> float:
-        """Of a line, looking from its first end to its second: above 0 = on the right, below = on the left."""
+        """For a line, from its first end towards its second: above 0 = p is on the right, below 0 = on the left."""
         a, b = self.points
         return (b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0])
 
     def between(self, p: Point, q: Point) -> bool:
-        """Whether the way from p to q goes through a line, and not past one of its ends."""
+        """For a line: whether the way from p to q crosses it, and does not pass one of its ends."""
         a, b = self.points
         way = Zone("line", "", (p, q))
         return self.side(p) * self.side(q) < 0 and way.side(a) * way.side(b) <= 0
 
 
 def parse_zone(kind: Literal["zone", "line"], text: str, cameras: Sequence[str]) -> Zone:
-    """Raises ConfigError for what is none."""
-    shape = "'door: 0.1,0.2 0.6,0.2 0.6,0.9'" if kind == "zone" else "'gate: 0.5,0 0.5,1'"
-    found = _PLACE.fullmatch(text)
+    """Read the text of --zone or --line. Raises ConfigError."""
+    form = "'door: 0.1,0.2 0.6,0.2 0.6,0.9'" if kind == "zone" else "'gate: 0.5,0 0.5,1'"
+    match = _ZONE.fullmatch(text)
     try:
-        if not found:
+        if not match:
             raise ValueError
-        points = [tuple(float(v) for v in pair.split(",")) for pair in found["points"].split()]
+        points = [tuple(float(v) for v in pair.split(",")) for pair in match["points"].split()]
         if any(len(p) != 2 or not all(0 <= v <= 1 for v in p) for p in points):
             raise ValueError
     except ValueError:
-        raise ConfigError(f"--{kind} {text!r}: not as {shape}, in fractions of the picture") from None
+        raise ConfigError(f"--{kind} {text!r}: not a {kind}. Write {form}, in fractions of the image.") from None
     if len(points) != 2 if kind == "line" else len(points) < 3:
-        needed = "a line has two ends" if kind == "line" else "a zone has three corners or more"
-        raise ConfigError(f"--{kind} {text!r}: {needed}, here are {len(points)}")
+        needed = "a line needs two ends" if kind == "line" else "a zone needs three corners or more"
+        raise ConfigError(f"--{kind} {text!r}: {needed}, not {len(points)}.")
     if len(set(points)) < len(points):
-        raise ConfigError(f"--{kind} {text!r}: two of its points are the same")
-    camera = found["camera"] or ""
+        raise ConfigError(f"--{kind} {text!r}: two of its points are equal.")
+    camera = match["camera"] or ""
     if camera and camera not in cameras:
         raise ConfigError(f"--{kind} {text!r}: no camera {camera!r}{near(camera, cameras)}")
-    return Zone(kind, found["name"], tuple((x, y) for x, y in points), camera)
+    return Zone(kind, match["name"], tuple((x, y) for x, y in points), camera)
 
 
 @dataclass(frozen=True)
 class ZoneEvent:
-    """Something went in, out, or across. state: `enter` or `leave` a zone; `right` or `left`, across a line, to that
-    side of who looks from its first end to its second. count: in the zone now, or across the line in this direction
-    since the start. seconds: that it was in the zone. at: UTC, ISO 8601."""
+    """An object entered or left a zone, or crossed a line.
+
+    state: `enter` or `leave` a zone; `right` or `left`: the direction across a line, from its first end to its second.
+    zone: name of the zone or line.
+    track: id of the object.
+    count: objects in the zone now, or objects that crossed the line in this direction since the start.
+    seconds: time that the object spent in the zone; None unless it leaves.
+    at: UTC, ISO 8601.
+    """
 
     id: str
-    state: Literal["enter", "leave", "right", "left"]
-    place: str
+    state: State
+    zone: str
     device: str
     source: str
     label: str
@@ -100,15 +112,15 @@ class ZoneEvent:
         return self.id
 
     @property
-    def counts(self) -> str:
-        """Which of the place's numbers `count` is."""
+    def count_name(self) -> str:
+        """Which of the zone's COUNTS `count` is."""
         return self.state if self.state in ("right", "left") else "inside"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
             "state": self.state,
-            "place": self.place,
+            "zone": self.zone,
             "device": self.device,
             "source": self.source,
             "label": self.label,
@@ -121,79 +133,92 @@ class ZoneEvent:
 
 
 @dataclass
-class _Seen:
-    """One track at one place. side: what counts, 0 = nothing yet; new, looks: what the last looks say. point: where it
-    was when `side` was last so. since_ns: in the zone."""
+class _Track:
+    """One object at one zone or line.
+
+    side: the confirmed side; 0 = none yet. See `ZoneCounter._side`.
+    candidate, frames: the side of the last frames, and the number of frames in a row with it.
+    point: where the object was when `candidate` last agreed with `side`.
+    last_ns: when it was last detected.
+    since_ns: when it entered the zone.
+    """
 
     label: str
     side: int = 0
-    new: int = 0
-    looks: int = 0
+    candidate: int = 0
+    frames: int = 0
     point: Point = (0.0, 0.0)
     last_ns: int = 0
     since_ns: int = 0
 
 
 class ZoneCounter:
-    """One place in one camera's picture. inside: things that are in the zone. crossed: {direction: how many}."""
+    """Counts objects at one zone or line of one camera. Only one thread may use an object: the publisher's.
 
-    def __init__(self, place: Zone) -> None:
-        self.place = place
+    inside: number of objects in the zone.
+    crossed: number of objects that crossed the line, by direction.
+    """
+
+    def __init__(self, zone: Zone) -> None:
+        self.zone = zone
         self.inside = 0
-        self.crossed = {"right": 0, "left": 0}
-        self._seen: dict[int, _Seen] = {}
+        self.crossed: dict[Direction, int] = {"right": 0, "left": 0}
+        self._tracks: dict[int, _Track] = {}
 
-    def see(self, result: Result) -> Iterable[ZoneEvent]:
-        """What this result lets pass. A frame that nobody looked at lets nothing pass."""
+    @property
+    def tracks(self) -> int:
+        """Number of objects in memory."""
+        return len(self._tracks)
+
+    def update(self, result: Result) -> Iterable[ZoneEvent]:
+        """The events of the camera's next result. A frame without inference has none."""
         if result.cause is not None or not result.width or not result.height:
             return
         for d in result.predictions:
             if not isinstance(d, Detection) or d.track is None:
                 continue
             point = ((d.box.x + d.box.width / 2) / result.width, (d.box.y + d.box.height) / result.height)
-            seen = self._seen.setdefault(d.track, _Seen(d.label, point=point))
-            seen.last_ns = result.moment
+            track = self._tracks.setdefault(d.track, _Track(d.label, point=point))
+            track.last_ns = result.moment
             side = self._side(point)
-            seen.looks = seen.looks + 1 if side == seen.new else 1
-            seen.new = side
-            if side == seen.side:
-                seen.point = point
-            elif side and seen.looks >= MIN_CONSECUTIVE_FRAMES:
-                yield from self._passed(result, d.track, seen, point, side)
-        for track in [t for t, s in self._seen.items() if result.moment - s.last_ns > GONE_S * 1e9]:
-            seen = self._seen.pop(track)
-            if self.place.kind == "zone" and seen.side > 0:
+            track.frames = track.frames + 1 if side == track.candidate else 1
+            track.candidate = side
+            if side == track.side:
+                track.point = point
+            elif side and track.frames >= MIN_CONSECUTIVE_FRAMES:
+                yield from self._change_side(result, d.track, track, point, side)
+        for i in [i for i, t in self._tracks.items() if result.moment - t.last_ns > GONE_S * 1e9]:
+            track = self._tracks.pop(i)
+            if self.zone.kind == "zone" and track.side > 0:
                 self.inside -= 1
-                yield self._passage(result, "leave", track, seen, self.inside)
+                yield self._event(result, "leave", i, track, self.inside)
 
     def _side(self, point: Point) -> int:
-        """1 and -1: in the zone and out of it, right of the line and left of it; 0: on the line."""
-        if self.place.kind == "zone":
-            return 1 if self.place.contains(point) else -1
-        side = self.place.side(point)
+        """1 and -1: inside and outside of the zone, right and left of the line. 0: on the line."""
+        if self.zone.kind == "zone":
+            return 1 if self.zone.contains(point) else -1
+        side = self.zone.side(point)
         return (side > 0) - (side < 0)
 
-    def _passed(self, result: Result, track: int, seen: _Seen, point: Point, side: int) -> Iterable[ZoneEvent]:
-        before, came_from = seen.side, seen.point
-        seen.side, seen.point = side, point
-        if self.place.kind == "zone":
+    def _change_side(self, result: Result, i: int, track: _Track, point: Point, side: int) -> Iterable[ZoneEvent]:
+        side_before, point_before = track.side, track.point
+        track.side, track.point = side, point
+        if self.zone.kind == "zone":
             if side > 0:
                 self.inside += 1
-                seen.since_ns = result.moment
-                yield self._passage(result, "enter", track, seen, self.inside)
-            elif before > 0:
+                track.since_ns = result.moment
+                yield self._event(result, "enter", i, track, self.inside)
+            elif side_before > 0:
                 self.inside -= 1
-                yield self._passage(result, "leave", track, seen, self.inside)
-        elif before and self.place.between(came_from, point):
-            direction: Literal["right", "left"] = "right" if side > 0 else "left"
+                yield self._event(result, "leave", i, track, self.inside)
+        elif side_before and self.zone.between(point_before, point):
+            direction: Direction = "right" if side > 0 else "left"
             self.crossed[direction] += 1
-            yield self._passage(result, direction, track, seen, self.crossed[direction])
+            yield self._event(result, direction, i, track, self.crossed[direction])
 
-    def _passage(
-        self, result: Result, state: Literal["enter", "leave", "right", "left"], track: int, seen: _Seen, count: int
-    ) -> ZoneEvent:
-        seconds = (result.moment - seen.since_ns) / 1e9 if state == "leave" else None
+    def _event(self, result: Result, state: State, i: int, track: _Track, count: int) -> ZoneEvent:
+        seconds = (result.moment - track.since_ns) / 1e9 if state == "leave" else None
         return ZoneEvent(
-            secrets.token_hex(8), state, self.place.name, result.device, result.source, seen.label, track, count,
+            secrets.token_hex(8), state, self.zone.name, result.device, result.source, track.label, i, count,
             seconds, result.captured_at, result.model,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox
 from edge.inference.model import Model, open_model
 from edge.results.counters import Counters
-from edge.results.publisher import Results
+from edge.results.publisher import ResultOptions, Results
 from edge.results.sink import Sink
 from sightline.bundle import read_bundle
 from sightline.device import load_device
@@ -103,7 +103,7 @@ def running(bundle: Path, *sources: Frames, held: bool = False, **options: Any) 
     model = dataclasses.replace(model, interpreter=interpreter)  # type: ignore[arg-type]
     inbox, counters, sink, stopping = Inbox([not s.live for s in sources]), Counters(), ResultSink(), threading.Event()
     cameras = [Capture(s, mailbox) for s, mailbox in zip(sources, inbox.mailboxes, strict=True)]  # type: ignore[arg-type]
-    results = Results(model, cameras, [sink], counters, device="desktop", latency_budget_ms=50)
+    results = Results(model, cameras, [sink], counters, ResultOptions("desktop", 50))
     progress: list[float] = []
     loop_options = agent.LoopOptions(on_turn=lambda: progress.append(time.monotonic()), **options)
     for camera in cameras:

@@ -337,13 +337,14 @@ def test_a_silent_camera_is_said_to_be_silent_and_a_slow_replay_is_not(
     bundle: Path, live: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A replay gives the same results each time, on a slow disk too."""
-    monkeypatch.setattr(results_thread, "SILENCE_S", 0.2)
     config = load_device("desktop")[1]
     model, kept = open_model(read_bundle(bundle), config), Kept()
     inbox, counters = Inbox([not live]), Counters()
     capture = Capture(Slowly(live=live), inbox.mailboxes[0])
     capture.start()
-    results = results_thread.Results(model, [capture], [kept], counters, device="desktop", latency_budget_ms=50)
+    results = results_thread.Results(
+        model, [capture], [kept], counters, results_thread.ResultOptions("desktop", 50, silence_s=0.2)
+    )
     try:
         agent.run(model, [capture], inbox, results, threading.Event())
     finally:

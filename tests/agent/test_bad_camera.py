@@ -17,7 +17,7 @@ from edge.capture.sources.limits import StreamLimits
 from edge.capture.sources.stream import Stream
 from edge.inference.model import open_model
 from edge.results.counters import Counters
-from edge.results.publisher import Results
+from edge.results.publisher import ResultOptions, Results
 from edge.results.sink import Sink
 from sightline.bundle import read_bundle
 from sightline.device import load_device
@@ -58,7 +58,7 @@ def test_the_other_cameras_lose_nothing(bundle: Path) -> None:
     options = CaptureOptions(frozen_s=0.3)
     times = CaptureTimes(backoff_s=0.03, backoff_max_s=0.1, vary=lambda low, high: 1.0)
     captures = [Capture(source, box, options, times) for source, box in zip(sources, inbox.mailboxes, strict=True)]
-    results = Results(model, captures, [sink], Counters(), device="desktop", latency_budget_ms=50)
+    results = Results(model, captures, [sink], Counters(), ResultOptions("desktop", 50))
     loop = threading.Thread(target=agent.run, args=(model, captures, inbox, results, stopping), daemon=True)
     for capture in captures:
         capture.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from edge.outputs.send_filter import SendFilter
 from edge.outputs.snapshots import Snapshots
-from edge.results.event_rules import MARGIN, UNSEEN_S, UPDATE_S, Event, EventTracker, Rule, parse_rule
+from edge.results.event_rules import MARGIN, NO_INFERENCE_S, UPDATE_S, Event, EventTracker, Rule, parse_rule
 from sightline.errors import ConfigError
 from sightline.predictions import Cause, Classification, Code, ModelId, Result
 from sightline.text import slug, slugs
@@ -33,7 +34,7 @@ def run(rule: Rule, *frames: tuple[float, float | None]) -> list[tuple[float, st
     watcher = EventTracker(rule)
     found = []
     for seconds, score in frames:
-        if event := watcher.see(result(seconds, score)):
+        if event := watcher.update(result(seconds, score)):
             found.append((seconds, event.state, event.ended_by))
     return found
 
@@ -100,12 +101,12 @@ def test_a_low_limit_can_be_left_too() -> None:
 
 def test_another_label_is_none_of_its_business() -> None:
     watcher = EventTracker(Rule("", "fox", 0.5))
-    assert watcher.see(result(0, 0.9, label="red fox")) is None
+    assert watcher.update(result(0, 0.9, label="red fox")) is None
 
 
 def test_it_is_told_again_while_it_lasts_with_its_best_score() -> None:
     watcher = EventTracker(Rule("", "fox", 0.5))
-    events = [e for t in range(25) if (e := watcher.see(result(t, 0.6 if t != 3 else 0.95)))]
+    events = [e for t in range(25) if (e := watcher.update(result(t, 0.6 if t != 3 else 0.95)))]
     assert [(e.state, e.seconds) for e in events] == [("new", 0.0), ("update", UPDATE_S), ("update", 2 * UPDATE_S)]
     assert [e.best for e in events] == [0.6, 0.95, 0.95]
     assert len({e.id for e in events}) == 1 and {e.began_at for e in events} == {"at 0"}
@@ -116,7 +117,7 @@ def test_a_camera_that_is_away_neither_begins_nor_ends_it_until_nobody_can_say()
     assert run(rule, (0, 0.9), (1, None), (2.5, 0.9), (3, 0.9)) == [], "not seen is not two seconds of fox"
     away = [(3 + t, None) for t in range(40)]
     found = run(rule, (0, 0.9), (1, 0.9), (2, 0.9), *away)
-    assert found == [(2, "new", ""), (3 + UNSEEN_S, "end", "unseen")]
+    assert found == [(2, "new", ""), (3 + NO_INFERENCE_S, "end", "no_inference")]
     short = [(3 + t, None) for t in range(20)]
     assert run(rule, (0, 0.9), (1, 0.9), (2, 0.9), *short, (23, 0.9)) == [(2, "new", ""), (23, "update", "")]
 
@@ -152,20 +153,20 @@ def test_turns_of_more_than_a_second_make_events() -> None:
 
 def test_where_nothing_moves_it_lasts() -> None:
     watcher = EventTracker(Rule("", "fox", 0.5))
-    watcher.see(result(0, 0.9))
-    still = [watcher.see(result(t, None, code="no_motion")) for t in range(1, 100)]
+    watcher.update(result(0, 0.9))
+    still = [watcher.update(result(t, None, code="no_motion")) for t in range(1, 100)]
     assert not any(still)
-    look = watcher.see(result(100, 0.1))
+    look = watcher.update(result(100, 0.1))
     assert look is not None and look.state == "update", "one look does not end it"
-    end = watcher.see(result(101.5, 0.1))
+    end = watcher.update(result(101.5, 0.1))
     assert end is not None and (end.state, end.ended_by) == ("end", "score")
 
 
 def test_the_end_of_the_agent_is_the_end_of_its_events() -> None:
     watcher = EventTracker(Rule("", "fox", 0.5))
     assert watcher.stop("now") is None
-    watcher.see(result(0, 0.9))
-    watcher.see(result(3, 0.9))
+    watcher.update(result(0, 0.9))
+    watcher.update(result(3, 0.9))
     end = watcher.stop("now")
     assert end is not None and (end.state, end.ended_by, end.seconds, end.at) == ("end", "stopped", 3.0, "now")
 
@@ -216,16 +217,17 @@ def test_snapshots_stay_within_their_budget_and_the_oldest_go(tmp_path: Path) ->
     (tmp_path / "mine.jpg").write_bytes(b"not theirs")
     for start in range(2):  # a second process knows what the first has left
         snapshots = Snapshots(tmp_path, 100_000)
-        names = []
+        names, until = [], time.monotonic() + 10
         for i in range(8):
-            while snapshots._queue.full():
-                pass
-            names.append(snapshots.keep(frame(i), f"2026-01-0{start + 1}T00:00:0{i}.000Z", "a/b", f"{i:016x}"))
+            at = f"2026-01-0{start + 1}T00:00:0{i}.000Z"
+            while not (name := snapshots.put(frame(i), at, "a/b", f"{i:016x}")):
+                assert time.monotonic() < until
+            names.append(name)
         snapshots.close()
         there = sorted(p.name for p in tmp_path.glob("2026*"))
         assert there and there == names[-len(there) :]
         assert sum((tmp_path / name).stat().st_size for name in there) <= 100_000
-        assert snapshots.failed is None and snapshots.lost == 0
+        assert snapshots.failed is None and snapshots.unwritten == 0
     assert (tmp_path / "mine.jpg").exists()
 
 
@@ -233,8 +235,8 @@ def test_snapshots_that_cannot_be_written_are_counted(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path / "x", 10_000_000)
     (tmp_path / "x").rmdir()
     (tmp_path / "x").write_text("")
-    snapshots.keep(frame(0), "2026-01-01T00:00:00.000Z", "door", "0" * 16)
+    snapshots.put(frame(0), "2026-01-01T00:00:00.000Z", "door", "0" * 16)
     snapshots.close()
     assert snapshots.lost == 1 and snapshots.failed is not None
-    with pytest.raises(ConfigError, match="folder for snapshots"):
+    with pytest.raises(ConfigError, match="cannot be used as a folder"):
         Snapshots(tmp_path / "x", 1)

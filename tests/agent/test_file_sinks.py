@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import edge.results.sink
 from benchmarks.support.waiting import wait_until
 from edge.outputs.file_sinks import JsonLines, Rotation, Text
-from edge.results.sink import Sink
+from edge.results.sink import QUEUE_LENGTH, Sink
 from sightline.predictions import Box, Cause, Classification, ModelId, Region, Result
 
 MODEL = ModelId("colours", "1", "0" * 64)
@@ -37,8 +36,8 @@ def result(frame_id: int, label: str = "blue", cause: str | None = None) -> Resu
 class Slow(Sink):
     """Takes `seconds` for each result, and nothing at all before `gate` is open."""
 
-    def __init__(self, *, lossless: bool, seconds: float = 0.0) -> None:
-        super().__init__("slow", lossless=lossless)
+    def __init__(self, *, lossless: bool, seconds: float = 0.0, queue_length: int = QUEUE_LENGTH) -> None:
+        super().__init__("slow", lossless=lossless, queue_length=queue_length)
         self.seconds, self.written = seconds, list[int]()
         self.gate, self.entered = threading.Event(), threading.Event()
 
@@ -64,9 +63,8 @@ class Broken(Sink):
         return True
 
 
-def test_a_slow_sink_costs_a_camera_results_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.results.sink, "QUEUE_LENGTH", 4)
-    sink = Slow(lossless=False)
+def test_a_slow_sink_costs_a_camera_results_and_no_time() -> None:
+    sink = Slow(lossless=False, queue_length=4)
     sink.start()
     sink.put(result(0))
     assert sink.entered.wait(3)
@@ -81,9 +79,8 @@ def test_a_slow_sink_costs_a_camera_results_and_no_time(monkeypatch: pytest.Monk
     assert sink.dropped + len(sink.written) == 50
 
 
-def test_a_slow_sink_costs_a_replay_time_and_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.results.sink, "QUEUE_LENGTH", 4)
-    sink = Slow(lossless=True, seconds=0.005)
+def test_a_slow_sink_costs_a_replay_time_and_no_result() -> None:
+    sink = Slow(lossless=True, seconds=0.005, queue_length=4)
     sink.start()
     began = time.monotonic()
     threading.Timer(0.5, sink.gate.set).start()
@@ -126,7 +123,7 @@ def test_a_sink_that_fails_for_a_while_goes_on_afterwards(lossless: bool) -> Non
     sink.start()
     for i in range(5):
         sink.put(result(i))
-    wait_until(lambda: sink.dropped == 3)
+    wait_until(lambda: sink.dropped == 3, 3)
     assert sink.failed == "No space left on device"
     sink.put(result(5))
     sink.close()
@@ -140,15 +137,14 @@ def test_a_fault_of_our_own_in_a_sink_is_told_and_counted(lossless: bool) -> Non
     sink.start()
     for i in range(3):
         sink.put(result(i))
-    wait_until(lambda: sink.dropped + len(sink.written) == 3)
+    wait_until(lambda: sink.dropped + len(sink.written) == 3, 3)
     sink.close()
     assert sink.dropped >= 1
 
 
 @pytest.mark.parametrize("lossless", [False, True])
-def test_a_full_disk_is_told_and_stops_nobody(lossless: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.results.sink, "QUEUE_LENGTH", 4)
-    sink = JsonLines(Path("/dev/full"), lossless=lossless)
+def test_a_full_disk_is_told_and_stops_nobody(lossless: bool) -> None:
+    sink = JsonLines(Path("/dev/full"), lossless=lossless, queue_length=4)
     sink.start()
     began = time.monotonic()
     for i in range(20):
@@ -324,7 +320,7 @@ def test_a_stopped_sink_keeps_megabytes_and_not_hundreds_of_masks() -> None:
     sink.start()
     for i in range(100):
         sink.put(region(i))
-    waiting = len(sink._queue)
+    waiting = sink.pending
     sink.gate.set()
     sink.close()
     assert 10 <= waiting <= 17
@@ -339,7 +335,7 @@ def test_a_pipe_whose_reader_leaves_does_not_count_as_stdout(tmp_path: Path) -> 
     sink = JsonLines(path, lossless=False)
     sink.start()
     sink.put(result(0))
-    wait_until(lambda: sink._done == 1)
+    wait_until(lambda: sink.pending == 0)
     os.close(reader)
     sink.put(result(1))
     wait_until(lambda: sink.dropped == 1)
@@ -366,7 +362,7 @@ def test_a_file_that_cannot_be_rotated_grows_and_loses_nothing(
         m.setattr(Path, "replace", refuse)
         for i in range(10):
             assert sink.write(result(i))
-        assert sink.problem == "not rotated, it grows: Permission denied"
+        assert sink.problem == "the file grows, because it cannot be rotated: Permission denied"
     assert len(path.read_text().splitlines()) == 11
     sink.write(result(10))
     sink.finish()

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from edge.outputs.homeassistant import discovery, discovery_topic
-from edge.outputs.mqtt import state_of
+from edge.outputs.mqtt_state import state_of
 from edge.results.zones import Zone
 from sightline.predictions import Cause, Classification, ModelId, Result
 from sightline.text import slugs
@@ -119,14 +119,14 @@ def test_the_document_is_as_home_assistant_wants_it(cameras: tuple[str, ...]) ->
 
 
 def test_zones_and_lines_have_their_counts() -> None:
-    places = [Zone("zone", "door", ((0, 0), (1, 0), (1, 1))), Zone("line", "gate", ((0, 0), (1, 1)), "yard")]
-    document = discovery("pi", "sightline/pi", slugs(["yard", "roof"]), MODEL, places)
+    zones = [Zone("zone", "door", ((0, 0), (1, 0), (1, 1))), Zone("line", "gate", ((0, 0), (1, 1)), "yard")]
+    document = discovery("pi", "sightline/pi", slugs(["yard", "roof"]), MODEL, zones)
     for component in document["cmps"].values():
         jsonschema.validate(component, PLATFORMS[component["p"]])
     found = {c["name"]: c for k, c in document["cmps"].items() if "_zone_" in k or "_line_" in k}
     assert set(found) == {"Yard door inside", "Yard gate right", "Yard gate left", "Roof door inside"}
     assert found["Yard gate left"]["state_class"] == "total_increasing"
-    assert found["Yard gate left"]["value_template"] == "{{ value_json.places['gate']['left'] }}"
+    assert found["Yard gate left"]["value_template"] == "{{ value_json.zones['gate']['left'] }}"
     assert found["Roof door inside"]["state_topic"] == "sightline/pi/roof/state"
 
 
@@ -141,8 +141,8 @@ def test_a_person_finds_what_they_look_for() -> None:
     document = told("door")
     platforms = {c["name"]: c["p"] for c in document["cmps"].values()}
     assert platforms == {
-        "Picture": "camera", "Label": "sensor", "Score": "sensor", "Count": "sensor", "Occupancy": "binary_sensor",
-        "Camera": "binary_sensor", "Frames a second": "sensor", "Temperature": "sensor", "Waiting messages": "sensor",
+        "Image": "camera", "Label": "sensor", "Score": "sensor", "Count": "sensor", "Occupancy": "binary_sensor",
+        "Camera": "binary_sensor", "Frames per second": "sensor", "Temperature": "sensor", "Waiting messages": "sensor",
         "Model": "sensor", "Threshold": "number",
     }  # fmt: skip
     assert document["dev"]["sw"] == f"1.2 ({'ab' * 6})"
@@ -166,6 +166,6 @@ def test_every_template_finds_its_value() -> None:
         of = agent if component.get("state_topic") == "sightline/pi/state" else set(state_of(seen))
         assert keys <= of, template
     assert state_of(seen) == {
-        "seen": True, "cause": None, "label": "fox", "score": 90.0, "count": 1, "counts": {"fox": 1}
+        "inferred": True, "cause": None, "label": "fox", "score": 90.0, "count": 1, "counts": {"fox": 1}
     }  # fmt: skip
-    assert state_of(away)["seen"] is False and state_of(away)["cause"] == "unplugged"
+    assert state_of(away)["inferred"] is False and state_of(away)["cause"] == "unplugged"

@@ -52,7 +52,7 @@ def test_home_assistant_shows_it(system: Path, detector: Path, tmp_path: Path) -
 
             wait_until(lambda: state("sensor.label") == "red", 20, "the label")
             told = next(r.json for r in received if r.topic == "homeassistant/device/sightline_pi/config")
-            wait_until(lambda: state("camera.picture") == "idle", 10, "the picture")
+            wait_until(lambda: state("camera.image") == "idle", 10, "the image")
             wait_until(lambda: int(state("sensor.gate_left")) > 0, 20, "somebody who went across")
             shown = {k: v["state"] for k, v in house.states().items() if "sightline_pi" in k}
             assert len(shown) == len(told["cmps"]) == 14, shown
@@ -62,7 +62,7 @@ def test_home_assistant_shows_it(system: Path, detector: Path, tmp_path: Path) -
             assert shown["binary_sensor.sightline_pi_camera"] == "off", "no problem"
             count = house.states()["sensor.sightline_pi_count"]
             assert count["attributes"]["red"] == int(count["state"]) > 0
-            assert house.ask("/api/camera_proxy/camera.sightline_pi_picture")[:3] == b"\xff\xd8\xff"
+            assert house.ask("/api/camera_proxy/camera.sightline_pi_image")[:3] == b"\xff\xd8\xff"
 
             threshold = {"entity_id": "number.sightline_pi_threshold", "value": 1.0}
             house.ask("/api/services/number/set_value", threshold)
@@ -77,7 +77,7 @@ def test_home_assistant_shows_it(system: Path, detector: Path, tmp_path: Path) -
             assert now == {"unavailable"}
 
             # as the agent says it of a camera that is away
-            blind = {**[r.json for r in received if r.topic == "sightline/pi/yard/state"][-1], "seen": False}
+            blind = {**[r.json for r in received if r.topic == "sightline/pi/yard/state"][-1], "inferred": False}
             client.publish("sightline/pi/yard/state", json.dumps({**blind, "cause": "unplugged"}), 1)
             client.publish("sightline/pi/available", "online", 1)
             wait_until(lambda: state("binary_sensor.camera") == "on", 10, "the problem")

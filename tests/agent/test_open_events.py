@@ -34,15 +34,14 @@ def agent(path: Path) -> OpenEvents:
 
 
 def killed(kept: OpenEvents) -> None:
-    """All that came is written, and nothing more is done."""
-    kept._queue.put(None)
-    kept._thread.join(5)
+    """All that came is written, and the end does nothing more: its thread is never told to end."""
+    wait_until(lambda: kept.pending == 0, 5)
 
 
 def test_an_agent_that_was_killed_left_its_events_open(tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite.events"
     kept = agent(path)
-    assert kept.left("11:00") == []
+    assert kept.unfinished("11:00") == []
     other = replace(EVENT, id="77aa")
     for event in (EVENT, replace(EVENT, state="update", seconds=10.0), other, replace(other, state="end")):
         kept.put(event)
@@ -50,15 +49,15 @@ def test_an_agent_that_was_killed_left_its_events_open(tmp_path: Path) -> None:
     end = replace(EVENT, state="end", score=None, at="11:00", ended_by="stopped")
     assert end.key == "5b0c-end"
     kept = agent(path)
-    assert kept.left("11:00") == [end]
+    assert kept.unfinished("11:00") == [end]
     killed(kept)
     kept = agent(path)
-    assert kept.left("11:00") == [end], "it was not sure that the end had arrived"
+    assert kept.unfinished("11:00") == [end], "it was not sure that the end had arrived"
     kept.put(other)
     kept.put(replace(other, state="end"))
     kept.close()
     assert not path.exists() and kept.failed is None
-    assert agent(path).left("11:00") == []
+    assert agent(path).unfinished("11:00") == []
 
 
 def written(**changes: object) -> bytes:
@@ -77,15 +76,15 @@ def written(**changes: object) -> bytes:
 def test_a_file_that_says_nothing_ends_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "e"
     path.write_bytes(content)
-    assert OpenEvents(path, lossless=False).left("11:00") == []
+    assert OpenEvents(path, lossless=False).unfinished("11:00") == []
     path.write_bytes(written())
-    assert len(OpenEvents(path, lossless=False).left("11:00")) == 1, "and the unchanged one is an event"
+    assert len(OpenEvents(path, lossless=False).unfinished("11:00")) == 1, "and the unchanged one is an event"
 
 
 @pytest.mark.parametrize("kind", ["a pipe", "a folder"])
 def test_what_is_no_file_ends_nothing(tmp_path: Path, kind: str) -> None:
     (os.mkfifo if kind == "a pipe" else os.mkdir)(tmp_path / "e")
-    assert OpenEvents(tmp_path / "e", lossless=False).left("11:00") == []
+    assert OpenEvents(tmp_path / "e", lossless=False).unfinished("11:00") == []
 
 
 def test_a_file_that_cannot_be_removed_does_not_hinder_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-import edge.outputs.recorder
 from edge.capture.mailbox import Slot
 from edge.capture.sources.recording import Recording, ReplayOptions
 from edge.outputs.recorder import Recorder
@@ -99,7 +98,7 @@ def test_a_folder_in_use_is_left_alone(recording: Path, bundle: Path, clip: Path
     before = sorted(recording.iterdir())
     done = sightline("run", bundle, "--source", clip, "--no-page", "--record", recording)
     assert (done.returncode, sorted(recording.iterdir())) == (2, before)
-    assert "exists and is not empty" in done.stderr
+    assert "is not empty. Name a new folder" in done.stderr
 
 
 def test_a_recording_beside_another_source_is_refused(recording: Path, bundle: Path, clip: Path,
@@ -134,7 +133,7 @@ def fill(recorder: Recorder, frames: int) -> None:
 def test_it_ends_at_its_limit_and_what_it_has_is_whole(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "kept", lossless=True, options=ReplayOptions(), limit=1000)
     fill(recorder, 30)
-    assert recorder.failed is not None and "are full" in recorder.failed
+    assert recorder.failed is not None and "MB are used up" in recorder.failed
     assert 1 <= recorder.frames < 30
     assert len(Recording(tmp_path / "kept").expected) == recorder.frames
 
@@ -147,19 +146,14 @@ def test_a_fault_of_the_disk_ends_the_recording_and_nothing_else(tmp_path: Path)
     assert len(Recording(tmp_path / "kept").expected) == 3
 
 
-def test_a_slow_disk_costs_a_camera_frames_of_the_recording_only(tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    import threading
-
+def test_a_slow_disk_costs_a_camera_frames_of_the_recording_only(tmp_path: Path) -> None:
     gate = threading.Event()
-    write = Recorder._write
 
-    def slow(self: Recorder, *item: Any) -> None:
+    def slow(path: Path, data: bytes) -> None:
         gate.wait(10)
-        write(self, *item)
+        path.write_bytes(data)
 
-    monkeypatch.setattr(Recorder, "_write", slow)
-    recorder = Recorder(tmp_path / "kept", lossless=False, options=ReplayOptions())
+    recorder = Recorder(tmp_path / "kept", lossless=False, options=ReplayOptions(), write_bytes=slow)
     for i in range(30):
         recorder.observe(result(i), slot(i))
     gate.set()
@@ -264,28 +258,22 @@ def test_a_recording_that_somebody_wrote_by_hand_is_refused(
         Recording(reseal(folder, **changes))
 
 
-def test_a_fault_of_our_own_ends_the_recording_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: Any) -> None:
+def test_a_fault_of_our_own_ends_the_recording_and_nothing_else(tmp_path: Path) -> None:
+    def broken(*_: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(Recorder, "_write", broken)
-    recorder = Recorder(tmp_path / "kept", lossless=True, options=ReplayOptions())
+    recorder = Recorder(tmp_path / "kept", lossless=True, options=ReplayOptions(), write_bytes=broken)
     fill(recorder, 30)
     assert recorder.failed == "MemoryError: no room"
 
 
 @pytest.mark.parametrize("lossless", [True, False])
-def test_a_disk_that_hangs_does_not_keep_the_agent_from_ending(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lossless: bool
-) -> None:
-    import threading
-
+def test_a_disk_that_hangs_does_not_keep_the_agent_from_ending(tmp_path: Path, lossless: bool) -> None:
     gate = threading.Event()
-    monkeypatch.setattr(edge.outputs.recorder, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(Recorder, "_write", lambda *_: gate.wait(20))
-    recorder = Recorder(tmp_path / "kept", lossless=lossless, options=ReplayOptions())
+    recorder = Recorder(
+        tmp_path / "kept", lossless=lossless, options=ReplayOptions(), stall_s=0.1,
+        write_bytes=lambda *_: gate.wait(20),
+    )  # fmt: skip
     fill(recorder, 30)
-    assert recorder.failed == "the disk takes nothing"
+    assert recorder.failed == "the disk does not accept data"
     gate.set()

@@ -33,7 +33,7 @@ def at(seconds: float, *things: tuple[int, float, float], away: bool = False) ->
 
 def walk(place: Zone, *way: tuple[float, float], every: float = 0.1) -> list[tuple[str, int]]:
     counter = ZoneCounter(place)
-    return [(p.state, p.count) for i, (x, y) in enumerate(way) for p in counter.see(at(i * every, (1, x, y)))]
+    return [(p.state, p.count) for i, (x, y) in enumerate(way) for p in counter.update(at(i * every, (1, x, y)))]
 
 
 def line_of(a: tuple[float, float], b: tuple[float, float], steps: int = 20) -> list[tuple[float, float]]:
@@ -43,8 +43,8 @@ def line_of(a: tuple[float, float], b: tuple[float, float], steps: int = 20) -> 
 def test_through_a_zone_is_in_and_out() -> None:
     counter = ZoneCounter(ZONE)
     way = line_of((0.1, 0.5), (0.9, 0.5), 81)
-    passages = [p for i, (x, y) in enumerate(way) for p in counter.see(at(i / 10, (7, x, y)))]
-    assert [(p.state, p.count, p.track, p.place) for p in passages] == [
+    passages = [p for i, (x, y) in enumerate(way) for p in counter.update(at(i / 10, (7, x, y)))]
+    assert [(p.state, p.count, p.track, p.zone) for p in passages] == [
         ("enter", 1, 7, "door"),
         ("leave", 0, 7, "door"),
     ]
@@ -89,17 +89,17 @@ def test_one_that_vanishes_in_a_zone_has_left_it_in_the_end() -> None:
     counter = ZoneCounter(ZONE)
     states = []
     for i in range(60):
-        states += [(i / 10, p.state) for p in counter.see(at(i / 10, *([(1, 0.5, 0.5)] if i < 10 else [])))]
+        states += [(i / 10, p.state) for p in counter.update(at(i / 10, *([(1, 0.5, 0.5)] if i < 10 else [])))]
     assert states[0] == (0.1, "enter") and states[1][1] == "leave"
     assert states[1][0] == pytest.approx(0.9 + GONE_S, abs=0.15)
-    assert not counter._seen and counter.inside == 0, "nothing is kept of it"
+    assert (counter.tracks, counter.inside) == (0, 0), "nothing is kept of it"
 
 
 def test_a_camera_that_is_away_lets_nobody_out() -> None:
     counter = ZoneCounter(ZONE)
-    list(counter.see(at(0, (1, 0.5, 0.5))))
-    list(counter.see(at(0.1, (1, 0.5, 0.5))))
-    assert [p for i in range(100) for p in counter.see(at(0.2 + i / 10, away=True))] == []
+    list(counter.update(at(0, (1, 0.5, 0.5))))
+    list(counter.update(at(0.1, (1, 0.5, 0.5))))
+    assert [p for i in range(100) for p in counter.update(at(0.2 + i / 10, away=True))] == []
     assert counter.inside == 1
 
 
@@ -108,7 +108,7 @@ def test_many_are_counted_apart() -> None:
     seen: list[ZoneEvent] = []
     for i in range(30):
         things = [(k, 0.1 + i * 0.03, 0.3 + k * 0.05) for k in range(8)]
-        seen += counter.see(at(i / 10, *things))
+        seen += counter.update(at(i / 10, *things))
     assert max(p.count for p in seen) == 8 and counter.inside == 0
     assert sum(p.state == "enter" for p in seen) == sum(p.state == "leave" for p in seen) == 8
 
@@ -118,7 +118,7 @@ def test_what_is_not_followed_is_nobody() -> None:
     untracked = Result(
         "d", "yard", 0, "t", 1, MODEL, 100, 100, {}, (Detection("fox", 0, 0.9, Box(45, 30, 10, 20)),)
     )  # fmt: skip
-    assert list(counter.see(untracked)) == [] == list(counter.see(untracked))
+    assert list(counter.update(untracked)) == [] == list(counter.update(untracked))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_the_agent_counts_who_goes_across(detector: Path, tmp_path: Path, sightl
                      "--line", "gate: 0.5,0 0.5,1", "--zone", "left: 0,0 0.45,0 0.45,1 0,1 on yard")  # fmt: skip
     assert done.returncode == 0, done.stderr
     passages = [json.loads(line) for line in out.read_text().splitlines()]
-    states = [(p["place"], p["state"]) for p in passages]
+    states = [(p["zone"], p["state"]) for p in passages]
     assert ("gate", "left") in states and ("gate", "right") not in states
     assert ("left", "enter") in states and ("left", "leave") in states
     assert {p["label"] for p in passages} == {"red"} and {p["source"] for p in passages} == {"yard"}
@@ -170,7 +170,7 @@ def test_the_counts_reach_mqtt(detector: Path, tmp_path: Path) -> None:
     ):
 
         def counts() -> list[dict[str, dict[str, int]]]:
-            return [r.json["places"] for r in received if r.topic == "sightline/pi/yard/state"]
+            return [r.json["zones"] for r in received if r.topic == "sightline/pi/yard/state"]
 
         try:
             wait_until(lambda: any(c["gate"]["left"] > 0 for c in counts()), 25)
@@ -181,7 +181,7 @@ def test_the_counts_reach_mqtt(detector: Path, tmp_path: Path) -> None:
             process.kill()
     assert all(set(c) == {"gate", "left"} for c in counts())
     events = [r.json["event"] for r in received if r.topic == "sightline/pi/yard/event"]
-    assert {e["place"] for e in events} == {"gate", "left"}
+    assert {e["zone"] for e in events} == {"gate", "left"}
 
 
 @pytest.mark.parametrize(

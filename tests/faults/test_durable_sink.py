@@ -3,12 +3,15 @@ not; and nothing is deleted that was not acknowledged."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,16 +19,22 @@ from unittest import mock
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
+from edge.outputs.webhook_client import parse_receiver
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from benchmarks.support.waiting import wait_until
 from edge.capture.mailbox import Slot
-from edge.outputs.mqtt import Mqtt, parse_broker
+from edge.outputs.mqtt import Mqtt
+from edge.outputs.mqtt_broker import parse_broker
+from edge.outputs.mqtt_options import MqttOptions, MqttTiming
+from edge.outputs.mqtt_state import small_jpeg
 from edge.outputs.outbox import Outbox
-from edge.outputs.webhook import Webhook, parse_receiver
+from edge.outputs.outbox_file import Message
+from edge.outputs.webhook import Webhook
 from sightline.errors import ConfigError
 from sightline.predictions import Classification, ModelId, Result
+from tests.support.disk import Disk
 from tests.support.fake_broker import FakeBroker, Manner, fake_broker
 
 MODEL = ModelId("m", "1", "ab" * 32)
@@ -36,14 +45,26 @@ def result(i: int, label: str = "fox") -> Result:
     return Result("d", "door", i, "2026-01-01T00:00:00.000Z", i + 1, MODEL, 8, 6, {}, seen)
 
 
+IMPATIENT = MqttTiming(backoff_s=0.02, delete_s=0.02, state_s=0.0, acknowledge_s=0.4, flush_s=0.2)
+RUSHED = MqttTiming(
+    connect_s=0.5, backoff_s=0.02, backoff_max_s=0.1, delete_s=0.02, state_s=0.0, acknowledge_s=0.3, flush_s=0.1
+)
+
+
 @contextmanager
-def sending(port: int, folder: Path, picture_s: float = 0) -> Iterator[Mqtt]:
-    outbox = Outbox(folder / "outbox.sqlite", 10_000_000)
-    mqtt = Mqtt(
-        parse_broker(f"127.0.0.1:{port}"), outbox, "results", name="pi", prefix="sightline", cameras=["door"],
-        model=lambda: MODEL, facts=lambda: {"threshold": 0.5}, set_threshold=lambda _: None, picture_s=picture_s,
-        lossless=True,
-    )  # fmt: skip
+def sending(
+    port: int,
+    folder: Path,
+    *,
+    image_s: float = 0,
+    timing: MqttTiming = IMPATIENT,
+    box: Callable[[Path, int], Outbox] = Outbox,
+) -> Iterator[Mqtt]:
+    outbox = box(folder / "outbox.sqlite", 10_000_000)
+    options = MqttOptions(
+        "pi", "sightline", ["door"], lambda: MODEL, lambda: {"threshold": 0.5}, lambda _: None, image_s
+    )
+    mqtt = Mqtt(parse_broker(f"127.0.0.1:{port}"), outbox, "results", options, lossless=True, timing=timing)
     mqtt.start()
     try:
         yield mqtt
@@ -67,15 +88,6 @@ def acknowledged(broker: FakeBroker) -> tuple[set[int], int]:
     return frames, sum(gaps.values())
 
 
-@pytest.fixture
-def _impatient() -> Iterator[None]:
-    with ExitStack() as stack:
-        for name, value in {"BACKOFF_S": 0.02, "DELETE_S": 0.02, "STATE_S": 0.0, "ACKNOWLEDGED_S": 0.4}.items():
-            stack.enter_context(mock.patch(f"edge.outputs.mqtt.{name}", value))
-        stack.enter_context(mock.patch("edge.outputs.mqtt.FLUSH_S", 0.2))
-        yield
-
-
 def cpu_s(name: str) -> float:
     """What a thread of this process has used so far."""
     (thread,) = (t for t in threading.enumerate() if t.name == name)
@@ -83,7 +95,7 @@ def cpu_s(name: str) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def test_a_sender_with_nothing_to_send_waits(tmp_path: Path, _impatient: None) -> None:
+def test_a_sender_with_nothing_to_send_waits(tmp_path: Path) -> None:
     with fake_broker() as broker, sending(broker.port, tmp_path) as mqtt:
         number = 0
         until = time.monotonic() + 20
@@ -98,7 +110,7 @@ def test_a_sender_with_nothing_to_send_waits(tmp_path: Path, _impatient: None) -
         assert cpu_s("mqtt sender") - before < 0.2
 
 
-def test_a_sender_whose_broker_comes_back_to_an_empty_outbox_waits(tmp_path: Path, _impatient: None) -> None:
+def test_a_sender_whose_broker_comes_back_to_an_empty_outbox_waits(tmp_path: Path) -> None:
     with fake_broker() as broker, sending(broker.port, tmp_path) as mqtt:
         for i in range(10):
             mqtt.put(result(i))
@@ -112,41 +124,48 @@ def test_a_sender_whose_broker_comes_back_to_an_empty_outbox_waits(tmp_path: Pat
         wait_until(lambda: mqtt.sent == 11, 10)
 
 
+class Unreadable(Outbox):
+    """Its disk is gone: the messages are counted, and none can be read."""
+
+    def take(self, *_: Any, **__: Any) -> list[Message]:
+        return []
+
+
 @pytest.mark.parametrize("output", ["mqtt", "webhook"])
-def test_a_sender_whose_outbox_is_gone_with_its_disk_waits(output: str, tmp_path: Path, _impatient: None) -> None:
+def test_a_sender_whose_outbox_is_gone_with_its_disk_waits(output: str, tmp_path: Path) -> None:
     """As when a stick is pulled out, while ten messages wait for a receiver that says nothing."""
-    folder = tmp_path / "stick"
-    folder.mkdir()
+
+    def box(path: Path, limit: int) -> Outbox:
+        outbox = Unreadable(path, limit)
+        outbox.put(output, [(f"k{i}", "result/door", b"{}") for i in range(10)])
+        return outbox
+
     with ExitStack() as stack:
         if output == "mqtt":
             broker = stack.enter_context(fake_broker())
-            sender: Any = stack.enter_context(sending(broker.port, folder))
+            sender: Any = stack.enter_context(sending(broker.port, tmp_path, box=box))
+            wait_until(lambda: sender.problem is None and broker.connections, 10)
         else:
-            outbox = Outbox(folder / "outbox.sqlite", 10_000_000)
+            outbox = box(tmp_path / "outbox.sqlite", 10_000_000)
             sender = Webhook(parse_receiver("http://127.0.0.1:9/", {}), outbox, "results", lossless=True)
             sender.start()
             stack.callback(outbox.close)
             stack.callback(sender.close)
-        with mock.patch.object(Outbox, "_run", side_effect=OSError(2, "No such file or directory")):
-            sender.outbox._newest[output], sender.outbox._count[output] = 10, 10
-            time.sleep(0.5)
-            before = cpu_s(f"{output} sender")
-            time.sleep(1)
-            assert cpu_s(f"{output} sender") - before < 0.2
+        assert sender.outbox.waiting(output) == sender.outbox.newest(output) == 10
+        time.sleep(0.5)
+        before = cpu_s(f"{output} sender")
+        time.sleep(1)
+        assert cpu_s(f"{output} sender") - before < 0.2
 
 
-def test_a_number_that_comes_round_again_acknowledges_nothing(tmp_path: Path, _impatient: None) -> None:
+def test_a_number_that_comes_round_again_acknowledges_nothing(tmp_path: Path) -> None:
     """paho's 65,535 numbers, which promised messages share with states, shortened to 150."""
 
-    def shorter(client: Any) -> int:
-        client._last_mid = client._last_mid % 150 + 1
-        return int(client._last_mid)
-
+    numbers = itertools.count(1)
     with (
-        mock.patch.object(paho.Client, "_mid_generate", shorter),
-        mock.patch("edge.outputs.mqtt.ACKNOWLEDGED_S", 60),
+        mock.patch.object(paho.Client, "_mid_generate", lambda _: next(numbers) % 150 + 1),  # of paho, not ours
         fake_broker() as broker,
-        sending(broker.port, tmp_path) as mqtt,
+        sending(broker.port, tmp_path, timing=replace(IMPATIENT, acknowledge_s=60)) as mqtt,
     ):
         for i in range(200):
             mqtt.put(result(i, f"label {i}"))
@@ -163,7 +182,7 @@ def test_a_number_that_comes_round_again_acknowledges_nothing(tmp_path: Path, _i
     assert acknowledged(broker) == (set(range(300)), 0)
 
 
-def test_a_broker_that_acknowledges_nothing_is_given_up_and_tried_again(tmp_path: Path, _impatient: None) -> None:
+def test_a_broker_that_acknowledges_nothing_is_given_up_and_tried_again(tmp_path: Path) -> None:
     with fake_broker() as broker, sending(broker.port, tmp_path) as mqtt:
         broker.manner = "silent"
         mqtt.put(result(0))
@@ -173,9 +192,9 @@ def test_a_broker_that_acknowledges_nothing_is_given_up_and_tried_again(tmp_path
         wait_until(lambda: mqtt.sent == 1 and mqtt.problem is None, 10)
 
 
-def test_images_wait_for_a_slow_link_and_only_the_newest_is_kept(tmp_path: Path, _impatient: None) -> None:
+def test_images_wait_for_a_slow_link_and_only_the_newest_is_kept(tmp_path: Path) -> None:
     frame = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
-    with fake_broker() as broker, sending(broker.port, tmp_path, picture_s=0.001) as mqtt:
+    with fake_broker() as broker, sending(broker.port, tmp_path, image_s=0.001) as mqtt:
         wait_until(lambda: broker.unpromised, 10)
         broker.manner = "reads nothing"
         published = 0
@@ -183,7 +202,7 @@ def test_images_wait_for_a_slow_link_and_only_the_newest_is_kept(tmp_path: Path,
 
         def count(client: paho.Client, topic: str, *rest: Any, **more: Any) -> paho.MQTTMessageInfo:
             nonlocal published
-            published += topic.endswith("/picture")
+            published += topic.endswith("/image")
             return publish(client, topic, *rest, **more)
 
         with mock.patch.object(paho.Client, "publish", count):
@@ -199,9 +218,7 @@ def test_images_wait_for_a_slow_link_and_only_the_newest_is_kept(tmp_path: Path,
 
 @pytest.mark.parametrize("shape", [(20000, 3), (3, 20000), (1, 1), (70000, 1400)])
 def test_an_image_of_any_shape_becomes_a_small_one_or_none(shape: tuple[int, int]) -> None:
-    from edge.outputs.mqtt import _jpeg
-
-    assert len(_jpeg(np.zeros((*shape, 3), np.uint8))) < 100_000
+    assert len(small_jpeg(np.zeros((*shape, 3), np.uint8))) < 100_000
 
 
 @pytest.mark.parametrize("address", ["mqtt://[::1", "mqtt://user:hunter2\u2100x@host", "[", "mqtt://u:hunter2@[::1"])
@@ -228,15 +245,13 @@ STEPS = st.lists(
 def test_every_accepted_message_is_acknowledged_or_in_a_gap(steps: list[tuple[str, Any]]) -> None:
     note(str(steps))
     number = unaccepted = 0
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder, fake_broker() as broker:
-        for name, value in {"BACKOFF_S": 0.02, "BACKOFF_MAX_S": 0.1, "DELETE_S": 0.02, "ACKNOWLEDGED_S": 0.3}.items():
-            stack.enter_context(mock.patch(f"edge.outputs.mqtt.{name}", value))
-        stack.enter_context(mock.patch("edge.outputs.mqtt.STATE_S", 0.0))
-        stack.enter_context(mock.patch("edge.outputs.mqtt.FLUSH_S", 0.1))
-        stack.enter_context(mock.patch("edge.outputs.mqtt.CONNECT_S", 0.5))
-        stack.enter_context(mock.patch("edge.outputs.durable_sink.FLUSH_S", 0.1))
+    with tempfile.TemporaryDirectory() as folder, fake_broker() as broker:
+        disk = Disk()
+        start = partial(
+            sending, broker.port, Path(folder), timing=RUSHED, box=partial(Outbox, free_bytes=disk.free_bytes)
+        )
         running = ExitStack()
-        mqtt = running.enter_context(sending(broker.port, Path(folder)))
+        mqtt = running.enter_context(start())
         for kind, value in steps:
             if kind == "put":
                 for _ in range(value):
@@ -247,15 +262,16 @@ def test_every_accepted_message_is_acknowledged_or_in_a_gap(steps: list[tuple[st
             if kind == "remove":
                 (Path(folder) / "outbox.sqlite").unlink(missing_ok=True)
             if kind == "full":
-                with mock.patch("edge.outputs.outbox.RESERVE", 1 << 60):
-                    mqtt.put(result(number))
-                    number += 1
-                    time.sleep(0.05)
+                disk.full = True
+                mqtt.put(result(number))
+                number += 1
+                time.sleep(0.05)
+                disk.full = False
             if kind == "restart":
                 running.close()
                 unaccepted += mqtt.dropped  # a disk that took longer than a sink's patience at its end
                 running = ExitStack()
-                mqtt = running.enter_context(sending(broker.port, Path(folder)))
+                mqtt = running.enter_context(start())
             time.sleep(0.02)
             frames, gaps = acknowledged(broker)
             assert mqtt.sent <= len(broker.received)

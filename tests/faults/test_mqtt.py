@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.support.broker import Received, broker, free_port, subscriber
 from benchmarks.support.waiting import wait_until
-from edge.outputs.mqtt import parse_broker
+from edge.outputs.mqtt_broker import parse_broker
 from sightline.bundle import read_bundle, write_bundle
 from sightline.errors import ConfigError
 from tests.conftest import LABELS, Sightline
@@ -71,10 +71,10 @@ def test_results_states_and_pictures_arrive(bundle: Path, tmp_path: Path) -> Non
     keys = [r.json["key"] for r in of(received, "result")]
     assert len(set(keys)) == len(keys)
     state = of(received, "door/state")[-1].json
-    assert state["seen"] and state["label"] in LABELS and state["count"] == 1
+    assert state["inferred"] and state["label"] in LABELS and state["count"] == 1
     assert set(of(received, "pi/state")[0].json) >= {"fps", "temperature", "threshold", "model", "waiting"}
-    picture = of(received, "picture")[0].body
-    assert picture[:3] == b"\xff\xd8\xff" and 1 <= len(of(received, "picture")) <= 5
+    picture = of(received, "image")[0].body
+    assert picture[:3] == b"\xff\xd8\xff" and 1 <= len(of(received, "image")) <= 5
     assert "mqtt" not in (tmp_path / "stderr").read_text(), "nothing was lost"
 
 
@@ -181,7 +181,7 @@ def test_a_camera_that_is_away_is_no_empty_scene(bundle: Path, tmp_path: Path) -
         wait_until(lambda: of(received, "door/state") and of(received, "door/state")[-1].json["cause"], 15)
         wait_until(lambda: "no such camera" in str(of(received, "door/state")[-1].json["cause"]), 10)
     state = of(received, "door/state")[-1].json
-    assert state["seen"] is False and state["count"] == 0 and state["label"] is None
+    assert state["inferred"] is False and state["count"] == 0 and state["label"] is None
 
 
 def test_user_and_password_are_sent_and_never_shown(bundle: Path, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_tls_with_its_own_authority(bundle: Path, tmp_path: Path, certificates: 
                 time.sleep(3)
                 process.terminate()
                 assert process.wait(10) == 0
-            assert ("is not one that is trusted" in (tmp_path / "stderr").read_text()) != fine
+            assert ("certificate is not trusted" in (tmp_path / "stderr").read_text()) != fine
     assert "as sightline-pi (" in (tmp_path / "mosquitto.log").read_text()
 
 
@@ -373,7 +373,7 @@ def test_labels_of_any_kind_stay_out_of_topics_and_files(bundle: Path, tmp_path:
         process.terminate()
         assert process.wait(10) == 0
     topics = {r.topic for r in received if r.topic.startswith("sightline/")}
-    assert topics <= {f"sightline/pi/{t}" for t in ("available", "state", "door/state", "door/picture", "door/event")}
+    assert topics <= {f"sightline/pi/{t}" for t in ("available", "state", "door/state", "door/image", "door/event")}
     names = {r.json["event"]["snapshot"] for r in of(received, "event")}
     assert names == {p.name for p in shots.iterdir()} and len(names) >= 3
     outside = {p.name for p in tmp_path.rglob("*.jpg")} - names
