@@ -151,7 +151,8 @@ class Outputs:
         self.observers.append(mqtt.observe)
 
     def _add_webhook(self, options: WebhookOptions, address: str, outbox: Outbox, send: SendMode) -> None:
-        from edge.outputs.webhook import Webhook, parse_headers, parse_receiver
+        from edge.outputs.webhook import Webhook
+        from edge.outputs.webhook_client import parse_headers, parse_receiver
 
         lines = (expand_text(line, self._environment, "--webhook-header") for line in options.webhook_header)
         headers = parse_headers(tuple(lines))

@@ -17,7 +17,7 @@ from edge.credentials import (
     without_credentials,
 )
 from edge.env_file import read_env_file, world_readable_warning
-from edge.outputs.webhook import parse_receiver
+from edge.outputs.webhook_client import parse_receiver
 from sightline.errors import InputError
 from tests.conftest import Sightline
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -21,13 +22,14 @@ from hypothesis import strategies as st
 
 from benchmarks.support.broker import free_port
 from benchmarks.support.waiting import wait_until
-from edge.outputs import durable_sink as delivery
-from edge.outputs import webhook
 from edge.outputs.outbox import Outbox
-from edge.outputs.webhook import Webhook, parse_headers, parse_receiver
+from edge.outputs.outbox_file import Message
+from edge.outputs.webhook import Webhook, WebhookTiming
+from edge.outputs.webhook_client import Client, Reply, parse_headers, parse_receiver
 from sightline.errors import ConfigError
 from sightline.predictions import Classification, ModelId, Result
 from tests.conftest import Sightline
+from tests.support.disk import Disk
 
 MODEL = ModelId("m", "1", "ab" * 32)
 SECRET = "hunter2-hook"
@@ -76,10 +78,21 @@ def receiver(answers: Callable[[int], Answer], port: int = 0) -> Iterator[tuple[
             server.shutdown()
 
 
+IMPATIENT = WebhookTiming(timeout_s=0.5, backoff_s=0.05, fault_s=0.2)
+
+
 @contextmanager
-def sending(address: str, folder: Path) -> Iterator[Webhook]:
-    outbox = Outbox(folder / "outbox.sqlite", 10_000_000)
-    hook = Webhook(parse_receiver(address, {}), outbox, "results", lossless=False)
+def sending(
+    address: str,
+    folder: Path,
+    *,
+    box: Callable[[Path, int], Outbox] = Outbox,
+    timing: WebhookTiming = IMPATIENT,
+    client: Client | None = None,
+) -> Iterator[Webhook]:
+    """box: makes the outbox. client: None = one for this address."""
+    outbox = box(folder / "outbox.sqlite", 10_000_000)
+    hook = Webhook(parse_receiver(address, {}), outbox, "results", lossless=False, timing=timing, client=client)
     hook.start()
     try:
         yield hook
@@ -94,12 +107,6 @@ def result(i: int) -> Result:
 
 def frames(requests: list[tuple[dict[str, str], Any]]) -> list[int]:
     return [body["result"]["frame_id"] for _, body in requests]
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook, "BACKOFF_S", 0.05)
-    monkeypatch.setattr(webhook, "TIMEOUT_S", 0.5)
 
 
 def test_each_message_is_posted_in_order_with_its_key(tmp_path: Path) -> None:
@@ -168,13 +175,13 @@ def test_a_receiver_that_never_gets_to_the_point_acknowledges_nothing(tmp_path: 
         (status(500), "answers 500"),
         (status(503, (("Retry-After", "1"),)), "answers 503"),
         (status(429), "answers 429"),
-        (status(301, (("Location", "/new"),)), "answers 301 Moved Permanently; give --webhook its new address"),
+        (status(301, (("Location", "/new"),)), "answers 301 Moved Permanently; give --webhook the new address"),
         (status(401), "answers 401 Unauthorized; check the token"),
         (status(404), "answers 404 Not Found; check the address"),
         (status(410), "answers 410"),
         (status(101), "answers 101"),
         (interim(503), "answers 503 Service"),
-        (hang_up, "hangs up"),
+        (hang_up, "closes the connection without an answer"),
         (say_nothing, "no answer within"),
         (no_http, "does not answer as a web server"),
     ],
@@ -320,13 +327,19 @@ def test_options_that_do_not_fit_are_refused(options: list[str], words: str, bun
     assert words in done.stderr and "Traceback" not in done.stderr
 
 
-def test_what_cannot_be_deleted_is_sent_once_and_nothing_spins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_deleted_is_sent_once_and_nothing_spins(tmp_path: Path) -> None:
     """The disk is full: what has arrived stays in the outbox, and comes again only after the next start."""
-    monkeypatch.setattr(Outbox, "delete", lambda *_: None)
     taken = []
-    take = Outbox.take
-    monkeypatch.setattr(Outbox, "take", lambda *a: (taken.append(1), take(*a))[1])
-    with receiver(lambda _: status(200)) as (address, requests), sending(address, tmp_path) as hook:
+
+    class Undeletable(Outbox):
+        def delete(self, *_: object) -> None:
+            pass
+
+        def take(self, *arguments: Any) -> list[Message]:
+            taken.append(1)
+            return super().take(*arguments)
+
+    with receiver(lambda _: status(200)) as (address, requests), sending(address, tmp_path, box=Undeletable) as hook:
         for i in range(3):
             hook.put(result(i))
         wait_until(lambda: hook.sent == 3, 5)
@@ -338,30 +351,51 @@ def test_what_cannot_be_deleted_is_sent_once_and_nothing_spins(tmp_path: Path, m
     assert frames(requests) == [0, 1, 2, 3]
 
 
-def test_a_fault_of_our_own_in_a_sender_is_told_and_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "FAULT_S", 0.2)
-    post, calls = Webhook._post, []
+def test_a_fault_of_our_own_in_a_sender_is_told_and_it_goes_on(tmp_path: Path) -> None:
+    class Broken(Client):
+        calls = 0
 
-    def broken(self: Webhook, message: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 1:
-            raise KeyError("a bug")
-        return post(self, message)
+        def post(self, message: Message) -> Reply:
+            self.calls += 1
+            if self.calls == 1:
+                raise KeyError("a bug")
+            return super().post(message)
 
-    monkeypatch.setattr(Webhook, "_post", broken)
-    with receiver(lambda _: status(200)) as (address, requests), sending(address, tmp_path) as hook:
+    with receiver(lambda _: status(200)) as (address, requests), ExitStack() as stack:
+        client = Broken(parse_receiver(address, {}), IMPATIENT.timeout_s)
+        hook = stack.enter_context(sending(address, tmp_path, client=client))
         hook.put(result(0))
         wait_until(lambda: hook.problem is not None and "a bug" in hook.problem, 3)
         wait_until(lambda: hook.sent == 1 and hook.problem is None, 3)
     assert frames(requests) == [0]
 
 
-def test_a_full_outbox_is_a_problem_that_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.outputs.outbox.RESERVE", 1 << 60)  # as if the disk were full
-    with receiver(lambda _: status(200)) as (address, _), sending(address, tmp_path) as hook:
+def test_a_full_outbox_is_a_problem_that_is_seen(tmp_path: Path) -> None:
+    disk = Disk()
+    disk.full = True
+    box = partial(Outbox, free_bytes=disk.free_bytes)
+    with receiver(lambda _: status(200)) as (address, _), sending(address, tmp_path, box=box) as hook:
         hook.put(result(0))
         wait_until(lambda: hook.outbox.dropped["webhook"] == 1, 3)
         assert hook.problem == "outbox: [Errno 28] No space left on device" or "no room" in str(hook.problem)
+
+
+def test_no_log_has_the_address_and_no_proxy_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even where all that libraries log is shown, and a reply's head is malformed."""
+    caplog.set_level(logging.DEBUG)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+    def malformed(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nno header\r\nContent-Length: 2\r\n\r\nok")
+        handler.close_connection = True
+
+    with receiver(lambda _: malformed) as (address, requests), sending(address, tmp_path) as hook:
+        hook.put(result(0))
+        wait_until(lambda: hook.sent == 1, 5)
+    assert len(requests) == 1 and SECRET not in caplog.text
 
 
 ANSWERS = st.lists(
@@ -383,10 +417,8 @@ def test_every_message_is_taken_or_refused_by_an_answer_of_its_own(answers: list
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("edge.outputs.webhook.BACKOFF_S", 0.001),
-        mock.patch("edge.outputs.webhook.BACKOFF_MAX_S", 0.01),
         receiver(answer) as (address, requests),
-        sending(address, Path(folder)) as hook,
+        sending(address, Path(folder), timing=WebhookTiming(0.5, backoff_s=0.001, backoff_max_s=0.01)) as hook,
     ):
         for i in range(10):
             hook.put(result(i))
