@@ -1,1 +1,1 @@
-"""Health and metrics, for whoever watches the agent."""
+"""Health checks and metrics of the agent."""

@@ -1,4 +1,4 @@
-"""Whether the agent is alive, and whether it does all of its work now: what `/healthz` and `/readyz` answer."""
+"""Health checks: whether the agent is alive (`/healthz`), and whether all of it works (`/readyz`)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from edge.results.counters import Counters
 from edge.results.publisher import Results
 from edge.results.sink import Sink
 
-UNREADY_AFTER_S = 5.0  # without a frame, or without a look beyond the time that a look at each camera takes
-Problems = dict[str, dict[str, str]]
+UNREADY_AFTER_S = 5.0  # without a frame, or without inference beyond the time that one turn of all cameras takes
+Problems = dict[str, dict[str, str]]  # by camera, output or `loop`: a code and a text
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """Looks at the agent's parts from another thread; changes nothing."""
+    """Reads the state of the agent's parts.
+
+    Threads: called by the page's threads. It changes nothing, and reads single values that other threads write.
+    """
 
     results: Results
     cameras: Sequence[Capture]
@@ -29,20 +32,20 @@ class Monitor:
     device: str
     root: Path = Path("/")
 
-    def dead(self) -> Problems:
-        """Why this process should be started anew; empty while its loop makes progress."""
+    def liveness(self) -> Problems:
+        """Why this process should be restarted; empty while its loop makes progress."""
         now = time.monotonic_ns()
         since, limit_ns = self.results.inferring_since_ns, self.results.stuck_after_s * 1e9
         if since and now - since > limit_ns:
             seconds = (now - since) / 1e9
-            return {"loop": {"code": "inference_stuck", "text": f"in one inference for {seconds:.0f} s"}}
+            return {"loop": {"code": "inference_stuck", "text": f"one inference has taken {seconds:.0f} s so far"}}
         if now - self.results.alive_ns > limit_ns:
-            return {"loop": {"code": "results_stuck", "text": "what was inferred is not taken by anybody"}}
+            return {"loop": {"code": "results_stuck", "text": "the publisher thread does not take results"}}
         return {}
 
-    def unready(self) -> Problems:
-        """Why it does not do all of its work now: cameras that it does not see, outputs that fail."""
-        problems = self.dead()
+    def readiness(self) -> Problems:
+        """Why not all of it works now: cameras without frames or inference, outputs that fail."""
+        problems = self.liveness()
         now = time.monotonic()
         turn_s = len(self.cameras) * self.results.inference_s
         for i, camera in enumerate(self.cameras):

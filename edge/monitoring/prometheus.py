@@ -1,4 +1,4 @@
-"""The agent's figures in Prometheus' text format 0.0.4, which `/metrics` answers with."""
+"""The agent's metrics in Prometheus' text format 0.0.4, for `/metrics`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,28 @@ from edge.monitoring.health import Monitor
 from edge.outputs.durable_sink import DurableSink
 from edge.system.machine import read_machine, this_process
 
-# upper edges of the histogram's buckets
-EDGES_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
+EDGES_MS = (  # upper edges of the histogram's buckets, in milliseconds
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    20,
+    50,
+    100,
+    200,
+    500,
+    1000,
+    5000,
+)
 _Sample = tuple[Mapping[str, str], float]
 
 
 class _Metric(NamedTuple):
-    """One family. samples: (labels, value) of each; the label `_` is what follows the name."""
+    """One metric family.
+
+    samples: (labels, value) of each; the label `_` is the suffix of the name.
+    """
 
     name: str
     kind: str
@@ -37,8 +52,10 @@ def _model(monitor: Monitor) -> Iterator[_Metric]:
         "name": identity.name, "version": identity.version, "sha256": identity.sha256, "scheme": model.scheme,
         "device": monitor.device,
     }  # fmt: skip
-    yield _Metric("sightline_model_info", "gauge", "The model that runs.", [(labels, 1)])
-    yield _Metric("sightline_model_swaps_total", "counter", "New models that took over.", [({}, swap.reloads)])
+    yield _Metric("sightline_model_info", "gauge", "The running model.", [(labels, 1)])
+    yield _Metric(
+        "sightline_model_swaps_total", "counter", "New models that replaced the running one.", [({}, swap.reloads)]
+    )
     yield _Metric("sightline_model_refused_total", "counter", "New models that were refused.", [({}, swap.refusals)])
 
 
@@ -56,7 +73,7 @@ def _cameras(monitor: Monitor) -> Iterator[_Metric]:
         "Frames over the device's latency budget.",
         [({}, counters.over_budget)],
     )
-    yield _Metric("sightline_camera_up", "gauge", "1 while the camera gives frames.",
+    yield _Metric("sightline_camera_up", "gauge", "1 while the camera delivers frames.",
                   [({"camera": c.source.name}, float(c.state in (STREAMING, NO_MOTION))) for c in cameras])  # fmt: skip
     reconnects = [
         ({"camera": c.source.name, "cause": cause}, n) for c in cameras for cause, n in c.reconnects.copy().items()
@@ -68,22 +85,22 @@ def _cameras(monitor: Monitor) -> Iterator[_Metric]:
 
 def _outputs(monitor: Monitor) -> Iterator[_Metric]:
     sinks = monitor.sinks
-    promised = [sink for sink in sinks if isinstance(sink, DurableSink)]
+    durable = [sink for sink in sinks if isinstance(sink, DurableSink)]
     yield _Metric("sightline_output_dropped_total", "counter", "Results that an output lost.",
                   [({"output": s.name}, s.dropped) for s in sinks])  # fmt: skip
     yield _Metric("sightline_output_failed", "gauge", "1 if the last write to the output failed.",
                   [({"output": s.name}, float(s.problem is not None)) for s in sinks])  # fmt: skip
     yield _Metric("sightline_outbox_messages", "gauge", "Messages that wait to be sent.",
-                  [({"output": s.name}, s.outbox.waiting(s.name)) for s in promised])  # fmt: skip
+                  [({"output": s.name}, s.outbox.waiting(s.name)) for s in durable])  # fmt: skip
     yield _Metric("sightline_outbox_bytes", "gauge", "Size of the messages that wait to be sent.",
-                  [({"output": s.name}, s.outbox.size(s.name)) for s in promised])  # fmt: skip
+                  [({"output": s.name}, s.outbox.size(s.name)) for s in durable])  # fmt: skip
     yield _Metric("sightline_outbox_dropped_total", "counter",
                   "Messages lost because the outbox was full; a gap message reported each loss.",
-                  [({"output": s.name}, s.outbox.dropped[s.name]) for s in promised])  # fmt: skip
+                  [({"output": s.name}, s.outbox.dropped[s.name]) for s in durable])  # fmt: skip
     yield _Metric("sightline_output_sent_total", "counter", "Messages that the receiver acknowledged.",
-                  [({"output": s.name}, s.sent) for s in promised])  # fmt: skip
+                  [({"output": s.name}, s.sent) for s in durable])  # fmt: skip
     yield _Metric("sightline_output_refused_total", "counter", "Messages that the receiver refused.",
-                  [({"output": s.name}, s.refused) for s in promised])  # fmt: skip
+                  [({"output": s.name}, s.refused) for s in durable])  # fmt: skip
 
 
 def _stages(monitor: Monitor) -> _Metric:

@@ -1,7 +1,7 @@
-"""Who may use the page from elsewhere: a token, names that are ours, and nobody who speaks in another site's name.
+"""Access to the page: its token, its host names, and protection from other sites' pages.
 
-On this machine's own address no token is asked for. Any other address demands one, and so does --page-host: what a
-proxy passes on comes from this machine too. The token has 256 bits, is shown once, and is kept as a salted hash alone.
+On a loopback address the page needs no token. On any other address it does, and also with --page-host: requests that a
+proxy forwards come from this machine too. The token has 256 bits, is shown once, and is stored as a salted hash only.
 """
 
 from __future__ import annotations
@@ -24,9 +24,14 @@ from sightline.files import write_secret
 
 @dataclass(frozen=True)
 class Access:
-    """names: that this page may be called by, beside addresses. origins: where it stands for people elsewhere, such as
-    https://cam.example.org, whatever a proxy makes of it on the way. local: it answers on this machine alone. salt,
-    digest: of the token; empty = none is needed. tls: whether it is spoken."""
+    """How the page may be used.
+
+    names: host names of the page, beside addresses.
+    origins: public addresses of the page behind a proxy, such as https://cam.example.org.
+    local: whether it listens on a loopback address only.
+    salt, digest: of the token; '' = no token is needed.
+    tls: whether the page's own server uses TLS.
+    """
 
     names: frozenset[str] = frozenset({"localhost"})
     origins: frozenset[str] = frozenset()
@@ -37,20 +42,21 @@ class Access:
 
     @property
     def cookie(self) -> str:
-        """The name of the one that holds the token. A cookie is the host's, whatever the port: agents with tokens of
-        their own must not overwrite each other's."""
+        """Name of the cookie that holds the token. It differs between agents: the ports of a host share its cookies."""
         return f"sightline-{self.salt[:8]}"
 
     @property
     def encrypted(self) -> bool:
-        """Whether nobody on the way can read along: a proxy on this machine speaks TLS where all its origins do."""
+        """Whether the way to the user is encrypted: by this server, or by a proxy on this machine."""
         names_alone = self.names - {"localhost"} - {urlsplit(origin).hostname for origin in self.origins}
         at_proxy = self.local and not names_alone and all(origin.startswith("https:") for origin in self.origins)
         return self.tls or at_proxy
 
-    def host_is_ours(self, host: str) -> bool:
-        """Of the Host header. A site that points a name of its own at this address must not read the camera; it cannot
-        do so with an address, which is nobody's."""
+    def is_own_host(self, host: str) -> bool:
+        """Whether the Host header names this page.
+
+        A site that points its own name at this address must not read the camera. With an address it cannot do so.
+        """
         name = host_of(host)
         if name in self.names:
             return True
@@ -60,12 +66,12 @@ class Access:
             return False
         return address.is_loopback or not self.local
 
-    def origin_is_ours(self, origin: str | None, host: str) -> bool:
-        """Whether a request that changes something comes from this page itself, or from no page at all."""
+    def is_own_origin(self, origin: str | None, host: str) -> bool:
+        """Whether a request that changes something comes from this page, or from no page at all."""
         if origin is None or origin in self.origins:
             return True
-        if any(host_of(host) == urlsplit(ours).hostname for ours in self.origins):
-            return False  # its scheme and port are known: another of that name is another site
+        if any(host_of(host) == urlsplit(own).hostname for own in self.origins):
+            return False  # of that name only the known scheme and port are this page
         return origin == f"http{'s' if self.tls else ''}://{host}"
 
     def allows(self, token: str | None) -> bool:
@@ -84,13 +90,20 @@ def host_of(header: str) -> str:
 def access_for(
     address: str, hosts: tuple[str, ...], *, tls: bool, token_file: Path | None, new: bool
 ) -> tuple[Access, str]:
-    """How a page on this address is to be used, and the token when it was made just now; '' otherwise. hosts: names, or
-    origins, that it has elsewhere. Raises ConfigError."""
+    """Access to a page on this address, and its token if that is new; '' otherwise. Raises ConfigError.
+
+    hosts: other host names, or origins, of the page.
+    tls: whether its own server uses TLS.
+    token_file: None = the default path.
+    new: whether to make a new token in any case.
+    """
     try:
         is_local = ipaddress.ip_address(address).is_loopback
     except ValueError:
         if address != "localhost":
-            raise ConfigError(f"--page-address {address!r}: an address of this machine, such as 0.0.0.0") from None
+            raise ConfigError(
+                f"--page-address {address!r}: not an address. Give an address of this machine, such as 0.0.0.0."
+            ) from None
         is_local = True
     origins = frozenset(_origin(host) for host in hosts if "://" in host)
     names = {str(urlsplit(origin).hostname) for origin in origins} | {
@@ -108,29 +121,31 @@ def access_for(
         token, document = make_token()
         write_secret(path, document.encode())
     try:
-        kept = json.loads(path.read_text())
-        salt, digest = str(kept["salt"]), str(kept["sha256"])
+        stored = json.loads(path.read_text())
+        salt, digest = str(stored["salt"]), str(stored["sha256"])
         if len(digest) != 64:
             raise ValueError
     except OSError as e:
         raise ConfigError(f"--page-token-file {path}: cannot be read: {e.strerror}") from None
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"--page-token-file {path}: holds no token; --new-page-token makes one") from None
+        raise ConfigError(f"--page-token-file {path}: holds no token. Make one with --new-page-token.") from None
     return Access(frozenset(names), origins, is_local, salt, digest, tls), token
 
 
 def _name(host: str) -> str:
-    """Of --page-host without a scheme. Raises ConfigError."""
+    """The name in --page-host without a scheme. Raises ConfigError."""
     name = host_of(host)
     if not re.fullmatch(r"[A-Za-z0-9_.:-]+", name):
-        raise ConfigError(f"--page-host {host!r}: a name such as cam.example.org, or https://cam.example.org")
+        raise ConfigError(f"--page-host {host!r}: not a host name. Write cam.example.org or https://cam.example.org.")
     return name
 
 
 def _origin(address: str) -> str:
-    """An address as browsers write it in the Origin header: lower case, without the scheme's own port, without a path.
-    Raises ConfigError."""
-    wrong = ConfigError(f"--page-host {address!r}: https://NAME or https://NAME:PORT is needed, without a path")
+    """The address as browsers write it in the Origin header: lower case, without default port and path.
+
+    Raises ConfigError.
+    """
+    wrong = ConfigError(f"--page-host {address!r}: not an address. Write https://NAME or https://NAME:PORT, no path.")
     try:
         parts = urlsplit(address.lower())
         port = parts.port
@@ -142,16 +157,16 @@ def _origin(address: str) -> str:
     if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise wrong
     host = f"[{host}]" if ":" in host else host
-    own = port in (None, 443 if parts.scheme == "https" else 80)
-    return f"{parts.scheme}://{host}" + ("" if own else f":{port}")
+    default = port in (None, 443 if parts.scheme == "https" else 80)
+    return f"{parts.scheme}://{host}" + ("" if default else f":{port}")
 
 
 def make_token() -> tuple[str, str]:
-    """A new token, and the text of the file that it is checked with."""
+    """A new token, and the text of the file with its hash."""
     token, salt = secrets.token_urlsafe(32), secrets.token_hex(16)
     return token, json.dumps({"schema": 1, "salt": salt, "sha256": _digest(token, salt)}) + "\n"
 
 
 def _digest(token: str, salt: str) -> str:
-    # one round is enough: nobody can guess 256 random bits, however fast
+    # one round is enough: 256 random bits cannot be guessed
     return hashlib.sha256(f"{salt}:{token}".encode("utf-8", "replace")).hexdigest()

@@ -1,4 +1,4 @@
-"""A server of threads, whose limits a bad client meets before the agent does; and its certificate."""
+"""An HTTP server with one thread per connection, and limits that protect the agent from bad clients; and its TLS."""
 
 from __future__ import annotations
 
@@ -14,24 +14,35 @@ from typing import Any
 
 from edge.credentials import load_key_pair
 
-CONNECTIONS = 64
+CONNECTIONS = 64  # at a time
 HEAD_BYTES = 16 << 10
 HEAD_S = 10.0  # for a whole request, however slowly it is sent
-SEND_S = 10.0  # for a client to take what it asked for
-# a client that went away without a word (a cable, a battery) is noticed after 25 s, also while it is sent nothing
+SEND_S = 10.0  # for a client to accept data
+READ_BYTES = 4096
+# a client that disappears (a cable, a battery) is noticed after 25 s, also while nothing is sent to it
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 
 
 class Server(ThreadingHTTPServer):
+    """Threads: one accepts connections, and each connection has its own. A semaphore bounds their number.
+
+    head_s: time limit for a request's head and for a TLS handshake, in seconds.
+    """
+
     daemon_threads = True
     request_queue_size = CONNECTIONS
 
     def __init__(
-        self, address: str, port: int, handler: Callable[..., BaseHTTPRequestHandler], tls: ssl.SSLContext | None
+        self,
+        address: str,
+        port: int,
+        handler: Callable[..., BaseHTTPRequestHandler],
+        tls: ssl.SSLContext | None,
+        head_s: float | None = None,
     ) -> None:
-        """handler: its class, or a partial of it. Raises OSError."""
+        """Raises OSError. handler: a class, or a partial of one."""
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._tls = tls
+        self._tls, self.head_s = tls, HEAD_S if head_s is None else head_s
         self._room = threading.BoundedSemaphore(CONNECTIONS)
         super().__init__((address, port), handler)
 
@@ -39,7 +50,7 @@ class Server(ThreadingHTTPServer):
         connection, client_address = super().get_request()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE.items():
-            if hasattr(socket, option):  # Linux has them all
+            if hasattr(socket, option):  # Linux has all of them
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         return connection, client_address
 
@@ -49,7 +60,7 @@ class Server(ThreadingHTTPServer):
             return
         try:
             super().process_request(request, client_address)
-        except BaseException:  # no thread could be started: its place is free again
+        except BaseException:  # no thread could be started
             self._room.release()
             raise
 
@@ -60,19 +71,21 @@ class Server(ThreadingHTTPServer):
             self._room.release()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        if self._tls is not None:  # here, in the connection's own thread: a slow handshake holds up nobody
-            request.settimeout(HEAD_S)
+        if self._tls is not None:  # in the connection's own thread: a slow handshake delays nobody else
+            request.settimeout(self.head_s)
             with self._tls.wrap_socket(request, server_side=True) as wrapped:
                 super().finish_request(wrapped, client_address)
             return
         super().finish_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away in the middle of a picture is no error."""
+        """Ignored: a browser may leave in the middle of an image."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """What every server here has in common: the limits of a request."""
+    """The limits of a request, for every server of this project."""
+
+    server: Server
 
     protocol_version = "HTTP/1.1"
     timeout = SEND_S
@@ -82,13 +95,13 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.rfile.close()
-        self.rfile: Any = BoundedReader(self.connection)
+        self.rfile: Any = BoundedReader(self.connection, self.server.head_s)
 
     def handle_one_request(self) -> None:
         self.rfile.begin()
         try:
             super().handle_one_request()
-        except http.client.HTTPException:  # a first line without end; of the rest http.server says it
+        except http.client.HTTPException:  # the first line is too long; http.server itself replies to other errors
             self.requestline, self.request_version, self.command = "", "HTTP/1.0", ""
             self.close_connection = True
             self.send_error(431)
@@ -97,29 +110,32 @@ class Handler(BaseHTTPRequestHandler):
         if not super().parse_request():
             return False
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
-            self.close_connection = True  # a body that nobody reads must not be taken for the next request
+            self.close_connection = True  # an unread body must not be taken for the next request
         return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Of http.server's own: a method that nobody knows is no fault of the server's."""
+        """For http.server's own errors: an unknown method is not the server's fault."""
         super().send_error(405 if code == 501 else code, message, explain)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not logged: stderr belongs to the agent."""
+        """Ignored: stderr is for the agent."""
 
 
 class BoundedReader:
-    """What http.server reads from: a request's head has a limit in bytes and a time-out for all of it, where the
-    library has one for each line and each read."""
+    """The file that http.server reads a request from, with limits for the whole head.
+
+    http.server alone has limits for each line and each read only.
+    """
 
     closed = False
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection, self._buffer = connection, bytearray()
+    def __init__(self, connection: socket.socket, head_s: float) -> None:
+        self._connection, self._buffer, self._head_s = connection, bytearray(), head_s
         self.begin()
 
     def begin(self) -> None:
-        self._left, self._until = HEAD_BYTES, time.monotonic() + HEAD_S
+        """Begin a request."""
+        self._left, self._until = HEAD_BYTES, time.monotonic() + self._head_s
 
     def readline(self, limit: int = -1) -> bytes:
         while b"\n" not in self._buffer:
@@ -146,7 +162,7 @@ class BoundedReader:
         if left <= 0:
             raise TimeoutError
         self._connection.settimeout(left)
-        data = self._connection.recv(4096)
+        data = self._connection.recv(READ_BYTES)
         self._connection.settimeout(SEND_S)
         self._buffer += data
         return bool(data)
@@ -158,21 +174,25 @@ class BoundedReader:
 
 
 def read_now(connection: socket.socket) -> bytes | None:
-    """What the other side said, at most 4 KB; None = nothing yet, b"" = it is gone. Sets no time-out of its own."""
-    patience = connection.gettimeout()
+    """Received bytes, at most READ_BYTES; None = none yet, b"" = the connection is closed. Keeps its timeout."""
+    timeout_s = connection.gettimeout()
     connection.setblocking(False)
     try:
-        return connection.recv(4096)
+        return connection.recv(READ_BYTES)
     except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
         return None
     except OSError:
         return b""
     finally:
-        connection.settimeout(patience)
+        connection.settimeout(timeout_s)
 
 
 def server_tls(certificate: Path, key: Path | None, options: str) -> ssl.SSLContext:
-    """key: None = it stands in the same file. options: how the two are called in an error. Raises ConfigError."""
+    """Raises ConfigError.
+
+    key: None = it is in the certificate's file.
+    options: the names of both options, for the error.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load_key_pair(context, certificate, key, options)
     return context

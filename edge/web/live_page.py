@@ -1,7 +1,7 @@
-"""What the live page shows: of each camera the newest result, and its picture while somebody looks.
+"""The data of the live page: each camera's newest result, and its image while somebody views it.
 
-The picture is copied, scaled and encoded at most `fps` times a second, in a thread of its own, once for all viewers of
-a camera; without viewers the loop pays for one reference a result. `edge.web.routes` serves it.
+Images are copied, scaled and encoded at most `fps` times a second, in a thread of their own, once for all viewers of a
+camera. Without viewers the loop pays for one reference a result. `edge.web.routes` serves the data.
 """
 
 from __future__ import annotations
@@ -13,39 +13,55 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
 from edge.capture.mailbox import Slot
 from edge.monitoring.health import Monitor, Problems
+from edge.results.jpeg import encode_jpeg
 from edge.results.sink import memory_bytes
-from sightline.errors import DeviceError, reason
+from sightline.errors import reason
 from sightline.predictions import Result
 from sightline.preprocess import Frame, InputSpec, Preprocessor
 
 JPEG_QUALITY, SNAPSHOT_QUALITY = 80, 92
-BACKLOG, BACKLOG_BYTES = 256, 4 << 20  # results that a listener may be behind
-LONGEST = 8192  # side of an image that can be scaled to
+BACKLOG, BACKLOG_BYTES = 256, 4 << 20  # limits of the results that wait for a listener
+MAX_SIDE = 8192  # pixels of an image that the preprocessor can make
 
 
 class Channel:
-    """One camera. result: its newest. jpeg: number and bytes of its newest picture. viewers: of the picture. problem:
-    why the newest one cannot be shown; None when it can."""
+    """One camera of the page.
+
+    Threads: see `Page`. Its attributes change with the page's lock held; `result` is one reference.
+
+    result: the newest one.
+    jpeg: number and bytes of the newest image.
+    viewers: number of open streams.
+    problem: why the newest image cannot be shown; None if it can.
+    frame, offered_ns: the frame to encode next, and when it was copied.
+    full_frame: number and frame for snapshots, in full size.
+    snapshot_due: whether the next frame is to be copied for a snapshot.
+    waiting: number of requests that wait for a snapshot.
+    """
 
     def __init__(self) -> None:
         self.result: Result | None = None
         self.jpeg: tuple[int, bytes] = (0, b"")
         self.viewers = 0
         self.problem: str | None = None
-        self.frame: Frame | None = None  # to be encoded
+        self.frame: Frame | None = None
         self.offered_ns = 0
-        self.whole: tuple[int, Frame | None] = (0, None)  # for snapshots, with its number
-        self.whole_wanted = False
-        self.waiting = 0  # for a snapshot
+        self.full_frame: tuple[int, Frame | None] = (0, None)
+        self.snapshot_due = False
+        self.waiting = 0
 
 
 class Listener:
-    """Somebody who wants every result: the oldest are dropped when they are not taken in time, and counted."""
+    """A client that gets every result. The oldest are dropped if it does not take them in time.
+
+    Threads: the publisher's thread calls `put`, the client's thread `take`; both hold the lock.
+
+    missed: number of results dropped since the last `take`.
+    """
 
     def __init__(self, camera: str) -> None:
         """camera: '' = all."""
@@ -67,7 +83,7 @@ class Listener:
             self._changed.notify()
 
     def take(self, timeout_s: float) -> tuple[Result | None, int]:
-        """The oldest, None when none came in time; and how many were dropped before it."""
+        """The oldest result, or None if there is none in time; and the number of results dropped before it."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._results, timeout_s):
                 return None, 0
@@ -78,7 +94,19 @@ class Listener:
 
 
 class Page:
-    """info: what does not change while the model is the same. status: of the agent, called for each event."""
+    """The live page.
+
+    Threads: the publisher's thread calls `observe`; one encoder thread makes the images; each client has a thread of
+    the server. They change channels, `views` and `listeners` with the lock of `changed` held. `listeners` and `views`
+    are replaced as a whole, so that `observe` can read them without it. `info` and `monitor` are references that the
+    main thread replaces.
+
+    info: facts about the running model, its cameras and zones.
+    status: returns the state of the agent; called for each event.
+    changed: notified when there is a new frame, image or snapshot, and at the end.
+    views: names that browser windows gave to the streams they receive.
+    monitor: for health and metrics; None until there is a loop.
+    """
 
     def __init__(
         self,
@@ -89,16 +117,22 @@ class Page:
         info: dict[str, Any],
         status: Callable[[], dict[str, Any]],
         set_threshold: Callable[[float], None] = lambda value: None,
+        encode: Callable[[Frame, int], bytes] = encode_jpeg,
     ) -> None:
+        """
+        fps: most images a second of one camera.
+        width: most pixels of a stream's width; its height is at most twice that.
+        encode: makes a JPEG of a frame with a quality.
+        """
         self.info, self.status, self.set_threshold = info, status, set_threshold
         self.channels = {name: Channel() for name in cameras}
         self.listeners: tuple[Listener, ...] = ()
-        self.views: tuple[str, ...] = ()  # that a browser's window gave to its picture, while that is sent
+        self.views: tuple[str, ...] = ()
         self.changed = threading.Condition()
         self.closed = False
-        self.monitor: Monitor | None = None  # once there is a loop to look at
-        self._interval_ns, self._width = 1_000_000_000 // fps, width
-        self._thread = threading.Thread(target=self._encode, name="page encoder", daemon=True)
+        self.monitor: Monitor | None = None
+        self._interval_ns, self._width, self._encode = 1_000_000_000 // fps, width, encode
+        self._thread = threading.Thread(target=self._run, name="page encoder", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -112,12 +146,12 @@ class Page:
         channel.result = result
         for listener in self.listeners:
             listener.put(result)
-        if not (channel.viewers or channel.whole_wanted) or slot is None or slot.frame is None:
+        if not (channel.viewers or channel.snapshot_due) or slot is None or slot.frame is None:
             return
         now = time.monotonic_ns()
         with self.changed:
-            if channel.whole_wanted:
-                channel.whole, channel.whole_wanted = (channel.whole[0] + 1, slot.frame.copy()), False
+            if channel.snapshot_due:
+                channel.full_frame, channel.snapshot_due = (channel.full_frame[0] + 1, slot.frame.copy()), False
                 self.changed.notify_all()
             if channel.viewers and channel.frame is None and now - channel.offered_ns >= self._interval_ns:
                 channel.frame, channel.offered_ns = slot.frame.copy(), now
@@ -125,9 +159,9 @@ class Page:
 
     @contextlib.contextmanager
     def listening(self, camera: str) -> Iterator[Listener]:
-        """One that gets every result meanwhile. camera: '' = all."""
+        """A listener for the duration of the block. camera: '' = all."""
         listener = Listener(camera)
-        with self.changed:  # a new tuple each time: `observe` may be in the middle of the old one
+        with self.changed:  # a new tuple each time: `observe` may be iterating the old one
             self.listeners = (*self.listeners, listener)
         try:
             yield listener
@@ -136,11 +170,11 @@ class Page:
                 self.listeners = tuple(one for one in self.listeners if one is not listener)
 
     @contextlib.contextmanager
-    def looking_at(self, camera: str, view: str = "") -> Iterator[Channel]:
-        """Its pictures are made meanwhile. view: what a browser's window calls this stream."""
+    def viewing(self, camera: str, view: str = "") -> Iterator[Channel]:
+        """Make the camera's images for the duration of the block. view: the browser window's name for this stream."""
         channel = self.channels[camera]
         with self.changed:
-            if not channel.viewers:  # what the last viewer saw may be from yesterday
+            if not channel.viewers:  # the last viewer's image may be from yesterday
                 channel.jpeg = (channel.jpeg[0], b"")
             channel.viewers += 1
             self.views = (*self.views, view)
@@ -155,7 +189,7 @@ class Page:
                     channel.problem = None
 
     def problems(self) -> Problems:
-        """Cameras whose pictures cannot be shown, while somebody wants to see them."""
+        """Cameras whose images cannot be shown, while somebody views them."""
         return {
             name: {"code": "page", "text": channel.problem}
             for name, channel in self.channels.items()
@@ -163,20 +197,20 @@ class Page:
         }
 
     def snapshot(self, camera: str, timeout_s: float) -> bytes | None:
-        """A JPEG of the next frame, as large as it is; None when none came in time. Raises DeviceError."""
+        """A JPEG of the next frame, in full size; None if there is none in time. Raises DeviceError."""
         channel = self.channels[camera]
         with self.changed:
-            before = channel.whole[0]
-            channel.whole_wanted = True
+            before = channel.full_frame[0]
+            channel.snapshot_due = True
             channel.waiting += 1
-            self.changed.wait_for(lambda: self.closed or channel.whole[0] != before, timeout_s)
-            frame = channel.whole[1] if channel.whole[0] != before else None
+            self.changed.wait_for(lambda: self.closed or channel.full_frame[0] != before, timeout_s)
+            frame = channel.full_frame[1] if channel.full_frame[0] != before else None
             channel.waiting -= 1
-            if not channel.waiting:  # others' wishes outlive this one
-                channel.whole, channel.whole_wanted = (channel.whole[0], None), False
-        return None if frame is None else _jpeg(frame, SNAPSHOT_QUALITY)
+            if not channel.waiting:  # other requests may still wait
+                channel.full_frame, channel.snapshot_due = (channel.full_frame[0], None), False
+        return None if frame is None else self._encode(frame, SNAPSHOT_QUALITY)
 
-    def _encode(self) -> None:
+    def _run(self) -> None:
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.closed or any(c.frame is not None for c in self.channels.values()))
@@ -188,8 +222,8 @@ class Page:
             assert frame is not None
             data, problem = b"", None
             try:
-                data = _jpeg(self._scaled(frame), JPEG_QUALITY)
-            except Exception as e:  # this image alone: the thread must live for the next one
+                data = self._encode(self._scale(frame), JPEG_QUALITY)
+            except Exception as e:  # only this image: the thread must live for the next one
                 height, width = frame.shape[:2]
                 problem = f"an image of {width}x{height} cannot be shown: {reason(e)}"
             with self.changed:
@@ -198,22 +232,11 @@ class Page:
                     channel.jpeg = (channel.jpeg[0] + 1, data)
                 self.changed.notify_all()
 
-    def _scaled(self, frame: Frame) -> Frame:
-        """At most as wide as is wanted, and twice as high."""
+    def _scale(self, frame: Frame) -> Frame:
+        """Reduce the frame to the page's width, and twice that in height."""
         height, width = frame.shape[:2]
-        scale = min(1, min(self._width, LONGEST) / width, min(2 * self._width, LONGEST) / height)
+        scale = min(1, min(self._width, MAX_SIDE) / width, min(2 * self._width, MAX_SIDE) / height)
         if scale == 1:
             return frame
         spec = InputSpec(max(1, round(width * scale)), max(1, round(height * scale)), resize="stretch")
         return np.ascontiguousarray(Preprocessor(spec)(frame)[:, :, ::-1])
-
-
-def _jpeg(frame: Frame, quality: int) -> bytes:
-    """Raises DeviceError: a JPEG has at most 65500 pixels a side."""
-    try:
-        done, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    except cv2.error as e:
-        raise DeviceError(f"no JPEG can be made of {frame.shape[1]}x{frame.shape[0]} pixels: {reason(e)}") from None
-    if not done:
-        raise DeviceError(f"no JPEG can be made of {frame.shape[1]}x{frame.shape[0]} pixels")
-    return data.tobytes()

@@ -1,4 +1,4 @@
-"""Results over a WebSocket, one text message each. wsproto is known here only."""
+"""Results over a WebSocket, one text message each. Only this module knows wsproto."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from edge.web.http_server import read_now
 from edge.web.live_page import Listener
 
-PING_S = 10.0  # to somebody who is sent nothing, or who went away without a word
-SEND_S = 5.0
+PING_S = 10.0  # without a result, after which a ping finds out whether the client is still there
+SEND_S = 5.0  # for a client to accept data
+POLL_S = 0.5
 
 
 def serve(
@@ -29,10 +30,15 @@ def serve(
     request: str,
     headers: Mapping[str, str],
     listener: Listener,
-    over: Callable[[], bool],
+    closed: Callable[[], bool],
 ) -> None:
-    """From the handshake, which http.server has read, to its end. Where results were dropped since this one does not
-    take them in time, `{"missed": n}` comes before the next."""
+    """Serve one client, from its handshake to its end. For the connection's own thread.
+
+    A client that does not take results in time gets `{"missed": n}` before the next one.
+
+    request, headers: of the handshake, which http.server has read.
+    closed: whether the page is closed.
+    """
     ws = WSConnection(ConnectionType.SERVER)
     connection.settimeout(SEND_S)
     head = f"{request}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
@@ -42,37 +48,37 @@ def serve(
             if isinstance(event, Request):
                 connection.sendall(ws.send(AcceptConnection()))
     except (RemoteProtocolError, LocalProtocolError):
-        body = b'{"error": "a WebSocket handshake is needed"}'
+        body = b'{"error": "A WebSocket handshake is needed."}'
         connection.sendall(
             b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
             + f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
         return
-    _talk(ws, connection, listener, over)
+    _send_results(ws, connection, listener, closed)
 
 
-def _talk(ws: WSConnection, connection: socket.socket, listener: Listener, over: Callable[[], bool]) -> None:
-    silent = 0.0
+def _send_results(ws: WSConnection, connection: socket.socket, listener: Listener, closed: Callable[[], bool]) -> None:
+    silent_s = 0.0
     while ws.state is ConnectionState.OPEN:
-        if over():
-            connection.sendall(ws.send(CloseConnection(code=1001, reason="the agent ends")))
+        if closed():
+            connection.sendall(ws.send(CloseConnection(code=1001, reason="the agent stops")))
             return
-        result, missed = listener.take(0.5)
-        silent = 0.0 if result else silent + 0.5
-        if silent >= PING_S:
-            silent = 0.0
+        result, missed = listener.take(POLL_S)
+        silent_s = 0.0 if result else silent_s + POLL_S
+        if silent_s >= PING_S:
+            silent_s = 0.0
             connection.sendall(ws.send(Ping()))
         if missed:
             connection.sendall(ws.send(TextMessage(json.dumps({"missed": missed}))))
         if result:
             connection.sendall(ws.send(TextMessage(json.dumps(result.to_json(), ensure_ascii=False))))
-        if not _listen(ws, connection):
+        if not _receive(ws, connection):
             return
 
 
-def _listen(ws: WSConnection, connection: socket.socket) -> bool:
-    """Answers pings and the farewell; whatever else is said is not for us. False when it is over."""
+def _receive(ws: WSConnection, connection: socket.socket) -> bool:
+    """Answer pings and a close; ignore all other messages. Returns False once the connection is closed."""
     data = read_now(connection)
     if data is None:
         return True

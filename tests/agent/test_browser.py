@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
@@ -21,11 +22,17 @@ import pytest
 from benchmarks.support.browser import start_chromium
 from benchmarks.support.waiting import wait_until
 from edge.capture.mailbox import Slot
+from edge.results.jpeg import encode_jpeg
+from edge.web.handler import Limits
 from edge.web.live_page import Page
-from edge.web.routes import Web, _Handler
+from edge.web.routes import Web
 from sightline.bundle import read_bundle
+from sightline.errors import DeviceError
 from sightline.predictions import Cause, Classification, Code, ModelId, Result
+from sightline.preprocess import Frame
 from tests.conftest import BGR, LABELS
+from tests.support.bad_network import BadNetwork
+from tests.support.browser import start_chromium
 
 SHA = "0123456789abcdef" * 4
 
@@ -109,7 +116,9 @@ def agent(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @contextmanager
-def page_of(source: str = "a.mp4", model: str = "colours") -> Iterator[tuple[Web, Callable[[Result], None]]]:
+def page_of(
+    source: str = "a.mp4", model: str = "colours", encode: Callable[[Frame, int], bytes] = encode_jpeg
+) -> Iterator[tuple[Web, Callable[[Result], None]]]:
     """A page without an agent, and what shows it a result: the same one is shown until another is given."""
     identity = {"name": model, "version": "1.0", "sha256": SHA}
     info = {
@@ -120,7 +129,8 @@ def page_of(source: str = "a.mp4", model: str = "colours") -> Iterator[tuple[Web
         "quality": 0.9876,
         "model": identity,
     }
-    page = Page([source], fps=10, width=320, info=info, status=lambda: {"fps": 30.0, "frames": 12, "dropped": {}})
+    status = {"fps": 30.0, "frames": 12, "dropped": {}}
+    page = Page([source], fps=10, width=320, info=info, status=lambda: status, encode=encode)
     web = Web(page, 0)
     web.start()
     shown: list[Result] = []
@@ -168,19 +178,19 @@ def test_a_person_sees_what_the_model_sees_and_when_it_sees_no_more(fresh: Any, 
         assert read.files[read.manifest.variants["static_int8"]]["sha256"].startswith(text(fresh, "sha"))
         assert "%" in text(fresh, "score") and text(fresh, "total").endswith(" ms")
         assert float(text(fresh, "fps")) == pytest.approx(30, abs=6)
-        size = "const p = document.getElementById('picture'); return [p.naturalWidth, p.naturalHeight]"
+        size = "const p = document.getElementById('image'); return [p.naturalWidth, p.naturalHeight]"
         assert fresh.execute_script(size) == [160, 120]
 
         assert complaints(fresh) == []
         assert hosts(fresh) - {"data"} == {urlsplit(address).netloc}
 
         process.kill()
-        seconds = seconds_until(lambda: text(fresh, "state") == "not looking", 8)
+        seconds = seconds_until(lambda: text(fresh, "state") == "not live", 8)
         assert seconds < 5
         assert text(fresh, "banner") == "the agent does not answer"
         assert fresh.execute_script("return document.getElementById('verdict').hidden")
         assert "grayscale" in fresh.execute_script(
-            "return getComputedStyle(document.getElementById('picture')).filter"
+            "return getComputedStyle(document.getElementById('image')).filter"
         ), "the last picture must not look like the present one"
 
 
@@ -190,12 +200,12 @@ def test_where_nothing_moves_what_was_seen_last_still_holds(fresh: Any) -> None:
         show(saw(1, "red"))
         wait_until(lambda: text(fresh, "best") == "red", 5)
         show(saw(2, cause="nothing moves", code="no_motion"))
-        wait_until(lambda: text(fresh, "state") == "nothing moves", 5)
+        wait_until(lambda: text(fresh, "state") == "no motion", 5)
         assert text(fresh, "best") == "red"
         hidden = "return [document.getElementById('verdict').hidden, document.getElementById('banner').hidden]"
         assert fresh.execute_script(hidden) == [False, True]
         show(saw(3, cause="gone"))
-        wait_until(lambda: text(fresh, "state") == "not looking", 5)
+        wait_until(lambda: text(fresh, "state") == "not live", 5)
 
 
 @pytest.mark.parametrize("pixels", [360, 768, 1280])
@@ -219,7 +229,7 @@ def test_nothing_reaches_beyond_a_phone_however_long_the_names_are(fresh: Any) -
         wait_until(lambda: text(fresh, "name") == "m" * 100, 5)
         assert too_wide(fresh) == []
         show(saw(1, cause="rtsp://127.0.0.1/" + "x" * 150))
-        wait_until(lambda: text(fresh, "state") == "not looking", 5)
+        wait_until(lambda: text(fresh, "state") == "not live", 5)
         assert too_wide(fresh) == []
 
 
@@ -251,7 +261,7 @@ def test_seeing_nothing_and_not_looking_are_told_apart(fresh: Any) -> None:
         assert fresh.execute_script("return document.getElementById('verdict').hidden")
 
         show(saw(2, cause="unplugged?"))
-        wait_until(lambda: text(fresh, "state") == "not looking", 5)
+        wait_until(lambda: text(fresh, "state") == "not live", 5)
         assert text(fresh, "banner") == "unplugged?"
         assert nothing not in text(fresh, "bars"), "nobody looked"
 
@@ -270,7 +280,7 @@ def test_a_camera_that_comes_back_is_live_again(fresh: Any) -> None:
     with page_of() as (page, show):
         show(saw(0, cause="unplugged?"))
         fresh.get(page.url)
-        wait_until(lambda: text(fresh, "state") == "not looking", 5)
+        wait_until(lambda: text(fresh, "state") == "not live", 5)
         show(saw(1, "red"))
         wait_until(lambda: text(fresh, "state") == "live" and text(fresh, "best") == "red", 5)
         assert fresh.execute_script("return document.getElementById('banner').hidden")
@@ -282,47 +292,30 @@ def test_a_loop_that_stands_still_is_not_live(fresh: Any) -> None:
         show(saw(7, "red"))
         fresh.get(page.url)
         wait_until(lambda: text(fresh, "best") == "red", 5)
-        assert seconds_until(lambda: text(fresh, "state") == "not looking", 8) < 5
+        assert seconds_until(lambda: text(fresh, "state") == "not live", 8) < 5
         assert text(fresh, "banner") == "no new frame for 3 s"
 
 
-class Weather:
-    """What stands between a browser and the page, such as a proxy: now = a status that everything is answered with, or
-    "cut" (no answer), "silent" (open, but nothing comes), "" (all goes through)."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now: int | str = ""
-        welcome, gone = _Handler._welcome, _Handler._gone
-
-        def _welcome(handler: _Handler) -> bool:
-            if self.now == "cut":
-                raise ConnectionResetError
-            if isinstance(self.now, int):
-                handler._send(self.now, "text/html", b"<h1>no</h1>")
-                return False
-            return welcome(handler)
-
-        def _gone(handler: _Handler) -> bool:
-            while self.now == "silent" and not gone(handler):
-                time.sleep(0.05)
-            return bool(self.now) or gone(handler)
-
-        monkeypatch.setattr(_Handler, "_welcome", _welcome)
-        monkeypatch.setattr(_Handler, "_gone", _gone)
+@contextmanager
+def bad_network(url: str) -> Iterator[BadNetwork]:
+    network = BadNetwork(url)
+    try:
+        yield network
+    finally:
+        network.close()
 
 
-def test_the_page_comes_back_by_itself_whatever_was_between(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    weather = Weather(monkeypatch)
-    with page_of() as (page, show):
-        fresh.get(page.url)
+def test_the_page_comes_back_by_itself_whatever_was_between(fresh: Any) -> None:
+    with page_of() as (page, show), bad_network(page.url) as network:
+        fresh.get(network.url)
         frame = 0
-        for now in (401, 502, "cut", "silent", 503):
+        for fault in (401, 502, "cut", "silent", 503):
             frame = live_again(fresh, show, frame)
-            weather.now = now
-            wait_until(lambda: text(fresh, "state") == ("locked" if now == 401 else "not looking"), 20)  # noqa: B023
-            if now == 502:
+            network.fault = fault
+            wait_until(lambda: text(fresh, "state") == ("signed out" if fault == 401 else "not live"), 20)  # noqa: B023
+            if fault == 502:
                 wait_until(lambda: "502" in text(fresh, "banner"), 10)
-            weather.now = ""
+            network.fault = ""
         live_again(fresh, show, frame)
 
 
@@ -339,42 +332,42 @@ def live_again(browser: Any, show: Callable[[Result], None], frame: int) -> int:
     return frame
 
 
-def test_who_is_one_too_many_is_told_so_and_gets_a_place_when_there_is_one(
-    fresh: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_is_one_too_many_is_told_so_and_gets_a_place_when_there_is_one(fresh: Any) -> None:
     with page_of() as (page, show):
-        monkeypatch.setattr("edge.web.routes.VIEWERS", 0)
-        fresh.get(page.url)
-        wait_until(lambda: text(fresh, "banner") == "too many people are looking", 10)
-        monkeypatch.setattr("edge.web.routes.VIEWERS", 16)
+        with ExitStack() as others:
+            for _ in range(Limits().viewers):
+                others.enter_context(urlopen(page.url + "events", timeout=8))
+            fresh.get(page.url)
+            wait_until(lambda: text(fresh, "banner") == "too many viewers", 10)
         live_again(fresh, show, 0)
 
 
-def test_a_picture_whose_stream_ended_is_asked_for_again(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_whose_stream_ended_is_asked_for_again(fresh: Any) -> None:
     """Browsers go on showing the last one, and say nothing."""
-    with page_of() as (page, show):
-        fresh.get(page.url)
+    with page_of() as (page, show), bad_network(page.url) as network:
+        fresh.get(network.url)
         live_again(fresh, show, 0)
         wait_until(lambda: len(page.page.views) == 1, 5)
-        gone = _Handler._gone
-        monkeypatch.setattr(_Handler, "_gone", lambda handler: "stream.mjpg" in handler.path or gone(handler))
+        network.end("stream.mjpg")
         wait_until(lambda: not page.page.views, 5)
-        monkeypatch.setattr(_Handler, "_gone", gone)
         wait_until(lambda: len(page.page.views) == 1, 8)
 
 
-def test_a_picture_that_cannot_be_shown_is_said(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with page_of() as (page, show):
+def test_an_image_that_cannot_be_shown_is_said(fresh: Any) -> None:
+    broken = threading.Event()
+
+    def encode(frame: Frame, quality: int) -> bytes:
+        if broken.is_set():
+            raise DeviceError("no room")
+        return encode_jpeg(frame, quality)
+
+    with page_of(encode=encode) as (page, show):
         fresh.get(page.url)
         frame = live_again(fresh, show, 0)
-
-        def fail(*_: object) -> Any:
-            raise cv2.error("no room")
-
-        with monkeypatch.context() as patched:
-            patched.setattr(cv2, "imencode", fail)
-            wait_until(lambda: "cannot be shown" in text(fresh, "banner"), 5)
-            assert text(fresh, "state") == "not looking"
+        broken.set()
+        wait_until(lambda: "cannot be shown" in text(fresh, "banner"), 5)
+        assert text(fresh, "state") == "not live"
+        broken.clear()
         live_again(fresh, show, frame)
 
 
@@ -428,7 +421,7 @@ def test_each_camera_is_looked_at_by_itself(fresh: Any, bundle: Path, tmp_path: 
         writer.release()
         sources += ["--source", f"{label}-line={path}"]
     mean = (
-        "const p = document.getElementById('picture'), c = document.createElement('canvas'); c.width = c.height = 1;"
+        "const p = document.getElementById('image'), c = document.createElement('canvas'); c.width = c.height = 1;"
         "const g = c.getContext('2d'); g.drawImage(p, 0, 0, 1, 1); return [...g.getImageData(0, 0, 1, 1).data];"
     )
     with agent(bundle, *sources, "--realtime", "--loop") as (_, address):
@@ -451,13 +444,13 @@ def test_boxes_are_drawn_where_they_are(fresh: Any) -> None:
         fresh.get(page.url)
         show(saw(1, "red"))
         wait_until(lambda: text(fresh, "best") == "red", 5)
-        wait_until(lambda: fresh.execute_script("return document.getElementById('picture').clientHeight > 50"), 5)
+        wait_until(lambda: fresh.execute_script("return document.getElementById('image').clientHeight > 50"), 5)
         box = {"x": 160, "y": 120, "width": 80, "height": 60}
         at = fresh.execute_script(
             """
             const seen = [{label: "<b>fox", score: 0.9, box: arguments[0]}];
             overlay({image: {width: 320, height: 240}, predictions: seen});
-            const c = document.getElementById("overlay"), p = document.getElementById("picture");
+            const c = document.getElementById("overlay"), p = document.getElementById("image");
             const o = c.getBoundingClientRect(), i = p.getBoundingClientRect(), g = c.getContext("2d");
             const on = (x, y) => g.getImageData(x * c.width, y * c.height, 1, 1).data[3] > 0;
             const within = o.left >= i.left - 1 && o.right <= i.right + 1 && o.top >= i.top - 1;
@@ -481,9 +474,9 @@ def test_from_elsewhere_it_asks_for_the_token_and_then_shows_all(fresh: Any, bun
             token = next(line for line in process.stderr if "shown only once" in line).split()[-1]
             address = next(line for line in process.stderr if "live page: " in line).split()[-1]
             fresh.get(address)
-            wait_until(lambda: text(fresh, "state") == "locked", 5)
+            wait_until(lambda: text(fresh, "state") == "signed out", 5)
             assert fresh.execute_script("return document.getElementById('page').hidden")
-            for given, state in (("wrong", "locked"), (token, "live")):
+            for given, state in (("wrong", "signed out"), (token, "live")):
                 fresh.execute_script(
                     "document.getElementById('token').value = arguments[0];"
                     "document.getElementById('login').requestSubmit()",

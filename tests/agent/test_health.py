@@ -136,10 +136,10 @@ def test_a_file_with_nonsense_is_no_figure(tmp_path: Path) -> None:
 
 def test_alive_is_not_ready() -> None:
     gone = monitor(state=Cause("camera", "unplugged?"))
-    assert gone.dead() == {}
-    assert gone.unready() == {'a "quoted" \\ name': {"code": "camera", "text": "unplugged?"}}
-    assert monitor(state=NO_MOTION).unready() == {}, "nothing moves: it is seen"
-    assert monitor().unready() == {}
+    assert gone.liveness() == {}
+    assert gone.readiness() == {'a "quoted" \\ name': {"code": "camera", "text": "unplugged?"}}
+    assert monitor(state=NO_MOTION).readiness() == {}, "nothing moves: it is seen"
+    assert monitor().readiness() == {}
 
 
 @pytest.mark.parametrize("what", ["gives nothing", "is not looked at"])
@@ -147,21 +147,21 @@ def test_an_open_camera_without_frames_is_not_ready(what: str) -> None:
     one = monitor(read_ns=time.monotonic_ns() - 6_000_000_000 * (what == "gives nothing"))
     if what == "is not looked at":
         one.results.last_inference_s[0] = time.monotonic() - 6
-    assert [p["code"] for p in one.unready().values()] == ["no_frame"]
+    assert [p["code"] for p in one.readiness().values()] == ["no_frame"]
 
 
 def test_an_output_that_fails_is_not_ready() -> None:
     one = monitor()
     one.sinks[0].problem = "No space left on device"
-    assert one.unready() == {"output x": {"code": "sink", "text": "No space left on device"}}
+    assert one.readiness() == {"output x": {"code": "sink", "text": "No space left on device"}}
 
 
 @pytest.mark.parametrize(("what", "code"), [("inferring_since_ns", "inference_stuck"), ("alive_ns", "results_stuck")])
 def test_a_stuck_loop_is_dead(what: str, code: str) -> None:
     one = monitor()
     setattr(one.results, what, time.monotonic_ns() - 3_000_000_000)
-    assert one.dead()["loop"]["code"] == code
-    assert "loop" in one.unready()
+    assert one.liveness()["loop"]["code"] == code
+    assert "loop" in one.readiness()
 
 
 @contextmanager

@@ -22,10 +22,12 @@ import edge.web.routes
 import sightline.predictions
 from benchmarks.support.waiting import wait_until
 from edge.capture.mailbox import Slot
+from edge.results.jpeg import encode_jpeg
 from edge.web.live_page import BACKLOG, Channel, Listener, Page
-from edge.web.routes import VIEWERS, Web
+from edge.web.routes import LIMITS, Web
 from sightline.errors import DeviceError
 from sightline.predictions import Box, Cause, Classification, ModelId, Region, Result
+from sightline.preprocess import Frame
 from tests.conftest import BGR
 
 SCHEMA = json.loads(Path(sightline.predictions.__file__).with_name("prediction.schema.json").read_text())
@@ -58,11 +60,21 @@ def slot(label: str = "red", width: int = 640, height: int = 480) -> Slot:
 class Shown:
     """A page and its server, without an agent."""
 
-    def __init__(self, port: int = 0, *, fps: int = 20, cameras: tuple[str, ...] = ("a.mp4",), **options: Any) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        fps: int = 20,
+        cameras: tuple[str, ...] = ("a.mp4",),
+        encode: Callable[[Frame, int], bytes] = encode_jpeg,
+        **options: Any,
+    ) -> None:
+        """options: of Web."""
         self.thresholds: list[float] = []
         self.page = Page(
-            cameras, fps=fps, width=320, info=INFO, status=lambda: STATUS, set_threshold=self.thresholds.append
-        )
+            cameras, fps=fps, width=320, info=INFO, status=lambda: STATUS, set_threshold=self.thresholds.append,
+            encode=encode,
+        )  # fmt: skip
         try:
             self.web = Web(self.page, port, **options)
         except DeviceError:
@@ -212,7 +224,7 @@ def test_every_answer_has_the_headers_that_keep_others_out(page: Shown, path: st
 
 
 def test_it_listens_on_this_machine_only(page: Shown) -> None:
-    assert page.web._server.socket.getsockname()[0] == "127.0.0.1"
+    assert page.web.bound_address == "127.0.0.1"
 
 
 def test_the_page_names_no_other_host() -> None:
@@ -235,9 +247,9 @@ def test_a_snapshot_without_a_camera_says_so(page: Shown) -> None:
     began = time.monotonic()
     with get(page, "/snapshot.jpg") as response:
         assert response.status == 503
-        assert b"no picture" in response.read()
+        assert b"No frame for 3 seconds" in response.read()
     assert time.monotonic() - began < 5
-    assert not page.channel.whole_wanted
+    assert not page.channel.snapshot_due
 
 
 def test_who_waits_longer_for_a_snapshot_is_not_cut_short_by_who_gave_up(page: Shown) -> None:
@@ -249,7 +261,7 @@ def test_who_waits_longer_for_a_snapshot_is_not_cut_short_by_who_gave_up(page: S
     page.observe(result(0), slot())
     patient.join(2)
     assert got and got[0]
-    assert page.channel.whole[1] is None and not page.channel.whole_wanted, "no frame is kept for nobody"
+    assert page.channel.full_frame[1] is None and not page.channel.snapshot_due, "no frame is kept for nobody"
 
 
 @pytest.mark.parametrize(
@@ -265,17 +277,21 @@ def test_a_picture_of_any_shape_is_shown(page: Shown, width: int, height: int) -
         assert picture.shape == (569, 320, 3)
 
 
-def test_a_picture_that_cannot_be_shown_is_said_and_the_next_one_is_shown(
-    page: Shown, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with get(page, "/stream.mjpg") as response:
+def test_an_image_that_cannot_be_shown_is_said_and_the_next_one_is_shown() -> None:
+    broken = threading.Event()
+    broken.set()
+
+    def encode(frame: Frame, quality: int) -> bytes:
+        return encode_jpeg(frame, quality // (not broken.is_set()))
+
+    page = Shown(encode=encode)
+    with closing(page), get(page, "/stream.mjpg") as response:
         wait_until(lambda: page.channel.viewers == 1)
-        with monkeypatch.context() as patched:
-            patched.setattr(Page, "_scaled", lambda *_: 1 / 0)
-            page.observe(result(0), slot())
-            wait_until(lambda: page.channel.problem is not None)
+        page.observe(result(0), slot())
+        wait_until(lambda: page.channel.problem is not None)
+        broken.clear()
         assert page.page.problems() == {
-            "a.mp4": {"code": "page", "text": "an image of 640x480 cannot be shown: division by zero"}
+            "a.mp4": {"code": "page", "text": "an image of 640x480 cannot be shown: integer division or modulo by zero"}
         }
         wait_until(lambda: time.monotonic_ns() - page.channel.offered_ns > 1e9 / 20)
         page.observe(result(1), slot("green"))
@@ -285,22 +301,24 @@ def test_a_picture_that_cannot_be_shown_is_said_and_the_next_one_is_shown(
 
 def test_a_snapshot_that_cannot_be_made_says_so(page: Shown) -> None:
     def show() -> None:
-        wait_until(lambda: page.channel.whole_wanted)
+        wait_until(lambda: page.channel.snapshot_due)
         page.observe(result(0), slot("red", 3, 70000))
 
     thread = threading.Thread(target=show)
     thread.start()
     with get(page, "/snapshot.jpg") as response:
         assert response.status == 503
-        assert "no JPEG can be made of 3x70000 pixels" in json.loads(response.read())["error"]
+        assert "cannot encode 3x70000 pixels as JPEG" in json.loads(response.read())["error"]
     thread.join()
 
 
-def test_every_camera_has_its_turn_where_encoding_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = cv2.imencode
-    monkeypatch.setattr(cv2, "imencode", lambda *a: (time.sleep(0.03), real(*a))[1])
+def test_every_camera_has_its_turn_where_encoding_is_slow() -> None:
+    def slow(frame: Frame, quality: int) -> bytes:
+        time.sleep(0.03)
+        return encode_jpeg(frame, quality)
+
     names = ("a.mp4", "b", "c")
-    page = Shown(fps=1000, cameras=names)
+    page = Shown(fps=1000, cameras=names, encode=slow)
     over = threading.Event()
 
     def feed() -> None:
@@ -312,7 +330,7 @@ def test_every_camera_has_its_turn_where_encoding_is_slow(monkeypatch: pytest.Mo
     thread = threading.Thread(target=feed)
     with closing(page), ExitStack() as stack:
         for name in names:
-            stack.enter_context(page.page.looking_at(name))
+            stack.enter_context(page.page.viewing(name))
         thread.start()
         try:
             wait_until(lambda: all(c.jpeg[0] >= 2 for c in page.page.channels.values()), timeout_s=5)
@@ -414,46 +432,59 @@ def test_a_label_stays_a_text(page: Shown) -> None:
     assert "onerror=alert" not in html
 
 
-def test_nothing_is_kept_or_encoded_while_nobody_looks(page: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = []
-    real = cv2.imencode
-    monkeypatch.setattr(cv2, "imencode", lambda *a: (encoded.append(1), real(*a))[1])
-    for i in range(50):
-        page.observe(result(i), slot())
-        time.sleep(0.002)
-    assert (encoded, page.channel.frame, page.channel.jpeg) == ([], None, (0, b""))
+class Counted:
+    """An encoder that counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, frame: Frame, quality: int) -> bytes:
+        self.calls += 1
+        return encode_jpeg(frame, quality)
+
+
+def test_nothing_is_kept_or_encoded_while_nobody_looks() -> None:
+    encode = Counted()
+    page = Shown(encode=encode)
+    with closing(page):
+        for i in range(50):
+            page.observe(result(i), slot())
+            time.sleep(0.002)
+        assert (encode.calls, page.channel.frame, page.channel.jpeg) == (0, None, (0, b""))
+        check_encoding_ends_with_the_viewer(page, encode)
+
+
+def check_encoding_ends_with_the_viewer(page: Shown, encode: Counted) -> None:
     with camera(page):
         with get(page, "/stream.mjpg") as response:
             read_part(response)
             read_part(response)
-        assert len(encoded) >= 2
+        assert encode.calls >= 2
         wait_until(lambda: page.viewers == 0)
         time.sleep(0.1)  # for one that was under way
-        before = len(encoded)
+        before = encode.calls
         time.sleep(0.3)
-        assert len(encoded) == before
+        assert encode.calls == before
 
 
-def test_no_more_pictures_are_encoded_than_the_device_can_afford(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = []
-    real = cv2.imencode
-    monkeypatch.setattr(cv2, "imencode", lambda *a: (encoded.append(1), real(*a))[1])
-    page = Shown(fps=5)
+def test_no_more_images_are_encoded_than_the_device_can_afford() -> None:
+    encode = Counted()
+    page = Shown(fps=5, encode=encode)
     with closing(page), camera(page, per_second=100), get(page, "/stream.mjpg"), get(page, "/events"):
         wait_until(lambda: page.viewers == 2)
-        encoded.clear()
+        before = encode.calls
         time.sleep(1)
-        assert 3 <= len(encoded) <= 6
+        assert 3 <= encode.calls - before <= 6
 
 
 def test_one_viewer_too_many_is_told_to_wait(page: Shown) -> None:
     with camera(page), ExitStack() as stack:
-        for i in range(VIEWERS):
+        for i in range(LIMITS.viewers):
             response = stack.enter_context(get(page, ("/events", "/stream.mjpg")[i % 2]))
             assert response.status == 200
         with get(page, "/events") as response:
             assert response.status == 503
-            assert b"too many viewers" in response.read()
+            assert b"Too many viewers" in response.read()
         with get(page, "/") as response:
             assert response.status == 200
         stack.close()
@@ -464,9 +495,9 @@ def test_one_viewer_too_many_is_told_to_wait(page: Shown) -> None:
 
 def test_viewers_that_left_while_no_picture_came_make_room(page: Shown) -> None:
     with ExitStack() as stack:
-        for _ in range(VIEWERS):
+        for _ in range(LIMITS.viewers):
             stack.enter_context(get(page, "/stream.mjpg"))
-        wait_until(lambda: page.viewers == VIEWERS)
+        wait_until(lambda: page.viewers == LIMITS.viewers)
     wait_until(lambda: page.viewers == 0, timeout_s=8)
 
 
@@ -515,7 +546,7 @@ def test_closing_ends_every_stream(path: str, feeding: bool) -> None:
             assert time.monotonic() - began < 3, "the stream goes on"
         assert time.monotonic() - began < 3
         wait_until(lambda: page.viewers == 0)
-        wait_until(lambda: not page.page._thread.is_alive() and not page.web._thread.is_alive())
+        wait_until(lambda: not {t.name for t in threading.enumerate()} & {"page", "page encoder"})
     with closing(socket.socket()) as again, pytest.raises(ConnectionRefusedError):
         again.connect(("127.0.0.1", int(page.url.rsplit(":", 1)[1].strip("/"))))
 

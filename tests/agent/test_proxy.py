@@ -82,7 +82,7 @@ def test_behind_a_proxy_all_works_with_the_token_and_nothing_without(proxied: Pr
             assert proxied.status("/snapshot.jpg") == 401, "the proxy comes from this machine, but not its users"
             assert proxied.status("/snapshot.jpg", Authorization=f"Bearer {proxied.token}") == 200
             driver.get(f"https://localhost:{proxied.port}/")
-            wait_until(lambda: text(driver, "state") == "locked", timeout_s=10)
+            wait_until(lambda: text(driver, "state") == "signed out", timeout_s=10)
             assert listen(driver) == "refused"
             driver.execute_script(
                 "document.getElementById('token').value = arguments[0];"
@@ -92,7 +92,7 @@ def test_behind_a_proxy_all_works_with_the_token_and_nothing_without(proxied: Pr
             wait_until(lambda: text(driver, "state") == "live", timeout_s=10)
             (cookie,) = driver.get_cookies()
             assert cookie["secure"] and cookie["httpOnly"]
-            wait_until(lambda: driver.execute_script("return document.getElementById('picture').naturalWidth") == 320)
+            wait_until(lambda: driver.execute_script("return document.getElementById('image').naturalWidth") == 320)
             assert listen(driver)["source"] == "a.mp4"
             driver.execute_script(
                 "const t = document.getElementById('threshold'); t.value = 0.7; t.dispatchEvent(new Event('change'));"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import queue
 import socket
 import ssl
 import subprocess
@@ -23,9 +24,10 @@ from wsproto.utilities import LocalProtocolError
 
 from benchmarks.support.waiting import wait_until
 from edge.web import http_server as server
-from edge.web import routes as web
 from edge.web.auth import Access, access_for, host_of
+from edge.web.handler import Limits
 from edge.web.live_page import BACKLOG
+from edge.web.routes import GET_ROUTES, LIMITS, POST_ROUTES
 from sightline.errors import ConfigError
 from tests.agent.test_live_page import (
     Shown,
@@ -357,17 +359,20 @@ def test_an_endless_head_is_refused_before_it_is_read(page: Shown) -> None:
 @pytest.mark.parametrize(
     "data", [b"\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\xff" * 100 + b"\n"]
 )
-def test_what_is_no_request_is_answered_or_dropped(page: Shown, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEAD_S", 0.5)
-    answer = send_raw(page, data)
-    assert not answer.startswith(b"HTTP/1.1 5") or b" 505 " in answer[:20]
-    assert ask(page, "GET", "/api/info")[0] == 200
+def test_what_is_no_request_is_answered_or_dropped(data: bytes) -> None:
+    page = Shown(limits=Limits(head_s=0.5))
+    with contextlib.closing(page):
+        answer = send_raw(page, data)
+        assert not answer.startswith(b"HTTP/1.1 5") or b" 505 " in answer[:20]
+        assert ask(page, "GET", "/api/info")[0] == 200
 
 
-def test_who_sends_slowly_is_hung_up_on(page: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_sends_slowly_is_hung_up_on() -> None:
     """One byte now and then: a time-out for each read would never come."""
-    monkeypatch.setattr(server, "HEAD_S", 1.0)
-    with contextlib.closing(socket.create_connection(("127.0.0.1", port_of(page)), timeout=5)) as slow:
+    with (
+        contextlib.closing(Shown(limits=Limits(head_s=1.0))) as page,
+        contextlib.closing(socket.create_connection(("127.0.0.1", port_of(page)), timeout=5)) as slow,
+    ):
         began = time.monotonic()
         with contextlib.suppress(OSError):
             for byte in b"GET / HTTP/1.1\r\nX: " + b"a" * 1000:
@@ -517,42 +522,51 @@ def test_over_tls_too_viewers_that_left_make_room(certificate: Path, path: str) 
     trusting = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
     with contextlib.closing(page):
         with contextlib.ExitStack() as stack:
-            for _ in range(web.VIEWERS):
+            for _ in range(LIMITS.viewers):
                 connection = http.client.HTTPSConnection("127.0.0.1", port_of(page), timeout=8, context=trusting)
                 stack.enter_context(contextlib.closing(connection))
                 connection.request("GET", path)
                 stack.enter_context(connection.getresponse())
-            assert page.viewers == web.VIEWERS
+            assert page.viewers == LIMITS.viewers
         wait_until(lambda: page.viewers == 0, timeout_s=8)
 
 
-def test_a_viewer_whose_network_was_cut_is_asked_after_by_the_system(
-    page: Shown, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_viewer_whose_network_was_cut_is_asked_after_by_the_system() -> None:
     """Nobody says that it is gone: only TCP can find out, while nothing is sent."""
-    connections = []
-    setup = server.Handler.setup
-    monkeypatch.setattr(server.Handler, "setup", lambda self: (setup(self), connections.append(self.request))[0])
-    with get(page, "/stream.mjpg"):
-        (connection,) = connections
-        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-        idle, interval, count = (
-            connection.getsockopt(socket.IPPROTO_TCP, option)
-            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-        )
-        assert idle + interval * count <= 30
+    connections: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
+
+    class Handler(server.Handler):
+        def setup(self) -> None:
+            super().setup()
+            connections.put(self.connection)
+
+    with server.Server("127.0.0.1", 0, Handler, None) as one:
+        threading.Thread(target=one.serve_forever, args=(0.05,), daemon=True).start()
+        with contextlib.closing(socket.create_connection(one.server_address[:2], timeout=5)):
+            connection = connections.get(timeout=5)
+            check_keepalive(connection)
+        one.shutdown()
 
 
-def test_a_stream_without_a_picture_ends_and_one_with_says_it_again(
-    page: Shown, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def check_keepalive(connection: socket.socket) -> None:
+    """A dead connection is noticed within 30 s."""
+    assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    idle, interval, count = (
+        connection.getsockopt(socket.IPPROTO_TCP, option)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    )
+    assert idle + interval * count <= 30
+
+
+def test_a_stream_without_an_image_ends_and_one_with_says_it_again() -> None:
     """Proxies end what says nothing for a minute."""
-    monkeypatch.setattr(web, "HEARTBEAT_S", 0.1)
-    with get(page, "/stream.mjpg") as response:
-        assert response.read() == b""
-    with get(page, "/stream.mjpg") as response:
-        page.observe(result(0), slot("blue"))
-        assert [is_coloured(read_part(response), "blue") for _ in range(3)] == [True] * 3
+    page = Shown(limits=Limits(heartbeat_s=0.1))
+    with contextlib.closing(page):
+        with get(page, "/stream.mjpg") as response:
+            assert response.read() == b""
+        with get(page, "/stream.mjpg") as response:
+            page.observe(result(0), slot("blue"))
+            assert [is_coloured(read_part(response), "blue") for _ in range(3)] == [True] * 3
 
 
 def test_certificates_that_cannot_be_used_are_refused_without_asking_anybody(certificate: Path, tmp_path: Path) -> None:
@@ -638,6 +652,5 @@ def test_every_answer_is_as_the_description_says(bundle: Path, tmp_path: Path) -
 def test_the_description_names_every_route(page: Shown) -> None:
     with get(page, "/openapi.json") as response:
         document = json.loads(response.read())
-    handler = web._Handler
-    names = set(handler._routes(handler.__new__(handler))) | {"/api/threshold", "/api/login"}
-    assert set(document["paths"]) == names
+    operations = {(path, method) for path, methods in document["paths"].items() for method in methods}
+    assert operations == {(path, "get") for path in GET_ROUTES} | {(path, "post") for path in POST_ROUTES}

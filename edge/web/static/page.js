@@ -1,57 +1,58 @@
 "use strict";
 const $ = id => document.getElementById(id);
-let history = [], heard = 0, last = null, camera = "", events = null, dragging = false;
-let causes = "", still = false, newAt = 0, lastFrame = -1, places = [];
-// of the connection. view: what the agent calls this window's picture. trouble: why there is no connection
-let opening = 0, tries = 0, timer = 0, view = "", lookedAt = 0, askedAt = 0, trouble = "", unseen = "";
-const SILENT = 3000, LOST = 8000;
+let history = [], receivedAt = 0, last = null, camera = "", events = null, dragging = false;
+let causes = "", still = false, newAt = 0, lastFrame = -1, zones = [];
+// state of the connection. view: name of this window's stream. trouble: why there is no connection
+// imageProblem: why the newest image cannot be shown
+let opening = 0, tries = 0, timer = 0, view = "", openedAt = 0, requestedAt = 0, trouble = "", imageProblem = "";
+const SILENT = 3000, LOST = 8000; // milliseconds without an event: the page is stale; it opens the connection again
 
-// textContent everywhere: a label is somebody's text, and may look like HTML
+// textContent everywhere: a label is foreign text, and may look like HTML
 function text(id, value) { if ($(id).textContent !== value) $(id).textContent = value; }
 function percent(value, digits = 0) { return (100 * value).toFixed(digits) + " %"; }
 
-// everything begins here, and whatever breaks comes back here: after a lost token, an agent or a network that was away
+// Opens the page's connection: at first, and after each failure, such as an expired token or a lost network
 async function open() {
   clearTimeout(timer); timer = 0;
   if (events) events.close();
   events = null;
-  const patience = new AbortController();
-  setTimeout(() => patience.abort(), 5000);
-  const mine = ++opening, answer = await fetch("/api/info", {signal: patience.signal}).catch(() => null);
-  const info = answer && answer.ok && await answer.json().catch(() => null), why = info || !answer ? "" : await reason(answer);
+  const timeout = new AbortController();
+  setTimeout(() => timeout.abort(), 5000);
+  const mine = ++opening, answer = await fetch("/api/info", {signal: timeout.signal}).catch(() => null);
+  const info = answer && answer.ok && await answer.json().catch(() => null), problem = info || !answer ? "" : await reason(answer);
   if (mine !== opening) return;
   const locked = !!answer && answer.status === 401;
-  $("door").hidden = !locked; $("page").hidden = locked;
-  if (locked) { text("state", "locked"); $("state").className = ""; $("picture").removeAttribute("src"); }
-  if (!info) { later(why); return; }
+  $("sign-in").hidden = !locked; $("page").hidden = locked;
+  if (locked) { text("state", "signed out"); $("state").className = ""; $("image").removeAttribute("src"); }
+  if (!info) { openLater(problem); return; }
   document.title = `${info.model.name} - Sightline`;
   text("name", info.model.name); text("about", `${info.source} on ${info.device}`);
   model(info.model);
   text("scheme", info.scheme);
   text("accuracy", info.quality === null ? "unknown" : `${info.metric} ${percent(info.quality, 2)}`);
   const names = info.cameras;
-  places = info.places || [];
+  zones = info.zones || [];
   $("cameras").hidden = names.length < 2;
   $("cameras").replaceChildren(...names.map(name => {
     const button = document.createElement("button");
-    button.textContent = name; button.onclick = () => look(name);
+    button.textContent = name; button.onclick = () => showCamera(name);
     return button;
   }));
-  look([camera, linked()].find(name => names.includes(name)) || names[0]);
+  showCamera([camera, linkedCamera()].find(name => names.includes(name)) || names[0]);
 }
 
-// the camera that the address names; "" where that is no name
-function linked() { try { return decodeURIComponent(location.hash.slice(1)); } catch { return ""; } }
+// the camera that the address names; "" if it names none
+function linkedCamera() { try { return decodeURIComponent(location.hash.slice(1)); } catch { return ""; } }
 
-// once more, soon; then less and less often
-function later(why) {
-  trouble = why;
+// opens the connection again, soon at first, then less and less often
+function openLater(cause) {
+  trouble = cause;
   if (timer) return;
-  opening++; // an answer that is still on its way is too old
+  opening++; // a reply that is still on its way is too old
   timer = setTimeout(open, Math.min(1000 * 2 ** tries++, 10000));
 }
 
-function look(name) {
+function showCamera(name) {
   if (name !== camera) { history = []; last = null; $("bars").textContent = ""; }
   camera = name; lastFrame = -1; causes = ""; still = false; newAt = 0;
   for (const button of $("cameras").children) button.setAttribute("aria-pressed", String(button.textContent === name));
@@ -62,31 +63,31 @@ function look(name) {
   const source = new EventSource("/events" + query());
   events = source;
   source.onmessage = e => { tries = 0; trouble = ""; show(JSON.parse(e.data)); };
-  source.onerror = async () => { // the browser would try again by itself, but not after every answer
+  source.onerror = async () => { // the browser itself does not try again after every kind of reply
     source.close();
     if (events !== source) return;
-    const answer = await fetch(source.url, {method: "HEAD"}).catch(() => null); // why: EventSource does not say
-    if (events === source) later(answer && answer.status === 503 ? "too many people are looking" : "");
+    const answer = await fetch(source.url, {method: "HEAD"}).catch(() => null); // EventSource does not tell the status
+    if (events === source) openLater(answer && answer.status === 503 ? "too many viewers" : "");
   };
-  lookedAt = performance.now();
-  picture();
+  openedAt = performance.now();
+  requestImage();
 }
 
 function query() { return `?camera=${encodeURIComponent(camera)}&view=${view}`; }
 
-function picture() {
-  askedAt = performance.now();
-  $("picture").src = `/stream.mjpg${query()}&t=${Date.now()}`;
+function requestImage() {
+  requestedAt = performance.now();
+  $("image").src = `/stream.mjpg${query()}&t=${Date.now()}`;
 }
 
-// of boxes what counts is how many: a hundred bars say less than one number
-function counted(predictions) {
-  const found = new Map();
+// boxes are counted by label: one number is clearer than a hundred bars
+function countByLabel(predictions) {
+  const counts = new Map();
   for (const p of predictions) {
-    const one = found.get(p.label) || found.set(p.label, {label: p.label, score: 0, count: 0}).get(p.label);
+    const one = counts.get(p.label) || counts.set(p.label, {label: p.label, score: 0, count: 0}).get(p.label);
     one.count++; one.score = Math.max(one.score, p.score);
   }
-  return [...found.values()].sort((a, b) => b.count - a.count);
+  return [...counts.values()].sort((a, b) => b.count - a.count);
 }
 
 function bars(predictions, ok) {
@@ -108,39 +109,39 @@ function bars(predictions, ok) {
   });
 }
 
-// boxes are drawn here: the stream stays the camera's picture, and costs one encoding for all who look
+// boxes are drawn here, so that one encoded stream serves all viewers
 function overlay(result) {
-  const canvas = $("overlay"), picture = $("picture"), boxes = (result.predictions || []).filter(p => p.box);
-  const here = places.filter(p => !p.camera || p.camera === camera);
-  const w = picture.clientWidth, h = picture.clientHeight;
-  if (!(boxes.length || here.length) || !result.image || !w) { canvas.width = 0; return; }
+  const canvas = $("overlay"), image = $("image"), boxes = (result.predictions || []).filter(p => p.box);
+  const ownZones = zones.filter(z => !z.camera || z.camera === camera);
+  const w = image.clientWidth, h = image.clientHeight;
+  if (!(boxes.length || ownZones.length) || !result.image || !w) { canvas.width = 0; return; }
   const k = Math.min(w / result.image.width, h / result.image.height), scale = devicePixelRatio || 1;
   const width = k * result.image.width, height = k * result.image.height;
-  Object.assign(canvas.style, {left: `${picture.offsetLeft + (w - width) / 2}px`, top: `${picture.offsetTop + (h - height) / 2}px`, width: `${width}px`, height: `${height}px`});
+  Object.assign(canvas.style, {left: `${image.offsetLeft + (w - width) / 2}px`, top: `${image.offsetTop + (h - height) / 2}px`, width: `${width}px`, height: `${height}px`});
   canvas.width = width * scale; canvas.height = height * scale;
   const g = canvas.getContext("2d"); g.scale(scale, scale);
   g.lineWidth = 3; g.font = "600 15px system-ui"; g.textBaseline = "top";
-  for (const p of here) {
+  for (const z of ownZones) {
     g.beginPath();
-    for (const [x, y] of p.points) g.lineTo(x * width, y * height);
-    if (p.kind === "zone") { g.closePath(); g.fillStyle = "rgba(255,214,10,.12)"; g.fill(); }
+    for (const [x, y] of z.points) g.lineTo(x * width, y * height);
+    if (z.kind === "zone") { g.closePath(); g.fillStyle = "rgba(255,214,10,.12)"; g.fill(); }
     g.strokeStyle = "#ffd60a"; g.stroke();
-    const [x, y] = p.points[0];
-    g.fillStyle = "#ffd60a"; g.fillText(p.name, Math.min(x * width + 6, width - 60), Math.min(y * height + 6, height - 20));
+    const [x, y] = z.points[0];
+    g.fillStyle = "#ffd60a"; g.fillText(z.name, Math.min(x * width + 6, width - 60), Math.min(y * height + 6, height - 20));
   }
   for (const p of boxes) if (p.mask) paint(g, p, k);
   for (const p of boxes) {
     const [x, y, bw, bh] = [p.box.x, p.box.y, p.box.width, p.box.height].map(v => v * k);
     g.strokeStyle = "#3cf0dc"; g.strokeRect(x, y, bw, bh);
-    const words = `${p.label} ${percent(p.score)}${p.track ? " #" + p.track : ""}`, high = y > 22 ? y - 22 : y;
-    g.fillStyle = "rgba(5,8,11,.82)"; g.fillRect(x - 1, high, g.measureText(words).width + 10, 21);
-    g.fillStyle = "#fff"; g.fillText(words, x + 4, high + 3);
+    const label = `${p.label} ${percent(p.score)}${p.track ? " #" + p.track : ""}`, top = y > 22 ? y - 22 : y;
+    g.fillStyle = "rgba(5,8,11,.82)"; g.fillRect(x - 1, top, g.measureText(label).width + 10, 21);
+    g.fillStyle = "#fff"; g.fillText(label, x + 4, top + 3);
     g.fillStyle = "#ffd60a";
     for (const q of p.points || []) if (q.score >= .2) { g.beginPath(); g.arc(q.x * k, q.y * k, 4, 0, 7); g.fill(); }
   }
 }
 
-// a mask comes as runs of what it is not and of what it is, row by row
+// a mask is a list of run lengths, row by row: outside, inside, outside, ...
 function paint(g, p, k) {
   const {columns, rows, over, runs} = p.mask, cw = over.width * k / columns, ch = over.height * k / rows;
   g.fillStyle = `hsla(${(p.index * 67 + 170) % 360},90%,60%,.45)`;
@@ -175,7 +176,7 @@ function chart() {
 
 function model(m) {
   const sha = m.sha256.slice(0, 16);
-  if ($("sha").textContent !== sha && $("sha").dataset.known) text("accuracy", "see its bundle"); // replaced while it runs
+  if ($("sha").textContent !== sha && $("sha").dataset.known) text("accuracy", "see its bundle"); // the model was replaced
   $("sha").dataset.known = 1;
   text("model", m.name); text("version", m.version); text("sha", sha);
 }
@@ -185,55 +186,55 @@ function agent(status) {
   text("dropped", Object.entries(status.dropped).map(([cause, n]) => `${n} ${cause}`).join(", ") || "none");
   if (!dragging && status.threshold !== undefined) { $("threshold").value = status.threshold; text("limit", percent(status.threshold)); }
   for (const button of $("cameras").children) button.className = (status.cameras || {})[button.textContent] ? "bad" : "";
-  const failing = Object.entries(status.outputs || {}).filter(([, why]) => why);
+  const failing = Object.entries(status.outputs || {}).filter(([, problem]) => problem);
   $("outputs").hidden = !failing.length;
   while ($("outputs").children.length > failing.length + 1) $("outputs").lastChild.remove();
-  failing.forEach(([name, why], i) => {
+  failing.forEach(([name, problem], i) => {
     const line = $("outputs").children[i + 1] || $("outputs").appendChild(document.createElement("p"));
-    line.textContent = `${name}: ${why}`;
+    line.textContent = `${name}: ${problem}`;
   });
 }
 
 function show({result, status, streaming, problem}) {
-  heard = performance.now();
+  receivedAt = performance.now();
   agent(status);
-  unseen = problem || "";
-  // a stream that ended leaves its last picture behind, and browsers say nothing
-  if (!streaming && heard - askedAt > SILENT) picture();
+  imageProblem = problem || "";
+  // browsers keep showing the last image of a stream that ended
+  if (!streaming && receivedAt - requestedAt > SILENT) requestImage();
   if (!result || result.source !== camera) { health(); return; }
   last = result;
   const ok = result.status === "ok";
   model(result.model);
-  still = result.cause_code === "no_motion"; // nobody had to look: what was seen last still holds
+  still = result.cause_code === "no_motion"; // a still scene: the last predictions still hold
   causes = ok || still ? "" : result.cause;
   if (ok && result.frame_id === lastFrame && performance.now() - newAt > 3000) causes = "no new frame for 3 s";
   if (result.frame_id !== lastFrame || !newAt) { lastFrame = result.frame_id; newAt = performance.now(); }
-  history.push([heard, ok && result.predictions.length ? result.predictions[0].score : null]);
-  while (history.length && heard - history[0][0] > 60000) history.shift();
-  const boxes = result.predictions.some(p => p.box), seen = boxes ? counted(result.predictions) : result.predictions;
-  if (!still) { bars(seen, ok); overlay(result); }
+  history.push([receivedAt, ok && result.predictions.length ? result.predictions[0].score : null]);
+  while (history.length && receivedAt - history[0][0] > 60000) history.shift();
+  const boxes = result.predictions.some(p => p.box), shown = boxes ? countByLabel(result.predictions) : result.predictions;
+  if (!still) { bars(shown, ok); overlay(result); }
   if (ok) {
     text("total", result.latency_ms.total.toFixed(1) + " ms"); text("inference", result.latency_ms.inference.toFixed(1) + " ms");
-    $("verdict").hidden = !seen.length || boxes; // boxes have their names beside them
-    if (seen.length) { text("best", seen[0].label); text("score", percent(seen[0].score)); }
+    $("verdict").hidden = !shown.length || boxes; // boxes have their labels beside them
+    if (shown.length) { text("best", shown[0].label); text("score", percent(shown[0].score)); }
   } else if (!still) $("verdict").hidden = true;
   health();
 }
 
 function health() {
   const now = performance.now();
-  if (events && !timer && now - Math.max(heard, lookedAt) > LOST) later(trouble);
-  if ($("page").hidden || !heard && now < SILENT) return;
-  const problem = now - heard > SILENT ? trouble || "the agent does not answer" : causes || unseen;
+  if (events && !timer && now - Math.max(receivedAt, openedAt) > LOST) openLater(trouble);
+  if ($("page").hidden || !receivedAt && now < SILENT) return;
+  const problem = now - receivedAt > SILENT ? trouble || "the agent does not answer" : causes || imageProblem;
   $("state").className = problem ? "bad" : "";
-  text("state", problem ? "not looking" : still ? "nothing moves" : "live");
+  text("state", problem ? "not live" : still ? "no motion" : "live");
   $("view").className = problem ? "stale" : "";
   $("banner").hidden = !problem; text("banner", problem);
   if (problem) $("verdict").hidden = true;
   chart();
 }
 
-// the answer; null where there was none. Whatever is wrong with the connection is seen to
+// Returns the reply, or null without one. Opens the connection again if it failed
 async function ask(path, options) {
   const answer = await fetch(path, options).catch(() => null);
   if (!answer || answer.status === 401 && path !== "/api/login") open();
@@ -272,7 +273,7 @@ $("login").addEventListener("submit", async e => {
   e.preventDefault();
   const answer = await post("/api/login", {token: $("token").value.trim()});
   const wrong = answer && answer.status === 401;
-  text("refused", answer && answer.ok ? "" : wrong ? "That is not the token." : await reason(answer));
+  text("refused", answer && answer.ok ? "" : wrong ? "Wrong token." : await reason(answer));
   if (answer && answer.ok) { $("token").value = ""; open(); }
 });
 addEventListener("resize", () => { if (last) overlay(last); });
