@@ -32,7 +32,6 @@ from sightline.predictions import Cause, Classification, Code, ModelId, Result
 from sightline.preprocess import Frame
 from tests.conftest import BGR, LABELS
 from tests.support.bad_network import BadNetwork
-from tests.support.browser import start_chromium
 
 SHA = "0123456789abcdef" * 4
 
@@ -40,7 +39,7 @@ SHA = "0123456789abcdef" * 4
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium without a screen and with a new profile. Its console and its requests are recorded."""
-    # a stream is never loaded to its end, and may have no first picture yet
+    # a stream is never loaded to its end, and may have no first image yet
     driver = start_chromium(tmp_path_factory.mktemp("profile"), load="eager")
     driver.set_page_load_timeout(20)
     driver.set_script_timeout(10)
@@ -191,7 +190,7 @@ def test_a_person_sees_what_the_model_sees_and_when_it_sees_no_more(fresh: Any, 
         assert fresh.execute_script("return document.getElementById('verdict').hidden")
         assert "grayscale" in fresh.execute_script(
             "return getComputedStyle(document.getElementById('image')).filter"
-        ), "the last picture must not look like the present one"
+        ), "the last image must not look like the present one"
 
 
 def test_where_nothing_moves_what_was_seen_last_still_holds(fresh: Any) -> None:
@@ -406,8 +405,8 @@ def test_a_snapshot_is_downloaded_as_large_as_it_is(fresh: Any, bundle: Path, cl
         fresh.execute_script("document.getElementById('snapshot').click()")
         wait_until(lambda: bool(list(downloads.glob("door-*.jpg"))), 8)
         (path,) = downloads.glob("door-*.jpg")
-        picture = cv2.imread(str(path))
-        assert picture is not None and picture.shape == (120, 160, 3)
+        image = cv2.imread(str(path))
+        assert image is not None and image.shape == (120, 160, 3)
         assert complaints(fresh) == []
 
 

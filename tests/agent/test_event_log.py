@@ -16,7 +16,7 @@ def result(code: Code | None = None, camera: str = "door", text: str = "unplugge
     return Result("desktop", camera, 0, "", 0, MODEL, None if cause else 64, None if cause else 48, {}, (), {}, cause)
 
 
-def told(*results: Result) -> list[dict[str, Any]]:
+def logged(*results: Result) -> list[dict[str, Any]]:
     lines: list[str] = []
     events = Events(Log(lines.append, on_terminal=False))
     for one in results:
@@ -26,7 +26,7 @@ def told(*results: Result) -> list[dict[str, Any]]:
 
 def test_what_changed_is_told_once() -> None:
     seen, lost = result(), result("camera")
-    lines = told(result("opening"), seen, seen, lost, lost, result("frozen", text="frozen for 10 s"), seen)
+    lines = logged(result("opening"), seen, seen, lost, lost, result("frozen", text="frozen for 10 s"), seen)
     assert [(line["event"], line["level"]) for line in lines] == [
         ("camera_up", "info"),
         ("camera_lost", "warning"),
@@ -36,14 +36,14 @@ def test_what_changed_is_told_once() -> None:
     assert lines[0]["text"] == "camera is up, 64x48"
 
 
-def test_nothing_that_moves_and_one_bad_picture_are_no_events() -> None:
+def test_nothing_that_moves_and_one_bad_image_are_no_events() -> None:
     assert [
-        line["event"] for line in told(result(), result("no_motion"), result(), result("unreadable"), result())
+        line["event"] for line in logged(result(), result("no_motion"), result(), result("unreadable"), result())
     ] == ["camera_up"]
 
 
 def test_each_camera_has_its_own() -> None:
-    lines = told(result(), result(camera="yard"), result("camera", camera="yard"), result())
+    lines = logged(result(), result(camera="yard"), result("camera", camera="yard"), result())
     assert [(line["camera"], line["event"]) for line in lines] == [
         ("door", "camera_up"),
         ("yard", "camera_up"),

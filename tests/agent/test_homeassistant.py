@@ -100,13 +100,13 @@ DEVICE = {
 }
 
 
-def told(*cameras: str) -> dict[str, Any]:
+def discovery_of(*cameras: str) -> dict[str, Any]:
     return discovery("pi", "sightline/pi", slugs(cameras), MODEL)
 
 
 @pytest.mark.parametrize("cameras", [("door",), ("door", "../../etc/x#+", "<b>line</b> 2", "a b", "a_b")])
 def test_the_document_is_as_home_assistant_wants_it(cameras: tuple[str, ...]) -> None:
-    document = told(*cameras)
+    document = discovery_of(*cameras)
     jsonschema.validate(document, DEVICE)
     for key, component in document["cmps"].items():
         assert component["p"] in PLATFORMS, key
@@ -131,14 +131,14 @@ def test_zones_and_lines_have_their_counts() -> None:
 
 
 def test_a_wrong_document_would_be_found() -> None:
-    component = dict(next(c for c in told("door")["cmps"].values() if c["p"] == "number"))
+    component = dict(next(c for c in discovery_of("door")["cmps"].values() if c["p"] == "number"))
     del component["command_topic"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(component, PLATFORMS["number"])
 
 
 def test_a_person_finds_what_they_look_for() -> None:
-    document = told("door")
+    document = discovery_of("door")
     platforms = {c["name"]: c["p"] for c in document["cmps"].values()}
     assert platforms == {
         "Image": "camera", "Label": "sensor", "Score": "sensor", "Count": "sensor", "Occupancy": "binary_sensor",
@@ -150,7 +150,7 @@ def test_a_person_finds_what_they_look_for() -> None:
 
 
 def test_the_ids_are_the_same_whatever_model_runs() -> None:
-    ids = [c["unique_id"] for c in told("door")["cmps"].values()]
+    ids = [c["unique_id"] for c in discovery_of("door")["cmps"].values()]
     other = discovery("pi", "sightline/pi", slugs(["door"]), ModelId("another", "9", "cd" * 32))
     assert [c["unique_id"] for c in other["cmps"].values()] == ids
 
@@ -160,7 +160,7 @@ def test_every_template_finds_its_value() -> None:
     seen = Result("d", "door", 1, "t", 1, MODEL, 8, 6, {}, (Classification("fox", 0, 0.9),))
     away = Result("d", "door", 1, "t", 1, MODEL, None, None, {}, (), {}, Cause("camera", "unplugged"))
     agent = {"fps", "temperature", "threshold", "model", "waiting"}
-    for component in told("door")["cmps"].values():
+    for component in discovery_of("door")["cmps"].values():
         template = component.get("value_template", "")
         keys = {part.split(" ")[0].split("}")[0] for part in template.split("value_json.")[1:]}
         of = agent if component.get("state_topic") == "sightline/pi/state" else set(state_of(seen))

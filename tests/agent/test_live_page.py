@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +57,7 @@ def slot(label: str = "red", width: int = 640, height: int = 480) -> Slot:
     return Slot(frame=frame)
 
 
-class Shown:
+class ServedPage:
     """A page and its server, without an agent."""
 
     def __init__(
@@ -93,14 +93,14 @@ class Shown:
 
 
 @pytest.fixture
-def page() -> Iterator[Shown]:
-    page = Shown()
+def page() -> Iterator[ServedPage]:
+    page = ServedPage()
     yield page
     page.close()
 
 
 @contextmanager
-def camera(page: Shown, label: str = "red", *, name: str | None = None, per_second: int = 60) -> Iterator[None]:
+def camera(page: ServedPage, label: str = "red", *, name: str | None = None, per_second: int = 60) -> Iterator[None]:
     """Shows the page a result and its frame, again and again, as the agent's loop does."""
     over = threading.Event()
 
@@ -120,7 +120,9 @@ def camera(page: Shown, label: str = "red", *, name: str | None = None, per_seco
 
 
 @contextmanager
-def get(page: Shown, path: str, host: str | None = None, method: str = "GET") -> Iterator[http.client.HTTPResponse]:
+def get(
+    page: ServedPage, path: str, host: str | None = None, method: str = "GET"
+) -> Iterator[http.client.HTTPResponse]:
     port = int(page.url.rsplit(":", 1)[1].strip("/"))
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=8)) as connection:
         connection.putrequest(method, path, skip_host=True)
@@ -131,7 +133,7 @@ def get(page: Shown, path: str, host: str | None = None, method: str = "GET") ->
 
 
 def read_part(response: http.client.HTTPResponse) -> np.ndarray[Any, Any]:
-    """The next picture of an MJPEG stream, decoded."""
+    """The next image of an MJPEG stream, decoded."""
     head = {}
     while (line := response.readline().strip()) or not head:
         if b":" in line:
@@ -151,13 +153,13 @@ def read_event(response: http.client.HTTPResponse) -> dict[str, Any]:
 
 
 def decoded(data: bytes) -> np.ndarray[Any, Any]:
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None
-    return np.asarray(picture)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return np.asarray(image)
 
 
-def is_coloured(picture: np.ndarray[Any, Any], label: str) -> bool:
-    return bool(np.abs(picture.mean((0, 1)) - BGR[label]).max() < 6)
+def is_coloured(image: np.ndarray[Any, Any], label: str) -> bool:
+    return bool(np.abs(image.mean((0, 1)) - BGR[label]).max() < 6)
 
 
 @pytest.mark.parametrize(
@@ -172,18 +174,18 @@ def is_coloured(picture: np.ndarray[Any, Any], label: str) -> bool:
         ("/events", "text/event-stream"),
     ],
 )
-def test_every_route_answers_with_its_type(page: Shown, path: str, kind: str) -> None:
+def test_every_route_answers_with_its_type(page: ServedPage, path: str, kind: str) -> None:
     with camera(page), get(page, path) as response:
         assert (response.status, response.headers["Content-Type"]) == (200, kind)
 
 
-def test_any_other_path_is_not_found(page: Shown) -> None:
+def test_any_other_path_is_not_found(page: ServedPage) -> None:
     for path in ("/index.html", "/../pyproject.toml", "/api", "/events/", "/%2e%2e/x", "/page.html"):
         with get(page, path) as response:
             assert response.status == 404, path
 
 
-def test_nothing_can_be_sent_to_it(page: Shown) -> None:
+def test_nothing_can_be_sent_to_it(page: ServedPage) -> None:
     for method, code in (("POST", 405), ("PUT", 405), ("DELETE", 405), ("OPTIONS", 405), ("FETCH", 405)):
         with get(page, "/api/info", method=method) as response:
             assert response.status == code, method
@@ -191,13 +193,13 @@ def test_nothing_can_be_sent_to_it(page: Shown) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:PORT", "localhost:PORT"])
-def test_it_answers_to_its_own_names(page: Shown, host: str) -> None:
+def test_it_answers_to_its_own_names(page: ServedPage, host: str) -> None:
     with get(page, "/api/info", host) as response:
         assert json.loads(response.read()) == {**INFO, "cameras": ["a.mp4"]}
 
 
 @pytest.mark.parametrize("host", ["evil.example:PORT", "127.0.0.1.evil.example:PORT", "evil.example", ""])
-def test_a_site_that_calls_itself_by_this_address_reads_nothing(page: Shown, host: str) -> None:
+def test_a_site_that_calls_itself_by_this_address_reads_nothing(page: ServedPage, host: str) -> None:
     with camera(page):
         for path in (*ROUTES, "/absent"):
             with get(page, path, host) as response:
@@ -208,7 +210,7 @@ def test_a_site_that_calls_itself_by_this_address_reads_nothing(page: Shown, hos
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/absent"])
-def test_every_answer_has_the_headers_that_keep_others_out(page: Shown, path: str) -> None:
+def test_every_answer_has_the_headers_that_keep_others_out(page: ServedPage, path: str) -> None:
     with camera(page), get(page, path) as response:
         headers = response.headers
         policy = dict(rule.strip().split(" ", 1) for rule in headers["Content-Security-Policy"].split(";"))
@@ -223,7 +225,7 @@ def test_every_answer_has_the_headers_that_keep_others_out(page: Shown, path: st
         assert "Python" not in headers["Server"]
 
 
-def test_it_listens_on_this_machine_only(page: Shown) -> None:
+def test_it_listens_on_this_machine_only(page: ServedPage) -> None:
     assert page.web.bound_address == "127.0.0.1"
 
 
@@ -235,15 +237,15 @@ def test_the_page_names_no_other_host() -> None:
 
 
 @pytest.mark.parametrize("label", ["blue", "red"])
-def test_a_snapshot_is_what_the_camera_sees_now(page: Shown, label: str) -> None:
+def test_a_snapshot_is_what_the_camera_sees_now(page: ServedPage, label: str) -> None:
     with camera(page, label), get(page, "/snapshot.jpg") as response:
         assert response.status == 200
-        picture = decoded(response.read())
-    assert picture.shape == (480, 640, 3), "as large as it is, not as the stream"
-    assert is_coloured(picture, label)
+        image = decoded(response.read())
+    assert image.shape == (480, 640, 3), "as large as it is, not as the stream"
+    assert is_coloured(image, label)
 
 
-def test_a_snapshot_without_a_camera_says_so(page: Shown) -> None:
+def test_a_snapshot_without_a_camera_says_so(page: ServedPage) -> None:
     began = time.monotonic()
     with get(page, "/snapshot.jpg") as response:
         assert response.status == 503
@@ -252,7 +254,7 @@ def test_a_snapshot_without_a_camera_says_so(page: Shown) -> None:
     assert not page.channel.snapshot_due
 
 
-def test_who_waits_longer_for_a_snapshot_is_not_cut_short_by_who_gave_up(page: Shown) -> None:
+def test_who_waits_longer_for_a_snapshot_is_not_cut_short_by_who_gave_up(page: ServedPage) -> None:
     got: list[bytes | None] = []
     patient = threading.Thread(target=lambda: got.append(page.page.snapshot("a.mp4", 5)))
     patient.start()
@@ -267,14 +269,14 @@ def test_who_waits_longer_for_a_snapshot_is_not_cut_short_by_who_gave_up(page: S
 @pytest.mark.parametrize(
     ("width", "height"), [(1400, 20000), (1, 1), (20000, 3), (3, 20000), (300, 70000), (1080, 1920)]
 )
-def test_a_picture_of_any_shape_is_shown(page: Shown, width: int, height: int) -> None:
+def test_an_image_of_any_shape_is_shown(page: ServedPage, width: int, height: int) -> None:
     with get(page, "/stream.mjpg") as response:
         wait_until(lambda: page.channel.viewers == 1)
         page.observe(result(0), slot("red", width, height))
-        picture = read_part(response)
-    assert picture.shape[0] <= 640 and picture.shape[1] <= 320
+        image = read_part(response)
+    assert image.shape[0] <= 640 and image.shape[1] <= 320
     if (width, height) == (1080, 1920):
-        assert picture.shape == (569, 320, 3)
+        assert image.shape == (569, 320, 3)
 
 
 def test_an_image_that_cannot_be_shown_is_said_and_the_next_one_is_shown() -> None:
@@ -284,7 +286,7 @@ def test_an_image_that_cannot_be_shown_is_said_and_the_next_one_is_shown() -> No
     def encode(frame: Frame, quality: int) -> bytes:
         return encode_jpeg(frame, quality // (not broken.is_set()))
 
-    page = Shown(encode=encode)
+    page = ServedPage(encode=encode)
     with closing(page), get(page, "/stream.mjpg") as response:
         wait_until(lambda: page.channel.viewers == 1)
         page.observe(result(0), slot())
@@ -299,7 +301,7 @@ def test_an_image_that_cannot_be_shown_is_said_and_the_next_one_is_shown() -> No
         assert page.page.problems() == {}
 
 
-def test_a_snapshot_that_cannot_be_made_says_so(page: Shown) -> None:
+def test_a_snapshot_that_cannot_be_made_says_so(page: ServedPage) -> None:
     def show() -> None:
         wait_until(lambda: page.channel.snapshot_due)
         page.observe(result(0), slot("red", 3, 70000))
@@ -318,7 +320,7 @@ def test_every_camera_has_its_turn_where_encoding_is_slow() -> None:
         return encode_jpeg(frame, quality)
 
     names = ("a.mp4", "b", "c")
-    page = Shown(fps=1000, cameras=names, encode=slow)
+    page = ServedPage(fps=1000, cameras=names, encode=slow)
     over = threading.Event()
 
     def feed() -> None:
@@ -354,7 +356,7 @@ def test_what_waits_for_a_listener_is_bounded_in_bytes() -> None:
     assert listener.take(0) == (result(6), 0)
 
 
-def test_a_listener_that_leaves_costs_another_no_result(page: Shown) -> None:
+def test_a_listener_that_leaves_costs_another_no_result(page: ServedPage) -> None:
     """It leaves in the middle of a round: the one behind it must not be passed over."""
     with ExitStack() as stack:
         leaving = stack.enter_context(page.page.listening(""))
@@ -364,15 +366,15 @@ def test_a_listener_that_leaves_costs_another_no_result(page: Shown) -> None:
             assert staying.take(0) == (result(0), 0)
 
 
-def test_a_small_picture_is_not_enlarged(page: Shown) -> None:
+def test_a_small_image_is_not_enlarged(page: ServedPage) -> None:
     with get(page, "/stream.mjpg") as response:
         wait_until(lambda: page.viewers == 1)
         page.observe(result(0), slot("green", 100, 60))
-        picture = read_part(response)
-    assert picture.shape == (60, 100, 3) and is_coloured(picture, "green")
+        image = read_part(response)
+    assert image.shape == (60, 100, 3) and is_coloured(image, "green")
 
 
-def test_the_stream_shows_each_picture_as_it_comes(page: Shown) -> None:
+def test_the_stream_shows_each_image_as_it_comes(page: ServedPage) -> None:
     with get(page, "/stream.mjpg") as response:
         wait_until(lambda: page.channel.viewers == 1)
         for i, label in enumerate(("blue", "green", "red", "blue")):
@@ -381,7 +383,7 @@ def test_the_stream_shows_each_picture_as_it_comes(page: Shown) -> None:
             assert is_coloured(read_part(response), label)
 
 
-def test_the_frame_may_change_as_soon_as_the_page_has_seen_it(page: Shown) -> None:
+def test_the_frame_may_change_as_soon_as_the_page_has_seen_it(page: ServedPage) -> None:
     with get(page, "/stream.mjpg") as response:
         wait_until(lambda: page.viewers == 1)
         one = slot("red")
@@ -391,7 +393,7 @@ def test_the_frame_may_change_as_soon_as_the_page_has_seen_it(page: Shown) -> No
         assert is_coloured(read_part(response), "red")
 
 
-def test_an_event_is_a_prediction_by_the_schema(page: Shown) -> None:
+def test_an_event_is_a_prediction_by_the_schema(page: ServedPage) -> None:
     validator = jsonschema.Draft202012Validator(SCHEMA)
     with camera(page), get(page, "/events") as response:
         wait_until(lambda: page.channel.result is not None)
@@ -407,7 +409,7 @@ def test_an_event_is_a_prediction_by_the_schema(page: Shown) -> None:
     assert ids == sorted(ids) and ids[0] < ids[-1]
 
 
-def test_a_frame_that_nobody_looked_at_is_an_event_too(page: Shown) -> None:
+def test_a_frame_that_nobody_looked_at_is_an_event_too(page: ServedPage) -> None:
     with get(page, "/events") as response:
         wait_until(lambda: page.viewers == 1)
         model = ModelId("colours", "1", "0" * 64)
@@ -419,7 +421,7 @@ def test_a_frame_that_nobody_looked_at_is_an_event_too(page: Shown) -> None:
     assert (message["result"]["status"], message["result"]["cause"]) == ("not_inferred", "unplugged")
 
 
-def test_a_label_stays_a_text(page: Shown) -> None:
+def test_a_label_stays_a_text(page: ServedPage) -> None:
     label = "<img src=x onerror=alert(1)></script>"
     with camera(page, name=label):
         with get(page, "/events") as response:
@@ -445,7 +447,7 @@ class Counted:
 
 def test_nothing_is_kept_or_encoded_while_nobody_looks() -> None:
     encode = Counted()
-    page = Shown(encode=encode)
+    page = ServedPage(encode=encode)
     with closing(page):
         for i in range(50):
             page.observe(result(i), slot())
@@ -454,7 +456,7 @@ def test_nothing_is_kept_or_encoded_while_nobody_looks() -> None:
         check_encoding_ends_with_the_viewer(page, encode)
 
 
-def check_encoding_ends_with_the_viewer(page: Shown, encode: Counted) -> None:
+def check_encoding_ends_with_the_viewer(page: ServedPage, encode: Counted) -> None:
     with camera(page):
         with get(page, "/stream.mjpg") as response:
             read_part(response)
@@ -469,7 +471,7 @@ def check_encoding_ends_with_the_viewer(page: Shown, encode: Counted) -> None:
 
 def test_no_more_images_are_encoded_than_the_device_can_afford() -> None:
     encode = Counted()
-    page = Shown(fps=5, encode=encode)
+    page = ServedPage(fps=5, encode=encode)
     with closing(page), camera(page, per_second=100), get(page, "/stream.mjpg"), get(page, "/events"):
         wait_until(lambda: page.viewers == 2)
         before = encode.calls
@@ -477,7 +479,7 @@ def test_no_more_images_are_encoded_than_the_device_can_afford() -> None:
         assert 3 <= encode.calls - before <= 6
 
 
-def test_one_viewer_too_many_is_told_to_wait(page: Shown) -> None:
+def test_one_viewer_too_many_is_told_to_wait(page: ServedPage) -> None:
     with camera(page), ExitStack() as stack:
         for i in range(LIMITS.viewers):
             response = stack.enter_context(get(page, ("/events", "/stream.mjpg")[i % 2]))
@@ -493,7 +495,7 @@ def test_one_viewer_too_many_is_told_to_wait(page: Shown) -> None:
             assert response.status == 200
 
 
-def test_viewers_that_left_while_no_picture_came_make_room(page: Shown) -> None:
+def test_viewers_that_left_while_no_image_came_make_room(page: ServedPage) -> None:
     with ExitStack() as stack:
         for _ in range(LIMITS.viewers):
             stack.enter_context(get(page, "/stream.mjpg"))
@@ -501,7 +503,7 @@ def test_viewers_that_left_while_no_picture_came_make_room(page: Shown) -> None:
     wait_until(lambda: page.viewers == 0, timeout_s=8)
 
 
-def test_a_new_viewer_is_not_shown_the_picture_of_an_earlier_visit(page: Shown) -> None:
+def test_a_new_viewer_is_not_shown_the_image_of_an_earlier_visit(page: ServedPage) -> None:
     with camera(page, "blue"):
         with get(page, "/stream.mjpg") as response:
             read_part(response)
@@ -512,7 +514,7 @@ def test_a_new_viewer_is_not_shown_the_picture_of_an_earlier_visit(page: Shown) 
             assert is_coloured(read_part(response), "red")
 
 
-def test_a_viewer_that_takes_nothing_holds_up_nobody(page: Shown) -> None:
+def test_a_viewer_that_takes_nothing_holds_up_nobody(page: ServedPage) -> None:
     port = int(page.url.rsplit(":", 1)[1].strip("/"))
     with closing(socket.socket()) as stuck:
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -534,7 +536,7 @@ def test_a_viewer_that_takes_nothing_holds_up_nobody(page: Shown) -> None:
 @pytest.mark.parametrize("path", ["/events", "/stream.mjpg"])
 @pytest.mark.parametrize("feeding", [True, False])
 def test_closing_ends_every_stream(path: str, feeding: bool) -> None:
-    page = Shown()
+    page = ServedPage()
     with ExitStack() as stack:
         if feeding:
             stack.enter_context(camera(page))
@@ -557,4 +559,4 @@ def test_a_port_that_is_taken_is_named() -> None:
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(DeviceError, match=rf"--page-port {port}: .*in use"):
-            Shown(port)
+            ServedPage(port)

@@ -19,7 +19,7 @@ from benchmarks.support.browser import start_chromium
 from benchmarks.support.waiting import wait_until
 from edge.web.auth import Access, access_for
 from tests.agent.test_browser import text
-from tests.agent.test_live_page import Shown, camera
+from tests.agent.test_live_page import ServedPage, camera
 from tests.support.webservers import NAMES, documented, web_server
 
 
@@ -77,7 +77,7 @@ def test_behind_a_proxy_all_works_with_the_token_and_nothing_without(proxied: Pr
     driver = start_chromium(tmp_path / "profile", "--ignore-certificate-errors", load="eager")
     try:
         driver.set_script_timeout(10)
-        page = Shown(proxied.inner, access=proxied.access)
+        page = ServedPage(proxied.inner, access=proxied.access)
         with closing(page), camera(page):
             assert proxied.status("/snapshot.jpg") == 401, "the proxy comes from this machine, but not its users"
             assert proxied.status("/snapshot.jpg", Authorization=f"Bearer {proxied.token}") == 200
@@ -99,7 +99,7 @@ def test_behind_a_proxy_all_works_with_the_token_and_nothing_without(proxied: Pr
             )
             wait_until(lambda: page.thresholds == [0.7])
         wait_until(lambda: "502" in text(driver, "banner"), timeout_s=20)
-        page = Shown(proxied.inner, access=proxied.access)
+        page = ServedPage(proxied.inner, access=proxied.access)
         with closing(page):
             with camera(page):
                 wait_until(lambda: text(driver, "state") == "live", timeout_s=20)

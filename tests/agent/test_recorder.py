@@ -81,10 +81,10 @@ def test_a_recording_that_was_changed_is_refused(what: str, recording: Path, bun
                                                  sightline: Sightline) -> None:  # fmt: skip
     folder = Path(shutil.copytree(recording, tmp_path / "kept"))
     if what == "pixel":
-        picture = cv2.imread(str(folder / "000007.png"))
-        assert picture is not None
-        picture[3, 3, 0] ^= 1
-        cv2.imwrite(str(folder / "000007.png"), picture)
+        image = cv2.imread(str(folder / "000007.png"))
+        assert image is not None
+        image[3, 3, 0] ^= 1
+        cv2.imwrite(str(folder / "000007.png"), image)
     else:
         path = folder / ("results.jsonl" if what == "result" else "record.json")
         path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
@@ -169,7 +169,7 @@ def test_a_place_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
             Recorder(place, lossless=True, options=ReplayOptions())
 
 
-def test_a_recording_cut_off_by_a_power_cut_is_a_folder_of_pictures(recording: Path, bundle: Path, tmp_path: Path,
+def test_a_recording_cut_off_by_a_power_cut_is_a_folder_of_images(recording: Path, bundle: Path, tmp_path: Path,
                                                                     sightline: Sightline) -> None:  # fmt: skip
     folder = Path(shutil.copytree(recording, tmp_path / "kept"))
     (folder / "record.json").unlink()

@@ -30,7 +30,7 @@ from edge.web.live_page import BACKLOG
 from edge.web.routes import GET_ROUTES, LIMITS, POST_ROUTES
 from sightline.errors import ConfigError
 from tests.agent.test_live_page import (
-    Shown,
+    ServedPage,
     camera,
     get,
     is_coloured,
@@ -44,29 +44,29 @@ SECRETS = ("/api/info", "/api/predictions", "/snapshot.jpg", "/stream.mjpg", "/e
 
 
 @pytest.fixture
-def page() -> Iterator[Shown]:
-    page = Shown()
+def page() -> Iterator[ServedPage]:
+    page = ServedPage()
     yield page
     page.close()
 
 
 @pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[tuple[Shown, str]]:
+def guarded(tmp_path: Path) -> Iterator[tuple[ServedPage, str]]:
     """A page that others may reach, and its token."""
     access, token = access_for("127.0.0.2", (), tls=False, token_file=tmp_path / "token", new=False)
     assert token == "", "127.0.0.2 is this machine as well"
     access, token = access_for("0.0.0.0", ("farm.example",), tls=False, token_file=tmp_path / "token", new=False)
-    page = Shown(access=access, address="0.0.0.0")
+    page = ServedPage(access=access, address="0.0.0.0")
     yield page, token
     page.close()
 
 
-def port_of(page: Shown) -> int:
+def port_of(page: ServedPage) -> int:
     return page.web.port
 
 
 def ask(
-    page: Shown, method: str, path: str, body: bytes | None = None, *, at: str = "127.0.0.1", **headers: str
+    page: ServedPage, method: str, path: str, body: bytes | None = None, *, at: str = "127.0.0.1", **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
     with contextlib.closing(http.client.HTTPConnection(at, port_of(page), timeout=8)) as connection:
         given = {"Host": f"{at}:{port_of(page)}", **{k.replace("_", "-"): v for k, v in headers.items()}}
@@ -75,11 +75,11 @@ def ask(
             return answer.status, dict(answer.headers), answer.read() if "stream" not in path else b""
 
 
-def post(page: Shown, path: str, value: object, **headers: str) -> tuple[int, dict[str, str], bytes]:
+def post(page: ServedPage, path: str, value: object, **headers: str) -> tuple[int, dict[str, str], bytes]:
     return ask(page, "POST", path, json.dumps(value).encode(), **{"Content_Type": "application/json", **headers})
 
 
-def test_the_threshold_is_the_one_thing_that_can_be_set(page: Shown) -> None:
+def test_the_threshold_is_the_one_thing_that_can_be_set(page: ServedPage) -> None:
     assert post(page, "/api/threshold", {"threshold": 0.25})[0] == 200
     assert page.thresholds == [0.25]
     for wrong in (1.5, -1, "0.5", None, True, [0.5], float("nan"), float("inf"), 10**400):
@@ -101,7 +101,7 @@ def test_the_threshold_is_the_one_thing_that_can_be_set(page: Shown) -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1:PORT", "http://127.0.0.1:1"])
-def test_another_site_sets_nothing_and_listens_to_nothing(page: Shown, origin: str) -> None:
+def test_another_site_sets_nothing_and_listens_to_nothing(page: ServedPage, origin: str) -> None:
     origin = origin.replace("PORT", str(port_of(page)))
     assert post(page, "/api/threshold", {"threshold": 0.9}, Origin=origin)[0] == 403
     assert page.thresholds == []
@@ -112,7 +112,7 @@ def test_another_site_sets_nothing_and_listens_to_nothing(page: Shown, origin: s
 
 
 @pytest.mark.parametrize("path", SECRETS)
-def test_without_the_token_nothing_is_told(guarded: tuple[Shown, str], path: str) -> None:
+def test_without_the_token_nothing_is_told(guarded: tuple[ServedPage, str], path: str) -> None:
     page, token = guarded
     with camera(page):
         wait_until(lambda: page.channel.result is not None)
@@ -130,7 +130,7 @@ def test_without_the_token_nothing_is_told(guarded: tuple[Shown, str], path: str
         assert post(page, "/api/threshold", {"threshold": 0.5})[0] == 401
 
 
-def test_with_the_token_all_is(guarded: tuple[Shown, str], tmp_path: Path) -> None:
+def test_with_the_token_all_is(guarded: tuple[ServedPage, str], tmp_path: Path) -> None:
     page, token = guarded
     assert ask(page, "GET", "/api/info", Authorization=f"Bearer {token}")[0] == 200
     began = time.monotonic()
@@ -170,7 +170,7 @@ def test_a_host_header_is_read(header: str, host: str) -> None:
     assert host_of(header) == host
 
 
-def test_names_of_others_are_none_of_ours(guarded: tuple[Shown, str], page: Shown) -> None:
+def test_names_of_others_are_none_of_ours(guarded: tuple[ServedPage, str], page: ServedPage) -> None:
     ours, token = guarded
     header = {"Authorization": f"Bearer {token}"}
     for host, code in (("farm.example", 200), ("192.0.2.7", 200), ("evil.example", 403), ("localhost", 200), ("", 403)):
@@ -183,15 +183,15 @@ OUTSIDE = "https://cam.example.org"
 
 
 @pytest.fixture
-def behind_proxy(tmp_path: Path) -> Iterator[tuple[Shown, str]]:
+def behind_proxy(tmp_path: Path) -> Iterator[tuple[ServedPage, str]]:
     """A page on this machine alone whose users come through a proxy, and its token."""
     access, token = access_for("127.0.0.1", (OUTSIDE,), tls=False, token_file=tmp_path / "token", new=False)
-    page = Shown(access=access)
+    page = ServedPage(access=access)
     yield page, token
     page.close()
 
 
-def test_behind_a_proxy_the_origin_is_the_outside_one(behind_proxy: tuple[Shown, str]) -> None:
+def test_behind_a_proxy_the_origin_is_the_outside_one(behind_proxy: tuple[ServedPage, str]) -> None:
     page, token = behind_proxy
     own = f"127.0.0.1:{port_of(page)}"
     for host, origin, status in (
@@ -216,12 +216,14 @@ def test_behind_a_proxy_the_origin_is_the_outside_one(behind_proxy: tuple[Shown,
 
 
 @pytest.mark.parametrize("path", SECRETS)
-def test_behind_a_proxy_this_machine_needs_the_token_too(behind_proxy: tuple[Shown, str], path: str) -> None:
+def test_behind_a_proxy_this_machine_needs_the_token_too(behind_proxy: tuple[ServedPage, str], path: str) -> None:
     assert ask(behind_proxy[0], "GET", path)[0] == 401
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
-def test_a_page_without_a_token_answers_no_proxy(page: Shown, behind_proxy: tuple[Shown, str], header: str) -> None:
+def test_a_page_without_a_token_answers_no_proxy(
+    page: ServedPage, behind_proxy: tuple[ServedPage, str], header: str
+) -> None:
     status, _, body = ask(page, "GET", "/api/info", **{header: "192.0.2.9"})
     assert status == 403 and b"--page-host" in body
     ours, token = behind_proxy
@@ -270,14 +272,14 @@ def test_two_agents_of_one_host_do_not_log_each_other_out(tmp_path: Path) -> Non
         pages = []
         for name in ("one", "other"):
             access, token = access_for("0.0.0.0", (), tls=False, token_file=tmp_path / name, new=False)
-            pages.append(stack.enter_context(contextlib.closing(Shown(access=access))))
+            pages.append(stack.enter_context(contextlib.closing(ServedPage(access=access))))
             cookie = post(pages[-1], "/api/login", {"token": token})[1]["Set-Cookie"].split(";")[0]
             jar[cookie.partition("=")[0]] = cookie
         for page in pages:
             assert ask(page, "GET", "/api/info", Cookie="; ".join(jar.values()))[0] == 200
 
 
-def test_cookies_of_other_services_lock_nobody_out(guarded: tuple[Shown, str]) -> None:
+def test_cookies_of_other_services_lock_nobody_out(guarded: tuple[ServedPage, str]) -> None:
     page, token = guarded
     ours = post(page, "/api/login", {"token": token})[1]["Set-Cookie"].split(";")[0]
     name = ours.partition("=")[0]
@@ -296,7 +298,7 @@ def test_cookies_of_other_services_lock_nobody_out(guarded: tuple[Shown, str]) -
         assert ask(page, "GET", "/api/info", Cookie=others)[0] == 401, others
 
 
-def test_a_body_is_never_taken_for_the_next_request(page: Shown) -> None:
+def test_a_body_is_never_taken_for_the_next_request(page: ServedPage) -> None:
     host = f"Host: 127.0.0.1:{port_of(page)}\r\n"
     body = '{"threshold": 0.9}'
     kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
@@ -316,7 +318,7 @@ def test_a_body_is_never_taken_for_the_next_request(page: Shown) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/api/info", "/snapshot.jpg", "/stream.mjpg", "/events", "/ws", "/metrics"])
-def test_a_head_is_answered_as_a_get_is_but_without_content(page: Shown, path: str) -> None:
+def test_a_head_is_answered_as_a_get_is_but_without_content(page: ServedPage, path: str) -> None:
     with camera(page):
         with get(page, path) as response:
             status, kind = response.status, response.headers["Content-Type"]
@@ -327,7 +329,7 @@ def test_a_head_is_answered_as_a_get_is_but_without_content(page: Shown, path: s
     wait_until(lambda: page.viewers == 0)
 
 
-def send_raw(page: Shown, data: bytes, wait_s: float = 8.0) -> bytes:
+def send_raw(page: ServedPage, data: bytes, wait_s: float = 8.0) -> bytes:
     """What is answered until the server hangs up; b'' where it never read to the end."""
     with contextlib.closing(socket.create_connection(("127.0.0.1", port_of(page)), timeout=wait_s)) as connection:
         got = b""
@@ -339,7 +341,7 @@ def send_raw(page: Shown, data: bytes, wait_s: float = 8.0) -> bytes:
         return got
 
 
-def test_an_endless_head_is_refused_before_it_is_read(page: Shown) -> None:
+def test_an_endless_head_is_refused_before_it_is_read(page: ServedPage) -> None:
     host = f"Host: 127.0.0.1:{port_of(page)}\r\n".encode()
     for head in (
         b"GET / HTTP/1.1\r\n" + host + b"X: " + b"a" * 10_000_000 + b"\r\n\r\n",
@@ -360,7 +362,7 @@ def test_an_endless_head_is_refused_before_it_is_read(page: Shown) -> None:
     "data", [b"\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\xff" * 100 + b"\n"]
 )
 def test_what_is_no_request_is_answered_or_dropped(data: bytes) -> None:
-    page = Shown(limits=Limits(head_s=0.5))
+    page = ServedPage(limits=Limits(head_s=0.5))
     with contextlib.closing(page):
         answer = send_raw(page, data)
         assert not answer.startswith(b"HTTP/1.1 5") or b" 505 " in answer[:20]
@@ -370,7 +372,7 @@ def test_what_is_no_request_is_answered_or_dropped(data: bytes) -> None:
 def test_who_sends_slowly_is_hung_up_on() -> None:
     """One byte now and then: a time-out for each read would never come."""
     with (
-        contextlib.closing(Shown(limits=Limits(head_s=1.0))) as page,
+        contextlib.closing(ServedPage(limits=Limits(head_s=1.0))) as page,
         contextlib.closing(socket.create_connection(("127.0.0.1", port_of(page)), timeout=5)) as slow,
     ):
         began = time.monotonic()
@@ -382,7 +384,7 @@ def test_who_sends_slowly_is_hung_up_on() -> None:
             raise AssertionError("it listened to the end")
 
 
-def test_many_at_once_are_bounded_and_the_loop_does_not_notice(page: Shown) -> None:
+def test_many_at_once_are_bounded_and_the_loop_does_not_notice(page: ServedPage) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(200):
             connection = stack.enter_context(contextlib.closing(socket.socket()))
@@ -400,7 +402,9 @@ def test_many_at_once_are_bounded_and_the_loop_does_not_notice(page: Shown) -> N
     wait_until(lambda: ask_quietly(page) == 200)
 
 
-def test_a_connection_for_which_there_is_no_thread_takes_no_place(page: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_for_which_there_is_no_thread_takes_no_place(
+    page: ServedPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -411,14 +415,14 @@ def test_a_connection_for_which_there_is_no_thread_takes_no_place(page: Shown, m
     assert ask(page, "GET", "/api/info")[0] == 200
 
 
-def ask_quietly(page: Shown) -> int:
+def ask_quietly(page: ServedPage) -> int:
     with contextlib.suppress(OSError, http.client.HTTPException):
         return ask(page, "GET", "/api/info")[0]
     return 0
 
 
 @contextlib.contextmanager
-def websocket(page: Shown, path: str = "/ws", **headers: str) -> Iterator[tuple[Any, list[Any]]]:
+def websocket(page: ServedPage, path: str = "/ws", **headers: str) -> Iterator[tuple[Any, list[Any]]]:
     """receive() waits for one more event; and those that came."""
     ws = WSConnection(ConnectionType.CLIENT)
     extra = [(k.encode(), v.encode()) for k, v in headers.items()]
@@ -441,7 +445,7 @@ def websocket(page: Shown, path: str = "/ws", **headers: str) -> Iterator[tuple[
             connection.sendall(ws.send(CloseConnection(code=1000)))
 
 
-def test_a_websocket_gets_every_result(page: Shown) -> None:
+def test_a_websocket_gets_every_result(page: ServedPage) -> None:
     with websocket(page) as (receive, events):
         assert isinstance(events[0], AcceptConnection)
         for i in range(50):
@@ -454,7 +458,7 @@ def test_a_websocket_gets_every_result(page: Shown) -> None:
     wait_until(lambda: not page.page.listeners)
 
 
-def test_who_does_not_take_results_in_time_is_told_how_many_are_missing(page: Shown) -> None:
+def test_who_does_not_take_results_in_time_is_told_how_many_are_missing(page: ServedPage) -> None:
     with websocket(page) as (receive, events):
         for i in range(BACKLOG + 5000):
             page.observe(result(i), None)
@@ -463,7 +467,7 @@ def test_who_does_not_take_results_in_time_is_told_how_many_are_missing(page: Sh
 
 
 def test_a_websocket_of_one_camera_hears_no_other() -> None:
-    page = Shown(cameras=("a.mp4", "other"))
+    page = ServedPage(cameras=("a.mp4", "other"))
     with contextlib.closing(page), websocket(page, "/ws?camera=other") as (_, events):
         page.observe(result(1), None)
         time.sleep(0.7)
@@ -472,13 +476,13 @@ def test_a_websocket_of_one_camera_hears_no_other() -> None:
         assert ask(page, "GET", "/snapshot.jpg?camera=a.mp4&camera=other")[0] == 404
 
 
-def test_no_websocket_where_no_handshake_is(page: Shown) -> None:
+def test_no_websocket_where_no_handshake_is(page: ServedPage) -> None:
     assert ask(page, "GET", "/ws")[0] == 400
     wait_until(lambda: page.viewers == 0 and not page.page.listeners)
 
 
-def test_each_camera_has_its_own_picture_and_predictions() -> None:
-    page = Shown(cameras=("a.mp4", "b c&d=<x>"))
+def test_each_camera_has_its_own_image_and_predictions() -> None:
+    page = ServedPage(cameras=("a.mp4", "b c&d=<x>"))
     with contextlib.closing(page), camera(page):
         wait_until(lambda: page.channel.result is not None)
         both = json.loads(ask(page, "GET", "/api/predictions")[2])
@@ -503,7 +507,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_tls_and_who_does_not_finish_its_handshake(certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    page = Shown(tls=context, access=Access(tls=True))
+    page = ServedPage(tls=context, access=Access(tls=True))
     trusting = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
     with contextlib.closing(page), contextlib.closing(socket.create_connection(("127.0.0.1", port_of(page)))):
         assert page.url.startswith("https://")
@@ -518,7 +522,7 @@ def test_tls_and_who_does_not_finish_its_handshake(certificate: Path) -> None:
 @pytest.mark.parametrize("path", ["/events", "/stream.mjpg"])
 def test_over_tls_too_viewers_that_left_make_room(certificate: Path, path: str) -> None:
     """No frame comes, so nothing is written to them."""
-    page = Shown(tls=server.server_tls(certificate / "cert.pem", certificate / "key.pem", "test"))
+    page = ServedPage(tls=server.server_tls(certificate / "cert.pem", certificate / "key.pem", "test"))
     trusting = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
     with contextlib.closing(page):
         with contextlib.ExitStack() as stack:
@@ -560,7 +564,7 @@ def check_keepalive(connection: socket.socket) -> None:
 
 def test_a_stream_without_an_image_ends_and_one_with_says_it_again() -> None:
     """Proxies end what says nothing for a minute."""
-    page = Shown(limits=Limits(heartbeat_s=0.1))
+    page = ServedPage(limits=Limits(heartbeat_s=0.1))
     with contextlib.closing(page):
         with get(page, "/stream.mjpg") as response:
             assert response.read() == b""
@@ -649,7 +653,7 @@ def test_every_answer_is_as_the_description_says(bundle: Path, tmp_path: Path) -
     assert "Tested: 8" in done.stdout, done.stdout[-1000:]
 
 
-def test_the_description_names_every_route(page: Shown) -> None:
+def test_the_description_names_every_route(page: ServedPage) -> None:
     with get(page, "/openapi.json") as response:
         document = json.loads(response.read())
     operations = {(path, method) for path, methods in document["paths"].items() for method in methods}

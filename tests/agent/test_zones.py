@@ -24,7 +24,7 @@ LINE = Zone("line", "gate", ((0.5, 0.0), (0.5, 1.0)))  # from the top down: who 
 
 
 def at(seconds: float, *things: tuple[int, float, float], away: bool = False) -> Result:
-    """things: (track, x, y) of where they stand, in fractions of a picture of 100x100."""
+    """things: (track, x, y) of where they stand, in fractions of an image of 100x100."""
     boxes = tuple(Detection("fox", 0, 0.9, Box(100 * x - 5, 100 * y - 20, 10, 20), k) for k, x, y in things)
     cause = Cause("camera", "away") if away else None
     ns = int(seconds * 1e9) + 1
@@ -43,13 +43,13 @@ def line_of(a: tuple[float, float], b: tuple[float, float], steps: int = 20) -> 
 def test_through_a_zone_is_in_and_out() -> None:
     counter = ZoneCounter(ZONE)
     way = line_of((0.1, 0.5), (0.9, 0.5), 81)
-    passages = [p for i, (x, y) in enumerate(way) for p in counter.update(at(i / 10, (7, x, y)))]
-    assert [(p.state, p.count, p.track, p.zone) for p in passages] == [
+    events = [p for i, (x, y) in enumerate(way) for p in counter.update(at(i / 10, (7, x, y)))]
+    assert [(p.state, p.count, p.track, p.zone) for p in events] == [
         ("enter", 1, 7, "door"),
         ("leave", 0, 7, "door"),
     ]
-    assert passages[1].seconds == pytest.approx(5.0, abs=0.3) and passages[0].seconds is None
-    assert len({p.key for p in passages}) == 2
+    assert events[1].seconds == pytest.approx(5.0, abs=0.3) and events[0].seconds is None
+    assert len({p.key for p in events}) == 2
 
 
 def test_what_is_in_the_zone_from_the_start_is_in_it() -> None:
@@ -127,19 +127,19 @@ def test_what_is_not_followed_is_nobody() -> None:
         ("zone", "0.1,0.2 0.3,0.4 0.5,0.6", "not as"),
         ("zone", "door: 0.1,0.2 0.3,0.4", "three corners"),
         ("zone", "door: 0.1,0.2 0.3,0.4 1.5,0.6", "fractions"),
-        ("zone", "door: 0.1,0.2 0.1,0.2 0.5,0.6", "the same"),
+        ("zone", "door: 0.1,0.2 0.1,0.2 0.5,0.6", "are equal"),
         ("line", "gate: 0.1,0.2 0.3,0.4 0.5,0.6", "two ends"),
-        ("line", "gate: 0.1;0.2 0.3;0.4", "not as"),
+        ("line", "gate: 0.1;0.2 0.3;0.4", "not a line"),
         ("line", "gate: 0.1,0.2 0.3,0.4 on yart", "did you mean yard"),
     ],
 )
-def test_what_is_no_place_is_named(kind: str, text: str, word: str) -> None:
+def test_what_is_no_zone_is_named(kind: str, text: str, word: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_zone(kind, text, ["yard"])  # type: ignore[arg-type]
     assert word in str(error.value) and f"--{kind}" in str(error.value)
 
 
-def test_a_place_is_read() -> None:
+def test_a_zone_is_read() -> None:
     place = parse_zone("zone", " door : 0,0  0.5,0 0.5,1 on yard ", ["yard"])
     assert place == Zone("zone", "door", ((0, 0), (0.5, 0), (0.5, 1)), "yard")
     hollow = parse_zone("zone", "u: 0,0 1,0 1,1 0.7,1 0.7,0.3 0.3,0.3 0.3,1 0,1", [])
@@ -151,11 +151,11 @@ def test_the_agent_counts_who_goes_across(detector: Path, tmp_path: Path, sightl
     done = sightline("run", detector, "--source", f"yard={clip}", "--track", "--no-page", "--output", out,
                      "--line", "gate: 0.5,0 0.5,1", "--zone", "left: 0,0 0.45,0 0.45,1 0,1 on yard")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    passages = [json.loads(line) for line in out.read_text().splitlines()]
-    states = [(p["zone"], p["state"]) for p in passages]
+    events = [json.loads(line) for line in out.read_text().splitlines()]
+    states = [(p["zone"], p["state"]) for p in events]
     assert ("gate", "left") in states and ("gate", "right") not in states
     assert ("left", "enter") in states and ("left", "leave") in states
-    assert {p["label"] for p in passages} == {"red"} and {p["source"] for p in passages} == {"yard"}
+    assert {p["label"] for p in events} == {"red"} and {p["source"] for p in events} == {"yard"}
 
 
 def test_the_counts_reach_mqtt(detector: Path, tmp_path: Path) -> None:

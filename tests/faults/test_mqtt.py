@@ -48,7 +48,7 @@ def agent(
             process.kill()
 
 
-def said(folder: Path) -> list[dict[str, Any]]:
+def output_lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines() if line.endswith("}")]
 
 
@@ -56,7 +56,7 @@ def of(received: list[Received], kind: str) -> list[Received]:
     return [r for r in received if r.topic.endswith(f"/{kind}")]
 
 
-def test_results_states_and_pictures_arrive(bundle: Path, tmp_path: Path) -> None:
+def test_results_states_and_images_arrive(bundle: Path, tmp_path: Path) -> None:
     port = free_port()
     with broker(tmp_path, port), subscriber(port) as (_, received):
         with agent(bundle, port, tmp_path, "--send=results", "--mqtt-images=1") as process:
@@ -66,15 +66,15 @@ def test_results_states_and_pictures_arrive(bundle: Path, tmp_path: Path) -> Non
         wait_until(lambda: received[-1].topic == "sightline/pi/available", 5)
     assert [r.body for r in of(received, "available")] == [b"online", b"offline"]
     results = [r.json["result"] for r in of(received, "result")]
-    assert results == said(tmp_path)[: len(results)], "the same JSON as on stdout, in the same order"
-    assert len(said(tmp_path)) - len(results) <= 1
+    assert results == output_lines(tmp_path)[: len(results)], "the same JSON as on stdout, in the same order"
+    assert len(output_lines(tmp_path)) - len(results) <= 1
     keys = [r.json["key"] for r in of(received, "result")]
     assert len(set(keys)) == len(keys)
     state = of(received, "door/state")[-1].json
     assert state["inferred"] and state["label"] in LABELS and state["count"] == 1
     assert set(of(received, "pi/state")[0].json) >= {"fps", "temperature", "threshold", "model", "waiting"}
-    picture = of(received, "image")[0].body
-    assert picture[:3] == b"\xff\xd8\xff" and 1 <= len(of(received, "image")) <= 5
+    image = of(received, "image")[0].body
+    assert image[:3] == b"\xff\xd8\xff" and 1 <= len(of(received, "image")) <= 5
     assert "mqtt" not in (tmp_path / "stderr").read_text(), "nothing was lost"
 
 
@@ -86,7 +86,7 @@ def check_everything_accepted_arrived(received: list[Received], folder: Path, mi
         assert first.setdefault(message["key"], message) == message, "the same key, another message"
     got = [(m["result"]["captured_monotonic_ns"], m["result"]["frame_id"]) for m in first.values()]
     assert got == sorted(got), "in order"
-    wanted = [(r["captured_monotonic_ns"], r["frame_id"]) for r in said(folder)]
+    wanted = [(r["captured_monotonic_ns"], r["frame_id"]) for r in output_lines(folder)]
     lost = sorted(set(wanted) - set(got))
     assert len(lost) <= missing, f"{len(lost)} of {len(wanted)}"
     assert not of(received, "gap")
@@ -99,13 +99,13 @@ def test_broker_away_and_agent_killed_meanwhile_all_that_was_accepted_arrives(bu
             wait_until(lambda: len(of(received, "result")) > 30, 15, "thirty results")
             first.kill()
             first.wait(5)
-            before = len(said(tmp_path))
-            wait_until(lambda: len(said(tmp_path)) > before + 90, 15, "inference goes on without a broker")
+            before = len(output_lines(tmp_path))
+            wait_until(lambda: len(output_lines(tmp_path)) > before + 90, 15, "inference goes on without a broker")
             process.send_signal(signal.SIGKILL)
             process.wait(5)
-        at_kill = len(said(tmp_path))
+        at_kill = len(output_lines(tmp_path))
         with agent(bundle, port, tmp_path, "--send=results") as process:
-            wait_until(lambda: len(said(tmp_path)) > at_kill + 60, 15, "a new start")
+            wait_until(lambda: len(output_lines(tmp_path)) > at_kill + 60, 15, "a new start")
             with broker(tmp_path, port), subscriber(port) as (_, later):
                 wait_until(lambda: len(of(later, "result")) > 200, 40, "what waited")
                 process.terminate()
@@ -125,7 +125,7 @@ def test_a_disk_of_one_megabyte_costs_messages_which_are_counted(bundle: Path, t
     try:
         options = ("--send=results", "--source=two=test:64x48@200", f"--outbox={disk}/outbox.sqlite")
         with agent(bundle, port, tmp_path, *options) as process:
-            wait_until(lambda: len(said(tmp_path)) > 2000, 60, "inference goes on")
+            wait_until(lambda: len(output_lines(tmp_path)) > 2000, 60, "inference goes on")
             with broker(tmp_path, port), subscriber(port) as (_, received):
                 wait_until(lambda: of(received, "result"), 40)
                 before = len(of(received, "result"))
@@ -138,7 +138,7 @@ def test_a_disk_of_one_megabyte_costs_messages_which_are_counted(bundle: Path, t
     results = {r.json["key"]: r.json for r in of(received, "result")}
     gaps = {r.json["key"]: r.json["gap"] for r in of(received, "gap")}
     assert sum(gaps.values()) > 500
-    assert len(results) + sum(gaps.values()) == pytest.approx(len(said(tmp_path)), abs=2), "the exact number"
+    assert len(results) + sum(gaps.values()) == pytest.approx(len(output_lines(tmp_path)), abs=2), "the exact number"
 
 
 def test_the_threshold_is_set_and_nothing_else_is(bundle: Path, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_a_password_on_the_command_line_is_warned_of_and_logged_nowhere(bundle: 
     port = free_port()
     hook = f"--webhook=http://u:{PASSWORD}@127.0.0.1:{port}/x?token={PASSWORD}"
     with agent(bundle, port, tmp_path, f"--mqtt=mqtt://me:{PASSWORD}@127.0.0.1:{port}", hook) as process:
-        wait_until(lambda: len(said(tmp_path)) > 5, 15)
+        wait_until(lambda: len(output_lines(tmp_path)) > 5, 15)
         time.sleep(1)
         process.terminate()
         assert process.wait(10) == 0
