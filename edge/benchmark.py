@@ -26,6 +26,7 @@ from sightline.device import DeviceConfig, load_device
 from sightline.errors import DeviceError
 from sightline.postprocess import answer
 from sightline.preprocess import Frame, Preprocessor
+from sightline.timing import durations_ms
 
 ROUNDS = 5
 WARM_UP_S = 0.2  # for caches and clocks, before the first round
@@ -175,13 +176,7 @@ def _whole(s: Subject, frame: Frame) -> Callable[[], object]:
 
 def _median_ms(work: Callable[[], object], seconds: float) -> float:
     """Median duration of `work` in milliseconds, repeated for `seconds`."""
-    times: list[float] = []
-    until = time.perf_counter() + seconds
-    while len(times) < MIN_REPEATS or time.perf_counter() < until:
-        began = time.perf_counter()
-        work()
-        times.append(1000 * (time.perf_counter() - began))
-    return statistics.median(times)
+    return statistics.median(durations_ms(work, seconds, min_calls=MIN_REPEATS))
 
 
 def _summarize(rounds: Sequence[float]) -> tuple[float, float]:

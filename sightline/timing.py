@@ -7,18 +7,24 @@ from collections.abc import Callable
 
 
 def durations_ms(
-    call: Callable[[], object], seconds: float, *, min_calls: int = 5, max_calls: int | None = None
+    call: Callable[[], object],
+    seconds: float,
+    *,
+    min_calls: int = 5,
+    max_calls: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
-    """Duration of each call in milliseconds. Repeats the call for a time, but not fewer or more times than stated.
+    """Duration of each call in milliseconds. Repeats the call for a time, within the limits of the number of calls.
 
-    seconds: time after which no further call starts.
+    seconds: time after which no further call starts, unless `min_calls` are not reached.
+    clock: monotonic, in seconds.
     """
     durations: list[float] = []
-    until = time.perf_counter() + seconds
-    while len(durations) < min_calls or time.perf_counter() < until:
-        began = time.perf_counter()
+    until = clock() + seconds
+    while len(durations) < min_calls or clock() < until:
+        began = clock()
         call()
-        durations.append(1000 * (time.perf_counter() - began))
+        durations.append(1000 * (clock() - began))
         if max_calls is not None and len(durations) >= max_calls:
             break
     return durations

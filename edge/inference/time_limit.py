@@ -1,14 +1,14 @@
-"""How long one inference may take before it counts as stuck."""
+"""The duration after which an inference counts as stuck."""
 
 from __future__ import annotations
 
-# an inference may take so many times as long as it did at the start, before it counts as stuck
-SLOWER = 20
-MINIMUM_S = 2.0
+STUCK_FACTOR = 20  # times the duration of an inference at the start
+MINIMUM_S = 2.0  # for a fast model
 
 
 def stuck_after_s(inference_s: float, minimum_s: float = MINIMUM_S) -> float:
-    """Seconds in one inference after which it is stuck, for whoever asks: results, `/healthz`, and who restarts.
+    """Seconds in one inference after which it is stuck. Results, `/healthz` and the supervisors use it.
 
-    inference_s: of one, when the model was proven."""
-    return max(minimum_s, SLOWER * inference_s)
+    inference_s: duration of one inference when the model was proven.
+    """
+    return max(minimum_s, STUCK_FACTOR * inference_s)

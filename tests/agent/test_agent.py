@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import edge.inference.time_limit
 import edge.results.publisher
 from benchmarks.support.waiting import wait_until
 from edge import agent
 from edge.capture.capture import Capture
 from edge.capture.mailbox import Inbox
 from edge.inference.model import Model, open_model
+from edge.inference.time_limit import MINIMUM_S
 from edge.results.counters import Counters
 from edge.results.publisher import ResultOptions, Results
 from edge.results.sink import Sink
@@ -94,8 +94,11 @@ class Running:
 
 
 @contextmanager
-def running(bundle: Path, *sources: Frames, held: bool = False, **options: Any) -> Iterator[Running]:
-    """The loop in a thread. held: the interpreter waits for `go` from the first frame on."""
+def running(
+    bundle: Path, *sources: Frames, held: bool = False, stuck_after_s: float | None = None, **options: Any
+) -> Iterator[Running]:
+    """The loop in a thread. held: the interpreter waits for `go` from the first frame on.
+    stuck_after_s: of an inference; None = as the model sets it. options: of the loop."""
     model = open_model(read_bundle(bundle), load_device("desktop")[1])
     interpreter = Held(model.interpreter)
     if held:
@@ -104,6 +107,7 @@ def running(bundle: Path, *sources: Frames, held: bool = False, **options: Any) 
     inbox, counters, sink, stopping = Inbox([not s.live for s in sources]), Counters(), ResultSink(), threading.Event()
     cameras = [Capture(s, mailbox) for s, mailbox in zip(sources, inbox.mailboxes, strict=True)]  # type: ignore[arg-type]
     results = Results(model, cameras, [sink], counters, ResultOptions("desktop", 50))
+    results.stuck_after_s = stuck_after_s or results.stuck_after_s
     progress: list[float] = []
     loop_options = agent.LoopOptions(on_turn=lambda: progress.append(time.monotonic()), **options)
     for camera in cameras:
@@ -150,8 +154,7 @@ def test_a_stuck_interpreter_is_reported_at_once_and_stops_the_progress(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge.results.publisher, "SILENCE_S", 0.3)
-    monkeypatch.setattr(edge.inference.time_limit, "MINIMUM_S", 0.6)
-    with running(bundle, Frames("a", 0.02)) as r:
+    with running(bundle, Frames("a", 0.02), stuck_after_s=0.6) as r:
         wait_until(lambda: r.counters.frames >= 5)
         assert len(r.progress) >= 5
         r.interpreter.go.clear()
@@ -187,7 +190,7 @@ def test_a_sink_that_blocks_the_results_stops_the_progress(bundle: Path) -> None
         wait_until(lambda: r.counters.frames >= 3)
         gate = threading.Event()
         r.sink.put = lambda result: gate.wait(20)  # type: ignore[method-assign,assignment,return-value]
-        time.sleep(edge.inference.time_limit.MINIMUM_S / 2 + 0.3)
+        time.sleep(MINIMUM_S / 2 + 0.3)
         before = len(r.progress)
         time.sleep(0.3)
         assert len(r.progress) == before

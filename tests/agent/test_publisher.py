@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edge.capture.capture import MAX_CONSECUTIVE_HANGS, NO_MOTION, STREAMING
-from edge.inference.time_limit import MINIMUM_S, SLOWER, stuck_after_s
+from edge.inference.time_limit import MINIMUM_S, STUCK_FACTOR, stuck_after_s
 from edge.monitoring.health import Monitor
 from edge.results.counters import Counters
 from edge.results.publisher import ResultOptions, Results
@@ -86,7 +86,7 @@ def test_a_camera_that_is_slow_by_itself_is_not_silent_between_two_frames() -> N
 def test_a_slow_model_is_not_stuck_and_one_limit_says_when_it_is() -> None:
     cameras = [camera("a")]
     one, kept = results(*cameras, inference_s=1.4)
-    assert stuck_after_s(1.4) == 1.4 * SLOWER and stuck_after_s(0.001) == MINIMUM_S
+    assert stuck_after_s(1.4) == 1.4 * STUCK_FACTOR and stuck_after_s(0.001) == MINIMUM_S
     monitor = Monitor(one, cameras, [], Counters(), SimpleNamespace(), "d", Path("/nowhere"))  # type: ignore[arg-type]
     one.last_inference_s = [time.monotonic() - 7.0]
     for seconds, stuck in ((2.5, False), (27.0, False), (28.5, True)):
