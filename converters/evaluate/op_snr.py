@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ from converters.tflite.graph import Op, ops
 from converters.tflite.reference import reference_interpreter
 from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec
+from sightline.timing import durations_ms
 
 NOISE_FRAMES = 8
 LATENCY_SECONDS = 0.25
+MAX_LATENCY_RUNS = 200
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,7 @@ def latency_ms(content: bytes, spec: InputSpec, frame: Frame) -> float:
     """Median time of one inference, in milliseconds, with one thread on this machine."""
     interpreter = Interpreter(content, spec)
     interpreter(frame)
-    took: list[float] = []
-    until = time.perf_counter() + LATENCY_SECONDS
-    while len(took) < 5 or (time.perf_counter() < until and len(took) < 200):
-        began = time.perf_counter()
-        interpreter.invoke()
-        took.append(time.perf_counter() - began)
-    return 1000 * float(np.median(took))
+    return statistics.median(durations_ms(interpreter.invoke, LATENCY_SECONDS, max_calls=MAX_LATENCY_RUNS))
 
 
 def _tensors(content: bytes, frames: Frame, spec: InputSpec) -> dict[str, NDArray[np.float32]]:
