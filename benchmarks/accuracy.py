@@ -19,7 +19,7 @@ from ai_edge_quantizer import quantizer, recipe
 from benchmarks.agent import show
 from converters.evaluate.acceptance import HeldOutEvaluation, Limits, VariantResult
 from converters.evaluate.op_snr import latency_ms
-from converters.log_capture import to_log
+from converters.log_capture import capture_output
 from converters.quantize.calibrate import observe, ranges
 from converters.quantize.quantize import quantize
 from converters.quantize.search import Search
@@ -46,9 +46,9 @@ def row(path: Path, options: ModelOptions) -> None:
     began = time.monotonic()
     source = open_source(path, options)
     converted = time.monotonic() - began
-    evaluation = HeldOutEvaluation(source, lambda done, total: None)
+    evaluation = HeldOutEvaluation(source)
     config = load_device("desktop")[1]
-    search = Search(source, "static_int8", config, lambda content: content, lambda line: None)
+    search = Search(source, "static_int8", config)
     result = search.run(evaluation, Limits())
     mine = result.content
     took = time.monotonic() - began
@@ -59,7 +59,7 @@ def row(path: Path, options: ModelOptions) -> None:
     def ms(content: bytes) -> float:
         return latency_ms(content, source.input, source.golden[0])
 
-    ours, naive = result.measured, evaluation.measure("static_int8", library)
+    ours, naive = result.result, evaluation.measure("static_int8", library)
     times = {"float_ms": ms(source.float_model), "naive_ms": ms(library), "ms": ms(mine)}
     nothing_lost = evaluation.measure("float32", source.float_model)
     line(path.name, "float32", nothing_lost, times["float_ms"], converted)
@@ -69,15 +69,15 @@ def row(path: Path, options: ModelOptions) -> None:
     lost, naive_lost = (100 * (1 - m.agreement) if m.drop is None else m.drop for m in (ours, naive))
     passes = lost <= MAX_DROP_POINTS + 1e-9 and ours.agreement >= MIN_AGREEMENT
     worse = lost > naive_lost + 1e-9 and ours.agreement < naive.agreement
-    kept = [f"{step.name} ({step.detail})" for step in result.steps if step.kept]
+    kept = [f"{step.name} ({step.detail})" for step in result.steps if step.accepted]
     print(
         f"{'':28}{'passes' if passes and not worse else 'FAILS'}{', WORSE' if worse else ''}: {'; '.join(kept)}",
         flush=True,
     )
     show(
         f"accuracy/{path.name}", float32=evaluation.quality or -1, naive_lost=naive_lost,
-        naive_agreement=naive.agreement, lost=lost, agreement=ours.agreement, float_bytes=nothing_lost.bytes,
-        naive_bytes=naive.bytes, bytes=ours.bytes,
+        naive_agreement=naive.agreement, lost=lost, agreement=ours.agreement,
+        float_bytes=nothing_lost.bytes, naive_bytes=naive.bytes, bytes=ours.bytes,
         **times, seconds=took, naive_seconds=naive_took, float_ops=len(result.float_ops), passes=passes and not worse,
     )  # fmt: skip
 
@@ -92,7 +92,7 @@ def naive_int8(source: Source) -> bytes:
         limits = ranges(observe(source.float_model, source.calibration, source.input), "min_max")
         return quantize(source.float_model, "static_int8", limits, "per_channel")
     ((key, ends),) = signatures.items()
-    with to_log():
+    with capture_output():
         q = quantizer.Quantizer(source.float_model, recipe.static_wi8_ai8())
         frames = source.input.normalize(source.calibration)
         calibrated = q.calibrate({key: [{ends["inputs"][0]: frame[None]} for frame in frames]})

@@ -91,14 +91,14 @@ class Hang:
 def make_bundle(folder: Path) -> Path:
     from benchmarks.support.colour_net import ColourNet
     from benchmarks.support.colours import SIZE, write_coloured
-    from converters.convert import convert
+    from converters.convert import ConvertOptions, convert
     from sightline.data.classification import read_class_folders
     from sightline.preprocess import InputSpec
     from trainer.export import export_run
 
     images = read_class_folders(write_coloured(folder / "images", 20))
     export_run(folder / "run", ColourNet(), images, InputSpec(SIZE, SIZE), name="c", metrics={}, provenance={})
-    convert(folder / "run", folder / "c.bundle", device="desktop")
+    convert(folder / "run", folder / "c.bundle", ConvertOptions("desktop"))
     return folder / "c.bundle"
 
 

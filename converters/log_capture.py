@@ -1,4 +1,4 @@
-"""What the libraries underneath print goes to a file, for those who have to know."""
+"""Messages for the user, and a log file for everything that the libraries below print."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+Log = Callable[[str], object]
+
+
+def silent(line: str) -> None:
+    """A `Log` that drops every line."""
+
 
 @contextmanager
-def to_log() -> Iterator[Path]:
-    """Send everything that this process prints, C++ included, to a log file; kept where an error leaves the block."""
+def capture_output() -> Iterator[Path]:
+    """Send everything that this process prints, C++ included, to a log file. Yields its path.
+
+    The file is deleted at the end of the block. It stays if an error leaves the block.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     handle, name = tempfile.mkstemp(prefix="sightline-convert-", suffix=".log")
@@ -22,7 +31,7 @@ def to_log() -> Iterator[Path]:
     os.dup2(handle, 2)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations among themselves
+            warnings.simplefilter("ignore")  # the libraries' deprecation warnings about each other
             yield Path(name)
         Path(name).unlink()
     finally:

@@ -12,7 +12,7 @@ from sightline.files import file_table, sha256
 from sightline.identify_outputs import NO_HINTS, Hints, recognize
 from sightline.interpreter import Delegate
 
-AS_IS = "as_is"  # the scheme of what was not converted
+PASSTHROUGH = "passthrough"  # the scheme of a model that was not converted
 
 
 def read_model(path: Path, delegate: Delegate = "xnnpack") -> Bundle:
@@ -41,10 +41,10 @@ def bare_bundle(path: Path, hints: Hints = NO_HINTS, delegate: Delegate = "xnnpa
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip(".-_")[:100] or "model",
         version=digest[:8],
         device="coral_usb" if delegate == "edgetpu" else "desktop",
-        default=AS_IS,
+        default=PASSTHROUGH,
         input=found.input,
         output=found.output,
-        variants={AS_IS: path.name},
+        variants={PASSTHROUGH: path.name},
         metrics={},
         provenance={"source": {"file": path.name, "sha256": digest}, "assumed": list(found.notes)},
     )

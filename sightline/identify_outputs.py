@@ -282,8 +282,8 @@ def _input(f: _Found, decoder: Decoder, name: str, hints: Hints, notes: list[str
     if normalization is None:
         raise ModelError(
             f"{name}: takes float pictures and does not say how they are normalised, and a wrong guess gives wrong "
-            "answers silently; make it a bundle that says it: sightline convert --scheme as_is --normalization, one of "
-            "0..255, 0..1, -1..1, imagenet, or MEAN/STD"
+            "answers silently; make it a bundle that says it: sightline convert --scheme passthrough --normalization, "
+            "one of 0..255, 0..1, -1..1, imagenet, or MEAN/STD"
         )
     resize = hints.resize
     if resize is None:

@@ -48,10 +48,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Path:
     """Its bundle for the desktop, with the variants static_int8 (default) and float32. Read only: copy to change it."""
-    from converters.convert import convert
+    from converters.convert import ConvertOptions, convert
 
     path = tmp_path_factory.mktemp("bundle") / "colours.bundle"
-    convert(run_folder, path, device="desktop", schemes=("static_int8", "float32"))
+    convert(run_folder, path, ConvertOptions("desktop", schemes=("static_int8", "float32")))
     return path
 
 

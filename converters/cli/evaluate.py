@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sightline.bare_model import AS_IS
+from sightline.bare_model import PASSTHROUGH
 from sightline.device import SCHEMES
 from sightline.errors import InputError
 from sightline.files import write_file
@@ -18,61 +18,51 @@ from sightline.options import NEW_FILE, READ, SEED
 @click.command()
 @click.argument("models", nargs=-1, required=True, type=READ)
 @click.argument("data", type=READ)
-@click.option(
-    "--part",
-    type=click.Choice(["val", "all"]),
-    default="val",
-    show_default=True,
-    help="What training holds out, or every picture.",
-)
-@click.option("--seed", type=SEED, help="Of the split, where DATA has none of its own.  [default: the models' own]")
-@click.option(
-    "--scheme",
-    "schemes",
-    multiple=True,
-    type=click.Choice([*SCHEMES, AS_IS]),
-    help="Variant of a bundle.  [default: all]",
-)
-@click.option("--report", type=NEW_FILE, help="Page to write: classes, curves, worst pictures.")
-@click.option(
-    "--corrupt",
-    type=click.Choice(["refuse", "skip"]),
-    default="refuse",
-    show_default=True,
-    help="Pictures that cannot be read, and boxes that are wrong.",
-)
+@click.option("--part", type=click.Choice(["val", "all"]), default="val", show_default=True,
+              help="Part of DATA to measure. val: the images that training holds out. all: every image.")  # fmt: skip
+@click.option("--seed", type=SEED,
+              help="Seed that splits DATA into training and held-out images, if DATA has no val part of its own.  "
+                   "[default: the models' seed]")  # fmt: skip
+@click.option("--scheme", "schemes", multiple=True, type=click.Choice([*SCHEMES, PASSTHROUGH]),
+              help="Measure only this variant of a bundle. Repeat the option for several.  "
+                   "[default: all variants]")  # fmt: skip
+@click.option("--report", type=NEW_FILE,
+              help="Write an HTML report with classes, curves and the worst images.")  # fmt: skip
+@click.option("--corrupt", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
+              help="What to do with unreadable images and wrong boxes: refuse the data set, or skip them.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def evaluate(models: tuple[Path, ...], data: Path, report: Path | None, as_json: bool, **options: Any) -> None:
-    """Measure the accuracy or mAP of models on labelled images, computed as on the device.
+    """Measure the accuracy or mAP of models on labelled images, as a device runs them.
 
-    MODELS are bundles and run folders, which are compared side by side; DATA is what `sightline train` takes: class
-    folders, or pictures with boxes.
+    MODELS are bundles and run folders. They are compared side by side.
+
+    DATA is a data set as `sightline train` takes it: class folders, or images with boxes.
     """
-    from converters.cli.convert import Bar
+    from converters.cli.progress_bar import ProgressBar
     from converters.evaluate.evaluate import evaluate as run
     from converters.report.evaluation import classes, render, to_json, variants
 
     if report and report.suffix != ".html":
-        raise InputError(f"--report {report}: it is a page, so its name ends in .html")
-    result = run(models, data, progress=Bar(), **options)
+        raise InputError(f"--report {report}: the report is an HTML page. Give it a name that ends in .html.")
+    result = run(models, data, progress=ProgressBar(), **options)
     if report:
         write_file(report, render(result).encode())
     if as_json:
         click.echo(json.dumps(to_json(result)))
         return
-    part = "all of it" if result.part == "all" else f"what training holds out, seed {result.seed}"
+    part = "all images" if result.part == "all" else f"held-out part, seed {result.seed}"
     skipped = f", {result.skipped:,} skipped" if result.skipped else ""
-    click.echo(f"{len(result.paths):,} pictures of {data}: {part}{skipped}")
-    for heads, rows in (variants(result), classes(result)):
+    click.echo(f"{len(result.paths):,} images of {data}: {part}{skipped}")
+    for table in (variants(result), classes(result)):
         click.echo()
-        for line in columns(heads, rows):
+        for line in columns(table.heads, table.rows):
             click.echo(line)
     if report:
         click.echo(f"\nwrote {report}")
 
 
 def columns(heads: list[str], rows: list[list[str]]) -> list[str]:
-    """A table in a terminal: the first column to the left, the others to the right."""
+    """The lines of a table: the first column is left-aligned, the others are right-aligned."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     return [
         "  ".join(

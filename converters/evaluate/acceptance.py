@@ -1,7 +1,6 @@
-"""Accept nothing unseen: what was written is opened, run on pictures that training never saw, and judged.
+"""Decide whether a converted model is good enough: open it again, run it on held-out images, and compare with limits.
 
-The judge is judged too: each scheme's own model with its weights shuffled goes through the same examination, and must
-fail it.
+The evaluation itself is checked too. Each variant with shuffled weights goes through the same evaluation and must fail.
 """
 
 from __future__ import annotations
@@ -13,23 +12,30 @@ from typing import Any
 import numpy as np
 
 from converters.evaluate.divergence import Outputs, snr_db, split
-from converters.evaluate.metrics import metrics_for
-from converters.evaluate.run import Progress, each, read_all, run_all
+from converters.evaluate.metrics import ALL, metrics_for
+from converters.evaluate.run import Progress, map_frames, no_progress, read_all, run_all
 from converters.sources.base import Source
-from converters.tflite.graph import ops, shuffle_weights
+from converters.tflite.edits import shuffle_weights
+from converters.tflite.ops import list_ops
 from sightline.device import Scheme
 from sightline.errors import QualityError
 from sightline.interpreter import Interpreter
 from sightline.preprocess import InputSpec
 
-# the control needs few pictures: a model that knows nothing is wrong on most of any 200
-CONTROL_PICTURES = 200
+# the negative control needs few images: a model that knows nothing is wrong on most of any 200
+CONTROL_IMAGES = 200
+MAX_PARITY_ERROR = 1e-3  # of the outputs' range: float rounding stays below it
+_ROUNDING = 1e-9  # a limit is not exceeded by float rounding
 
 
 @dataclass(frozen=True)
 class Limits:
-    """max_drop: points of accuracy, or of mAP, that may be lost against float32. max_class_drop: the same of any one
-    class. min_agreement: percent of the pictures, or of the boxes, for which the answer must be float32's."""
+    """How much a variant may lose against float32.
+
+    max_drop: points of accuracy or mAP.
+    max_class_drop: points of accuracy or mAP of any one class.
+    min_agreement: percent of the images or boxes with the same answer as float32.
+    """
 
     max_drop: float = 0.5
     max_class_drop: float = 10.0
@@ -51,7 +57,7 @@ class VariantResult:
     outputs: float32 [golden, values], the outputs for the golden frames.
     answers: one for each held-out image.
     negative_control_drop: points that the model with shuffled weights lost; None if it was not measured.
-    more: other metrics.
+    extra: {name: value} of further metrics.
     """
 
     scheme: Scheme
@@ -65,148 +71,172 @@ class VariantResult:
     outputs: Outputs
     answers: Sequence[Any]
     negative_control_drop: float | None = None
-    more: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, float] = field(default_factory=dict)
 
 
 class HeldOutEvaluation:
-    """The held-out pictures, and what the float model answers to each: what every candidate is compared with."""
+    """The held-out images with the float model's answers to them. Every variant is compared with these answers.
 
-    def __init__(self, source: Source, progress: Progress) -> None:
-        """Reads every held-out picture once. Raises DataError, which names one that cannot be read."""
+    metrics: how answers are read and compared.
+    frames: the held-out images, uint8 [n, height, width, 3].
+    float_answers: of the float model, one for each image.
+    float_scores: of the float model; None where the images have no labels.
+    golden: float32 [golden, values], the float model's outputs for the golden frames.
+    """
+
+    def __init__(self, source: Source, progress: Progress = no_progress) -> None:
+        """Read every held-out image once. Raises DataError, which names an image that cannot be read."""
         self.source = source
-        self.rules = metrics_for(source.output, source.input, [answer for _, answer in source.heldout])
+        self.metrics = metrics_for(source.output, source.input, [truth for _, truth in source.heldout])
         spec = source.input
-        self.frames = read_all([path for path, _ in source.heldout], spec, self.rules, progress)
+        self.frames = read_all([path for path, _ in source.heldout], spec, self.metrics, progress)
         self.float_answers = self._answers(source.float_model, "float32")
-        self.float_quality = self.rules.quality(self.float_answers)
+        self.float_scores = self.metrics.score(self.float_answers)
         self.golden = run_all(source.float_model, source.golden, spec, "float32")
 
     @property
     def quality(self) -> float | None:
-        """Of the float model, in 0..1; None where nobody labelled the pictures."""
-        return self.float_quality.value if self.float_quality else None
+        """Accuracy or mAP of the float model, in 0..1; None where the images have no labels."""
+        return self.float_scores.value if self.float_scores else None
 
     def measure(self, scheme: Scheme, content: bytes) -> VariantResult:
-        """A candidate on every held-out picture."""
-        mine = self.float_answers if scheme == "float32" else self._answers(content, scheme)
+        """Run a variant on every held-out image."""
+        answers = self.float_answers if scheme == "float32" else self._answers(content, scheme)
         outputs = run_all(content, self.source.golden, self.source.input, scheme)
-        quality, base = self.rules.quality(mine), self.float_quality
+        scores, reference = self.metrics.score(answers), self.float_scores
         drop = worst_class = worst_drop = None
-        if quality and base:
-            drop = 100 * (base.value - quality.value)
-            lost = {label: 100 * (base.per_class[label] - value) for label, value in quality.per_class.items()}
-            worst_class = max(lost, key=lambda label: lost[label])
-            worst_drop = lost[worst_class]
+        if scores and reference:
+            drop = 100 * (reference.value - scores.value)
+            drops = {label: 100 * (reference.per_class[label] - value) for label, value in scores.per_class.items()}
+            worst_class = max(drops, key=lambda label: drops[label])
+            worst_drop = drops[worst_class]
         shapes = self.source.shapes
+        pairs = zip(split(self.golden, shapes), split(outputs, shapes), strict=True)
         return VariantResult(
             scheme=scheme,
             bytes=len(content),
-            quality=quality.value if quality else None,
-            agreement=self.rules.agreement(self.float_answers, mine),
+            quality=scores.value if scores else None,
+            agreement=self.metrics.agreement(self.float_answers, answers),
             drop=drop,
             worst_class=worst_class,
             worst_drop=worst_drop,
-            snr_db=min(snr_db(*pair) for pair in zip(split(self.golden, shapes), split(outputs, shapes), strict=True)),
+            snr_db=min(snr_db(*pair) for pair in pairs),
             outputs=outputs,
-            answers=mine,
-            more=quality.more if quality else {},
+            answers=answers,
+            extra=scores.extra if scores else {},
         )
 
-    def control(self, m: VariantResult, content: bytes) -> VariantResult:
-        """The same with what the candidate's damaged self lost, on some of the pictures."""
+    def with_negative_control(self, result: VariantResult, content: bytes) -> VariantResult:
+        """The result, with the loss of the same model with shuffled weights on some of the images."""
         # evenly over the list, which is sorted by class
-        some = slice(None, None, max(1, len(self.frames) // CONTROL_PICTURES))
-        mine = self._answers(shuffle_weights(content), m.scheme, some)
-        reference = self.float_answers[some]
-        quality, base = self.rules.quality(mine, some), self.rules.quality(reference, some)
-        lost = base.value - quality.value if quality and base else 1 - self.rules.agreement(reference, mine)
-        return replace(m, negative_control_drop=100 * lost)
+        subset = slice(None, None, max(1, len(self.frames) // CONTROL_IMAGES))
+        answers = self._answers(shuffle_weights(content), result.scheme, subset)
+        reference = self.float_answers[subset]
+        scores, float_scores = self.metrics.score(answers, subset), self.metrics.score(reference, subset)
+        if scores and float_scores:
+            loss = float_scores.value - scores.value
+        else:
+            loss = 1 - self.metrics.agreement(reference, answers)
+        return replace(result, negative_control_drop=100 * loss)
 
-    def _answers(self, content: bytes, name: str, some: slice = slice(None)) -> Sequence[Any]:
-        chosen = range(len(self.frames))[some]
-        found = each(content, self.frames[some], self.source.input, name, lambda i, k: self.rules.answer(i, chosen[k]))
-        return self.rules.collect(found)
+    def _answers(self, content: bytes, name: str, subset: slice = ALL) -> Sequence[Any]:
+        images = range(len(self.frames))[subset]
+        answers = map_frames(
+            content, self.frames[subset], self.source.input, name,
+            lambda interpreter, k: self.metrics.read_answer(interpreter, images[k]),
+        )  # fmt: skip
+        sequence: Sequence[Any] = self.metrics.collect(answers)
+        return sequence
 
 
 def check_parity(source: Source) -> float:
-    """Largest difference between the float TFLite and its origin on the golden frames, over the outputs' largest value.
+    """Largest difference between the float TFLite and the original on the golden frames, over the outputs' range.
 
-    Raises QualityError above 0.001, or where frames in a wrong order pass as well (then nothing was compared).
+    Raises QualityError above 0.001. Raises it too if frames in a wrong order pass: then the comparison proves nothing.
     """
     flat = run_all(source.float_model, source.golden, source.input, "float32")
     pairs = list(zip(split(flat, source.shapes), split(source.expected, source.shapes), strict=True))
-    difference = max(_difference(given, expected) for given, expected in pairs)
-    if not difference <= 1e-3:
+    difference = max(_difference(actual, expected) for actual, expected in pairs)
+    if not difference <= MAX_PARITY_ERROR:
         raise QualityError(
             f"the float TFLite differs from the {source.origin} program by {difference:.2%} of its outputs' range (up "
             "to 0.1 % is rounding): the conversion changed what the model computes"
         )
-    if len(flat) > 1 and all(_difference(given, np.roll(expected, 1, axis=0)) <= 1e-3 for given, expected in pairs):
-        raise QualityError("the model gives the same outputs for every golden picture: nothing can be compared")
+    if len(flat) > 1 and all(_difference(a, np.roll(e, 1, axis=0)) <= MAX_PARITY_ERROR for a, e in pairs):
+        raise QualityError(
+            "the model gives the same outputs for every golden image, so nothing can be compared. Check that the model "
+            "is trained, and that the images differ."
+        )
     return difference
 
 
-def _difference(given: Outputs, expected: Outputs) -> float:
-    return float(np.abs(given - expected).max()) / (float(np.abs(expected).max()) or 1.0)
+def _difference(actual: Outputs, expected: Outputs) -> float:
+    return float(np.abs(actual - expected).max()) / (float(np.abs(expected).max()) or 1.0)
 
 
 def check_integer(content: bytes, scheme: Scheme, spec: InputSpec, allowed: Sequence[str] = ()) -> None:
-    """A static scheme promised integers: raises QualityError with the ops that still compute in float, and for an
-    input at which bytes do not arrive exactly. allowed: first outputs of the ops that were left in float on purpose."""
+    """Check that a static scheme computes in integers, and that each byte of an image reaches the model exactly.
+
+    allowed: first outputs of the ops that stay in float on purpose.
+    Raises QualityError, which names the ops that compute in float, or the input's type and scale.
+    """
     if not scheme.startswith("static_int8"):
         return
-    left = [op for op in ops(content) if op.computes_in_float and op.output not in allowed]
-    if left:
-        shown = ", ".join(f"{op.name} ({op.output.split(';')[0][-80:]})" for op in left[:5])
+    all_ops = list_ops(content)
+    float_ops = [op for op in all_ops if op.computes_in_float and op.output not in allowed]
+    if float_ops:
+        names = ", ".join(f"{op.name} ({op.output.split(';')[0][-80:]})" for op in float_ops[:5])
         raise QualityError(
-            f"{scheme}: {len(left)} of {len(ops(content))} ops still compute in float: {shown}; "
-            "choose --scheme float16 or dynamic_int8, or another arch"
+            f"{scheme}: {len(float_ops)} of {len(all_ops)} ops still compute in float: {names}. "
+            "Choose --scheme float16 or dynamic_int8, or another arch."
         )
     interpreter = Interpreter(content, spec, name=scheme)
     tensor, uniform = interpreter.input, len(set(spec.mean)) == len(set(spec.std)) == 1
-    wanted = "float32" if scheme == "static_int8_float_io" else "int8"
-    # channels of their own mean and deviation share one scale, and then some bytes of the narrower ones as well
-    if tensor.dtype != wanted or (uniform and len(np.unique(interpreter.table)) < 256):
+    dtype = "float32" if scheme == "static_int8_float_io" else "int8"
+    # channels with means and deviations of their own share one scale; then bytes of the narrower channels share values
+    if tensor.dtype != dtype or (uniform and len(np.unique(interpreter.table)) < 256):
         raise QualityError(
-            f"{scheme}: the input is {tensor.dtype} with scale {tensor.scale} and zero point {tensor.zero_point}; "
-            f"{wanted} is needed, in which each byte arrives as another value"
+            f"{scheme}: the input is {tensor.dtype} with scale {tensor.scale} and zero point {tensor.zero_point}. "
+            f"It must be {dtype}, with a different value for each of the 256 bytes."
         )
 
 
-def passes(m: VariantResult, exam: HeldOutEvaluation, limits: Limits) -> bool:
-    return not _lost_too_much(m, exam, limits)
+def passes(result: VariantResult, evaluation: HeldOutEvaluation, limits: Limits) -> bool:
+    """Whether a variant is within the limits."""
+    return not _violations(result, evaluation, limits)
 
 
-def judge(m: VariantResult, exam: HeldOutEvaluation, limits: Limits) -> None:
-    """Raises QualityError where the scheme lost more than the limits, or where losing could not be noticed."""
-    pictures = len(exam.frames)
-    lost = _lost_too_much(m, exam, limits)
-    if lost:
-        coarse = m.drop is not None and 100 / pictures > limits.max_drop
-        hint = f" (with so few, one is {100 / pictures:.1f} points)" if coarse else ""
-        remedy = "fine-tune it (sightline train --quantization-aware), give more pictures to calibrate with, or "
+def judge(result: VariantResult, evaluation: HeldOutEvaluation, limits: Limits) -> None:
+    """Raises QualityError if a variant exceeds a limit, or if its negative control passes."""
+    images = len(evaluation.frames)
+    violations = _violations(result, evaluation, limits)
+    if violations:
+        coarse = result.drop is not None and 100 / images > limits.max_drop
+        hint = f" (one image is {100 / images:.1f} points)" if coarse else ""
+        static = "Fine-tune it (sightline train --quantization-aware), give more images to --calibration, or choose"
         raise QualityError(
-            f"{m.scheme} {', and '.join(lost)}, on {pictures} held-out pictures{hint}; to lose less: "
-            f"{remedy if m.scheme.startswith('static') else ''}choose another --scheme or --arch"
+            f"{result.scheme} {', and '.join(violations)}, on {images} held-out images{hint}. "
+            f"{static if result.scheme.startswith('static') else 'Choose'} another --scheme or --arch."
         )
-    if m.negative_control_drop is None or m.negative_control_drop <= limits.max_drop:
+    if result.negative_control_drop is None or result.negative_control_drop <= limits.max_drop:
         raise QualityError(
-            f"{m.scheme}: cannot tell this model from the same model with shuffled weights, which lost only "
-            f"{m.negative_control_drop or 0:.2f} points. Train a better model, or hold out more and more varied images."
+            f"{result.scheme}: cannot tell this model from the same model with shuffled weights, which lost only "
+            f"{result.negative_control_drop or 0:.2f} points. Train a better model, or hold out more and more varied "
+            "images."
         )
 
 
-def _lost_too_much(m: VariantResult, exam: HeldOutEvaluation, limits: Limits) -> list[str]:
-    lost = []
-    if m.drop is not None and m.drop > limits.max_drop + 1e-9:
-        lost.append(f"lost {m.drop:.2f} points of {exam.rules.title}, --max-drop is {limits.max_drop:g}")
-    if m.worst_drop is not None and m.worst_class is not None and exam.float_quality:
-        size = exam.float_quality.sizes[m.worst_class]
-        # two pictures of a small class are chance
-        if m.worst_drop > max(limits.max_class_drop, 200 / size) + 1e-9:
-            lost.append(
-                f"lost {m.worst_drop:.1f} points on {m.worst_class!r}, --max-class-drop is {limits.max_class_drop:g}"
-            )
-    if 100 * m.agreement < limits.min_agreement - 1e-9:
-        lost.append(f"gives float32's answer on {m.agreement:.2%}, --min-agreement is {limits.min_agreement:g}")
-    return lost
+def _violations(result: VariantResult, evaluation: HeldOutEvaluation, limits: Limits) -> list[str]:
+    """What exceeds the limits, in words."""
+    texts = []
+    if result.drop is not None and result.drop > limits.max_drop + _ROUNDING:
+        texts.append(f"lost {result.drop:.2f} points of {evaluation.metrics.title}, --max-drop is {limits.max_drop:g}")
+    if result.worst_drop is not None and result.worst_class is not None and evaluation.float_scores:
+        count = evaluation.float_scores.counts[result.worst_class]
+        # two images of a small class are chance
+        if result.worst_drop > max(limits.max_class_drop, 200 / count) + _ROUNDING:
+            limit = f"--max-class-drop is {limits.max_class_drop:g}"
+            texts.append(f"lost {result.worst_drop:.1f} points on {result.worst_class!r}, {limit}")
+    if 100 * result.agreement < limits.min_agreement - _ROUNDING:
+        texts.append(f"gives float32's answer for {result.agreement:.2%}, --min-agreement is {limits.min_agreement:g}")
+    return texts

@@ -1,4 +1,4 @@
-"""How far a quantized model's outputs are from float32's, in one number: what the search goes by."""
+"""How far a quantized model's outputs are from float32's, in one number. The search minimises it."""
 
 from __future__ import annotations
 
@@ -9,60 +9,73 @@ from numpy.typing import NDArray
 
 from sightline.output_spec import OutputSpec, scores
 
-FLOOR = 1e-3
+MIN_PROBABILITY = 1e-3
+EXACT_SNR_DB = 200.0  # of outputs that are equal
 Outputs = NDArray[np.float32]
 
 
 def split(values: Outputs, shapes: Sequence[tuple[int, ...]]) -> list[Outputs]:
-    """Each output, [n, ...], of [n, values]. shapes: of the outputs of one picture."""
+    """Cut [n, values] into the model's outputs, each [n, ...]. shapes: of the outputs of one image."""
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
     parts = np.split(values, ends[:-1], axis=1)
     return [part.reshape(len(values), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def class_divergence(wanted: Outputs, given: Outputs, spec: OutputSpec) -> float:
-    """Mean Kullback-Leibler divergence, in nats, of the scores of `given` from those of `wanted`, [n, classes] each.
+def class_divergence(expected: Outputs, actual: Outputs, spec: OutputSpec) -> float:
+    """Mean Kullback-Leibler divergence, in nats, of the scores of `actual` from those of `expected`, both [n, classes].
 
-    Unlike the outputs' own error it is bounded where the model is sure anyway, so that a few pictures with large
-    outputs do not decide. Independent scores (sigmoid) are each a distribution of two. Scores under 0.001 count as
-    0.001: an int8 probability has steps of 1/256, and a zero would outweigh everything else.
+    Unlike the outputs' own error it is bounded where the model is sure, so a few images with large outputs do not
+    decide. Independent scores (sigmoid) are each a distribution of two. Scores under 0.001 count as 0.001: an int8
+    probability has steps of 1/256, and a zero would outweigh everything else.
     """
-    p = np.asarray([scores([row], spec) for row in wanted], np.float64)
-    q = np.asarray([scores([row], spec) for row in given], np.float64)
+    p = np.asarray([scores([row], spec) for row in expected], np.float64)
+    q = np.asarray([scores([row], spec) for row in actual], np.float64)
     if spec.activation == "sigmoid":
         p, q = np.stack([p, 1 - p], -1), np.stack([q, 1 - q], -1)
-    p, q = np.clip(p, FLOOR, None), np.clip(q, FLOOR, None)
+    p, q = np.clip(p, MIN_PROBABILITY, None), np.clip(q, MIN_PROBABILITY, None)
     return float((p * np.log(p / q)).sum(axis=-1).mean())
 
 
-def cell_divergence(wanted: Outputs, given: Outputs) -> float:
-    """The same of logits of cells, [n, ...], each a distribution of two; summed over the cells of a picture."""
-    p, q = (np.clip(1 / (1 + np.exp(-np.clip(v, -30, 30))), FLOOR, 1 - FLOOR) for v in (wanted, given))
-    return float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum()) / len(wanted)
+def cell_divergence(expected: Outputs, actual: Outputs) -> float:
+    """The same for the logits of cells, [n, ...], each a distribution of two. Summed over the cells of an image."""
+    p, q = (np.clip(_sigmoid(v), MIN_PROBABILITY, 1 - MIN_PROBABILITY) for v in (expected, actual))
+    return float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum()) / len(expected)
 
 
-def box_divergence(wanted: Sequence[Outputs], given: Sequence[Outputs]) -> float:
-    """The same of a detector's outputs, summed over the cells of a picture: of each score as a distribution of two, and
-    1 - IoU of each cell's box, as far as float32 sees something there."""
+def box_divergence(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
+    """The same for a detector's outputs, logits and distances in turn. Summed over the cells of an image.
+
+    Each score counts as a distribution of two. Each cell's box counts as 1 - IoU, weighted by float32's best score
+    there.
+    """
     total = 0.0
-    for logits, edges, its_logits, its_edges in zip(wanted[::2], wanted[1::2], given[::2], given[1::2], strict=True):
-        total += cell_divergence(logits, its_logits) * len(logits)
-        best = (1 / (1 + np.exp(-np.clip(logits, -30, 30)))).max(axis=-1)
-        seen = best > 10 * FLOOR
-        a, b = edges[seen].clip(0), its_edges[seen].clip(0)
-        shared = _area(np.minimum(a, b))
-        overlap = shared / np.maximum(_area(a) + _area(b) - shared, 1e-9)
-        total += float((best[seen] * (1 - overlap)).sum())
-    return total / len(wanted[0])
+    for logits, edges, actual_logits, actual_edges in zip(
+        expected[::2], expected[1::2], actual[::2], actual[1::2], strict=True
+    ):
+        total += cell_divergence(logits, actual_logits) * len(logits)
+        best = _sigmoid(logits).max(axis=-1)
+        occupied = best > 10 * MIN_PROBABILITY
+        a, b = edges[occupied].clip(0), actual_edges[occupied].clip(0)
+        total += float((best[occupied] * (1 - _centred_iou(a, b))).sum())
+    return total / len(expected[0])
+
+
+def snr_db(expected: Outputs, actual: Outputs) -> float:
+    """Signal-to-noise ratio in decibels. Only what varies counts as signal: a constant carries no information."""
+    noise = float(np.square(actual - expected).mean())
+    signal = float((expected - expected.mean(axis=0, keepdims=True)).var())
+    return EXACT_SNR_DB if noise == 0 else float(10 * np.log10(max(signal, 1e-30) / noise))
+
+
+def _sigmoid(logits: Outputs) -> Outputs:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))))
+
+
+def _centred_iou(a: Outputs, b: Outputs) -> Outputs:
+    """IoU of each row of `a` with the same row of `b`, [n, 4] distances from one point to left, top, right, bottom."""
+    shared = _area(np.minimum(a, b))
+    return np.asarray(shared / np.maximum(_area(a) + _area(b) - shared, 1e-9))
 
 
 def _area(edges: Outputs) -> Outputs:
-    """Of boxes that lie around the same point, [n, 4] distances to left, top, right, bottom."""
     return np.asarray((edges[:, 0] + edges[:, 2]) * (edges[:, 1] + edges[:, 3]))
-
-
-def snr_db(wanted: Outputs, given: Outputs) -> float:
-    """Signal over noise in decibels; of the signal only what varies, for a constant says nothing."""
-    noise = float(np.square(given - wanted).mean())
-    signal = float((wanted - wanted.mean(axis=0, keepdims=True)).var())
-    return 200.0 if noise == 0 else float(10 * np.log10(max(signal, 1e-30) / noise))

@@ -1,4 +1,4 @@
-"""Running a model on many pictures, on all cores."""
+"""Run a model on many images, on all cores."""
 
 from __future__ import annotations
 
@@ -18,52 +18,61 @@ from sightline.images import read_image
 from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec, Preprocessor
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], None]  # called with (images done, images in all)
 Answer = TypeVar("Answer")
 
 
-def read_all(paths: Sequence[Path], spec: InputSpec, rules: Metrics, progress: Progress) -> Frame:
-    """uint8 [n, height, width, 3], as the model takes them, in a file without a name: 2,000 pictures of 224x224 are
-    300 MB, which the system may keep in memory or not. Raises DataError."""
+def no_progress(done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+
+
+def read_all(paths: Sequence[Path], spec: InputSpec, metrics: Metrics, progress: Progress) -> Frame:
+    """Read and preprocess images: uint8 [n, height, width, 3].
+
+    The array is a memory map of an unnamed temporary file: 2,000 images of 224x224 are 300 MB, and the system decides
+    how much of it stays in memory. Raises DataError, which names an image that cannot be read.
+    """
     with tempfile.TemporaryFile() as f:
         frames: Frame = np.memmap(f, np.uint8, "w+", shape=(len(paths), spec.height, spec.width, 3))
     preprocess = Preprocessor(spec)
     for i, path in enumerate(paths):
         frame = read_image(path)
-        rules.prepare(i, (frame.shape[1], frame.shape[0]))
+        metrics.set_image_size(i, (frame.shape[1], frame.shape[0]))
         preprocess(frame, out=frames[i])
         progress(i + 1, len(paths))
     return frames
 
 
 def run_all(content: bytes, frames: Frame, spec: InputSpec, name: str) -> Outputs:
-    """float32 [n, values]: all outputs, one after the other, for each of uint8 [n, height, width, 3], as the device
-    will run them."""
-    return np.stack(each(content, frames, spec, name, _flat))
+    """Run a model as the device does. Returns float32 [n, values]: all outputs of each frame, one after the other.
+
+    frames: uint8 [n, height, width, 3].
+    """
+    return np.stack(map_frames(content, frames, spec, name, _flat))
 
 
 def _flat(interpreter: Interpreter, k: int) -> Outputs:
     return np.concatenate([output.reshape(-1) for output in interpreter.results()])
 
 
-def each(
-    content: bytes, frames: Frame, spec: InputSpec, name: str, look: Callable[[Interpreter, int], Answer]
+def map_frames(
+    content: bytes, frames: Frame, spec: InputSpec, name: str, read: Callable[[Interpreter, int], Answer]
 ) -> list[Answer]:
-    """What `look` makes of the interpreter after each frame, given the frame's index.
+    """Run a model on each frame. Returns what `read` makes of the interpreter and the frame's index.
 
-    On all cores, each with an interpreter of its own: every picture's outputs are the same as alone.
+    It uses all cores, each with an interpreter of its own: an image's outputs are the same as when it runs alone.
     """
     parts = np.array_split(np.arange(len(frames)), min(len(frames), os.cpu_count() or 1))
     # loaded one after the other: loading redirects the process's stderr
     interpreters = [Interpreter(content, spec, name=name) for _ in parts]
 
     def run(interpreter: Interpreter, part: NDArray[np.int64]) -> list[Answer]:
-        found = []
+        answers = []
         for k in part.tolist():
             interpreter.fill(frames[k])
             interpreter.invoke()
-            found.append(look(interpreter, k))
-        return found
+            answers.append(read(interpreter, k))
+        return answers
 
     with ThreadPoolExecutor(len(parts)) as pool:
-        return [answer for found in pool.map(run, interpreters, parts) for answer in found]
+        return [answer for answers in pool.map(run, interpreters, parts) for answer in answers]

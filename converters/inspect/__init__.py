@@ -1,1 +1,1 @@
-"""What a model or a data set holds."""
+"""What a model or a data set contains, for `sightline inspect`."""

@@ -1,6 +1,6 @@
-"""What LiteRT does with a model, seen from inside a process of its own: a crafted file may crash it, and then only it.
+"""Open and run a model in LiteRT, as a child process: a crafted file may crash LiteRT, and then only this process.
 
-Writes a JSON line once the model is open, and another once it has run.
+Prints a JSON line when the model is open, and another when it has run.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ import numpy as np
 
 
 def main(kernels: str) -> None:
-    """kernels: `xnnpack` or `none` (TFLite's own). The model comes on stdin."""
+    """Probe the model on stdin. kernels: `xnnpack`, or `builtin` for TFLite's own."""
     from ai_edge_litert import interpreter as litert
 
     content = sys.stdin.buffer.read()
-    before = _resident()
-    own = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    options = {"experimental_op_resolver_type": own} if kernels == "none" else {}
+    before = _resident_bytes()
+    builtin = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    options = {"experimental_op_resolver_type": builtin} if kernels == "builtin" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             interpreter = litert.Interpreter(model_content=content, num_threads=1, **options)
             interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as e:
-            return _say(error=" ".join(str(e).split()))
-    _say(
-        error=None,
+            return _print(load_error=" ".join(str(e).split()))
+    _print(
+        load_error="",
         delegates=[
             {"inputs": d["inputs"].tolist(), "outputs": d["outputs"].tolist()}
-            for d in interpreter._get_ops_details()  # no public name says which ops a delegate took
+            for d in interpreter._get_ops_details()  # no public method lists the ops that a delegate took
             if d["op_name"] == "DELEGATE"
         ],
     )
     try:
-        for entry in interpreter.get_input_details():
-            interpreter.set_tensor(entry["index"], np.zeros(entry["shape"], entry["dtype"]))
+        for details in interpreter.get_input_details():
+            interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
         interpreter.invoke()
     except (ValueError, RuntimeError) as e:
-        return _say(failure=" ".join(str(e).split()))
-    grown = _resident()
-    return _say(failure=None, resident=None if before is None or grown is None else grown - before)
+        return _print(run_error=" ".join(str(e).split()))
+    after = _resident_bytes()
+    return _print(run_error="", resident_bytes=None if before is None or after is None else after - before)
 
 
-def _resident() -> int | None:
-    """Bytes of this process in memory; None where the system does not say."""
+def _resident_bytes() -> int | None:
+    """Bytes of this process in memory; None where the system does not provide it."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
@@ -57,8 +57,8 @@ def _resident() -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _say(**found: Any) -> None:
-    print(json.dumps(found), flush=True)
+def _print(**facts: Any) -> None:
+    print(json.dumps(facts), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Quantization: ranges, the ladder of methods, and the files that come out."""
+"""Quantization: activation ranges, the search for the best int8 model, and the quantized files."""

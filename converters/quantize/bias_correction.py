@@ -1,4 +1,4 @@
-"""Bias correction: rounded weights shift a layer's mean output, and its bias can take that back."""
+"""Bias correction: rounded weights shift a layer's mean output, and its bias can compensate for the shift."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from converters.quantize.calibrate import Activation
 from converters.tflite.layers import Network
 
 
-def correct_biases(content: bytes, found: dict[str, Activation], fully_connected: str) -> tuple[bytes, int]:
-    """(a float model whose biases are corrected for the int8 weights that it will get, number of layers).
+def correct_biases(content: bytes, activations: dict[str, Activation], fully_connected: str) -> tuple[bytes, int]:
+    """Correct the biases of a float model for the int8 weights that it will get. Returns it with the number of layers.
 
     The expected shift is the weights' rounding error times the mean of the inputs (Nagel et al. 2019, "Data-Free
-    Quantization", section 4.2, with means that were measured on the calibration pictures). fully_connected:
-    `per_channel` or `per_tensor` weight scales. As a float model the result is worse: it is made to be quantized.
+    Quantization", section 4.2, with means measured on the calibration images). As a float model the result is worse: it
+    is made to be quantized.
+
+    fully_connected: `per_channel` or `per_tensor` weight scales of fully-connected layers.
     """
     network = Network(content)
     changed = 0
     for layer in network.layers():
-        activation = found.get(network.name(layer.input))
+        activation = activations.get(network.name(layer.input))
         weights = network.values(layer.weights)
         if layer.bias is None or activation is None or len(activation.channel_mean) != weights.shape[-1]:
             continue
@@ -35,7 +37,7 @@ def correct_biases(content: bytes, found: dict[str, Activation], fully_connected
 
 
 def rounded(weights: NDArray[np.float32], depthwise: bool, per_tensor: bool) -> NDArray[np.float32]:
-    """The weights as int8 holds them: symmetric, -127..127, a scale for each output channel (or one for all)."""
+    """The weights after int8 rounding: symmetric, -127..127, one scale per output channel, or one for all."""
     flat = weights.reshape(-1, weights.shape[-1]) if depthwise else weights.reshape(len(weights), -1).T
     largest = np.abs(flat).max(axis=0)
     if per_tensor:

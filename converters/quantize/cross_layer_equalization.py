@@ -1,4 +1,4 @@
-"""Cross-layer equalization: one layer divides a channel by what the next multiplies it with; int8 suits it better."""
+"""Cross-layer equalization: one layer divides a channel by a factor and the next multiplies by it, which suits int8."""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from converters.quantize.calibrate import Activation
+from converters.tflite.graph import Node
 from converters.tflite.layers import Layer, Network
 
-_OP = schema.BuiltinOperator
-_ACTIVATION = schema.ActivationFunctionType
-# they give c * x for c * x, a channel at a time
-_HOMOGENEOUS = (_OP.PAD, _OP.MAX_POOL_2D, _OP.AVERAGE_POOL_2D, _OP.MEAN, _OP.RELU)
-# how far a channel's scale goes from its activation's range (0 = not at all) and from the weights' that read it
+_SCALABLE_ACTIVATIONS = (schema.ActivationFunctionType.NONE, schema.ActivationFunctionType.RELU)
+# ops that give c * y for c * x, channel by channel
+_HOMOGENEOUS = ("PAD", "MAX_POOL_2D", "AVERAGE_POOL_2D", "MEAN", "RELU")
+# exponents of a channel's scale: (of its activation's range, of the range of the weights that read it)
 STRENGTHS = tuple(itertools.product((0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5)))
-# a channel that is nearly silent on the calibration pictures is not blown up without end
-SMALLEST = 1e-4
+# smallest range relative to the largest channel's: a nearly silent channel is not amplified without limit
+MIN_RELATIVE_RANGE = 1e-4
+MAX_NOISE_RATIO = 0.9  # expected noise after over before; a smaller gain is not worth a change
+
+WeightReaders = list[tuple[NDArray[np.float32], bool]]  # (weights, depthwise) of the layers that read an activation
 
 
-def equalize(content: bytes, found: dict[str, Activation]) -> tuple[bytes, int]:
-    """(a float model that computes the same, number of pairs of layers that were changed).
+def equalize(content: bytes, activations: dict[str, Activation]) -> tuple[bytes, int]:
+    """Equalize a float model. Returns one that computes the same, with the number of pairs of layers that changed.
 
-    A channel may be scaled between two layers where only what is positively homogeneous lies between them (Nagel et
-    al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.1). With one scale a
-    weight channel it is the activation that gains, so the scales are chosen as Xiao et al. 2022, "SmoothQuant", do:
-    from the ranges of both, with the strengths at which the noise that is expected of both is least.
+    A channel may be scaled between two layers where only positively homogeneous ops lie between them (Nagel et al.
+    2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.1). Weights have one scale
+    per channel, so the activation gains. The scales are therefore chosen as in Xiao et al. 2022, "SmoothQuant": from
+    the ranges of both, with the strengths at which the expected noise of both is least.
     """
     network = Network(content)
     changed = 0
     for layer in list(network.layers()):
         readers = _readers(network, layer.output)
-        activation = found.get(network.name(layer.output))
-        if not readers or activation is None or layer.activation not in (_ACTIVATION.NONE, _ACTIVATION.RELU):
+        activation = activations.get(network.name(layer.output))
+        if not readers or activation is None or layer.activation not in _SCALABLE_ACTIVATIONS:
             continue
         scales = _scales(activation, [(network.values(r.weights), r.depthwise) for r in readers])
         if scales is None:
@@ -51,16 +54,16 @@ def equalize(content: bytes, found: dict[str, Activation]) -> tuple[bytes, int]:
 
 
 def _readers(network: Network, tensor: int) -> list[Layer]:
-    """The layers that read a tensor, through what is homogeneous; none where anything else reads it as well."""
+    """The layers that read a tensor, through homogeneous ops; none if anything else reads it too."""
     if tensor in network.outputs or tensor not in network.consumers:
         return []
     readers: list[Layer] = []
-    for op in network.consumers[tensor]:
-        layer = network.layer(op)
+    for node in network.consumers[tensor]:
+        layer, data = network.layer(node), node.input(0)
         if layer is not None and layer.input == tensor:
             readers.append(layer)
-        elif network.kind(op) in _HOMOGENEOUS and int(op.inputs[0]) == tensor and _keeps_channels(op):
-            further = _readers(network, int(op.outputs[0]))
+        elif node.name in _HOMOGENEOUS and data is not None and data.index == tensor and _scalable(node):
+            further = _readers(network, node.outputs[0].index)
             if not further:
                 return []
             readers += further
@@ -69,36 +72,35 @@ def _readers(network: Network, tensor: int) -> list[Layer]:
     return readers
 
 
-def _keeps_channels(op: schema.OperatorT) -> bool:
-    fused = getattr(op.builtinOptions, "fusedActivationFunction", _ACTIVATION.NONE)
-    return fused in (_ACTIVATION.NONE, _ACTIVATION.RELU)
+def _scalable(node: Node) -> bool:
+    return node.option("fusedActivationFunction", schema.ActivationFunctionType.NONE) in _SCALABLE_ACTIVATIONS
 
 
-def _scales(a: Activation, readers: list[tuple[NDArray[np.float32], bool]]) -> NDArray[np.float32] | None:
-    """[channels]: what each channel is to be divided by; None where nothing is won."""
+def _scales(a: Activation, readers: WeightReaders) -> NDArray[np.float32] | None:
+    """[channels]: the divisor of each channel; None where equalization gains nothing."""
     reach = np.maximum(np.abs(a.channel_low), np.abs(a.channel_high))
     largest = np.max([np.abs(w).reshape(-1, w.shape[-1]).max(axis=0) for w, _ in readers], axis=0)
     if not reach.max() > 0 or not largest.max() > 0 or len(reach) != len(largest):
         return None
-    reach = np.maximum(reach / reach.max(), SMALLEST)
-    largest = np.maximum(largest / largest.max(), SMALLEST)
-    tried = [np.ones_like(reach)]
-    for of_reach, of_weights in STRENGTHS:
-        scales = reach**of_reach / largest**of_weights
-        tried.append(scales / np.exp(np.log(scales).mean()))  # around 1: what is common to all channels buys nothing
-    noise = [_noise(a, readers, scales) for scales in tried]
+    reach = np.maximum(reach / reach.max(), MIN_RELATIVE_RANGE)
+    largest = np.maximum(largest / largest.max(), MIN_RELATIVE_RANGE)
+    candidates = [np.ones_like(reach)]
+    for reach_strength, weight_strength in STRENGTHS:
+        scales = reach**reach_strength / largest**weight_strength
+        candidates.append(scales / np.exp(np.log(scales).mean()))  # around 1: a factor of all channels gains nothing
+    noise = [_noise(a, readers, scales) for scales in candidates]
     best = int(np.argmin(noise))
-    return tried[best] if noise[best] < 0.9 * noise[0] else None
+    return candidates[best] if noise[best] < MAX_NOISE_RATIO * noise[0] else None
 
 
-def _noise(a: Activation, readers: list[tuple[NDArray[np.float32], bool]], scales: NDArray[np.float32]) -> float:
-    """Mean square that rounding the scaled activation, and the weights that read it, is expected to add."""
+def _noise(a: Activation, readers: WeightReaders, scales: NDArray[np.float32]) -> float:
+    """Expected mean square error from rounding the scaled activation, and the weights that read it."""
     step = (max(float((a.channel_high / scales).max()), 0.0) - min(float((a.channel_low / scales).min()), 0.0)) / 255
     total = 0.0
     for weights, depthwise in readers:
         power = np.square(weights).reshape(-1, weights.shape[-1]).sum(axis=0)
         total += float((step**2 / 12 * scales**2 * power).sum())
-        if not depthwise:  # whose weights' step is each channel's own, and grows as the channel shrinks
+        if not depthwise:  # a depthwise weight's step is its channel's own, and grows as the channel shrinks
             steps = np.abs(weights * scales).reshape(len(weights), -1).max(axis=1) / 127
             taps = weights.reshape(len(weights), -1, weights.shape[-1]).shape[1]
             total += float((steps**2 / 12).sum() * taps * (a.channel_power / scales**2).sum())

@@ -1,1 +1,1 @@
-"""The reports for people, as HTML without scripts."""
+"""Reports for people and programs: HTML pages, JSON documents and texts for a terminal."""

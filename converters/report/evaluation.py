@@ -1,8 +1,7 @@
-"""What `sightline evaluate` found, for programs and as a page."""
+"""The report of `sightline evaluate`, for programs and as an HTML page."""
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from typing import Any
 
@@ -11,152 +10,145 @@ import numpy as np
 from converters.evaluate.evaluate import Evaluation
 from converters.evaluate.metrics import ClassificationMetrics, DetectionMetrics
 from converters.report.charts import curves
-from converters.report.html import drawn, kib, page, percent, shown_frame, table
+from converters.report.html import ImageCard, boxes_address, frame_address, label_names, render_template
+from converters.report.text import Table, kib, percent
 from sightline.metrics import RECALLS
 
-PICTURES = 48
-CURVES = 24
-CONFUSIONS = 20
+MAX_IMAGES = 48
+MAX_CURVES = 24
+MAX_CONFUSIONS = 20
 
 
 def to_json(e: Evaluation) -> dict[str, Any]:
-    """Fractions in 0..1."""
+    """The report for programs. Fractions are in 0..1."""
     return {
         "data": str(e.root),
         "part": e.part,
         "seed": e.seed,
-        "pictures": len(e.paths),
+        "images": len(e.paths),
         "skipped": e.skipped,
         "models": {
             r.candidate.name: {
                 "bytes": len(r.candidate.content),
-                r.rules.metric: r.quality.value,
-                **r.quality.more,
+                r.metrics.metric: r.scores.value,
+                **r.scores.extra,
                 "per_class": {
-                    label: {r.rules.metric: value, "count": r.quality.sizes[label]}
-                    for label, value in r.quality.per_class.items()
+                    label: {r.metrics.metric: value, "count": r.scores.counts[label]}
+                    for label, value in r.scores.per_class.items()
                 },
                 "threshold": r.candidate.output.threshold,
-                "wrong": sum(r.mistakes),
+                "mistakes": sum(r.mistakes),
             }
             for r in e.results
         },
         "worst": [
-            {"file": str(e.paths[i]), **{r.candidate.name: r.rules.say(r.answers[i]) for r in e.results}}
-            for i in worst(e)[:PICTURES]
+            {"file": str(e.paths[i]), **{r.candidate.name: r.metrics.describe(r.answers[i]) for r in e.results}}
+            for i in worst(e)[:MAX_IMAGES]
         ],
     }
 
 
 def worst(e: Evaluation) -> list[int]:
-    """Indices of the pictures in which something is wrong, those first in which the most is, by any of the models."""
+    """Indices of the images with mistakes, those with the most mistakes of all models first."""
     total = np.sum([r.mistakes for r in e.results], axis=0)
     return [i for i in np.argsort(-total, kind="stable").tolist() if total[i]]
 
 
-def variants(e: Evaluation) -> tuple[list[str], list[list[str]]]:
-    """A table: heads, and a row for each model."""
+def variants(e: Evaluation) -> Table:
+    """A row for each model."""
     first = e.results[0]
-    boxes = isinstance(first.rules, DetectionMetrics)
-    wrong = "missed or false" if boxes else "wrong"
-    more = ["mAP50" if key == "map50" else key for key in first.quality.more]
-    heads = ["", "size", first.rules.title, *more, wrong]
+    mistakes = "missed or false" if isinstance(first.metrics, DetectionMetrics) else "wrong"
+    extra = ["mAP50" if key == "map50" else key for key in first.scores.extra]
     rows = [
         [
-            r.candidate.name, kib(len(r.candidate.content)), percent(r.quality.value),
-            *map(percent, r.quality.more.values()), f"{sum(r.mistakes):,}",
+            r.candidate.name, kib(len(r.candidate.content)), percent(r.scores.value),
+            *map(percent, r.scores.extra.values()), f"{sum(r.mistakes):,}",
         ]
         for r in e.results
     ]  # fmt: skip
-    return heads, rows
+    return Table(["", "size", first.metrics.title, *extra, mistakes], rows)
 
 
-def classes(e: Evaluation) -> tuple[list[str], list[list[str]]]:
-    """A table: heads, and a row for each class that occurs, worst first by the last model."""
-    sizes, last = e.results[0].quality.sizes, e.results[-1].quality.per_class
-    heads = ["class", "boxes" if isinstance(e.results[0].rules, DetectionMetrics) else "pictures"]
+def classes(e: Evaluation) -> Table:
+    """A row for each class that occurs, the worst of the last model first."""
+    counts, last = e.results[0].scores.counts, e.results[-1].scores.per_class
+    heads = ["class", "boxes" if isinstance(e.results[0].metrics, DetectionMetrics) else "images"]
     rows = [
-        [label, f"{sizes[label]:,}", *(percent(r.quality.per_class[label]) for r in e.results)]
+        [label, f"{counts[label]:,}", *(percent(r.scores.per_class[label]) for r in e.results)]
         for label in sorted(last, key=lambda label: last[label])
     ]
-    return [*heads, *(r.candidate.name for r in e.results)], rows
+    return Table([*heads, *(r.candidate.name for r in e.results)], rows)
 
 
 def render(e: Evaluation) -> str:
-    """The page: self-contained, no script."""
+    """The report as an HTML page."""
     names = ", ".join(dict.fromkeys(r.candidate.name.rsplit(" ", 1)[0] for r in e.results))
-    part = "every picture" if e.part == "all" else f"the held-out part (seed {e.seed})"
-    about = html.escape(f"{len(e.paths):,} pictures: {part} of {e.root.resolve().name}; {e.skipped:,} skipped")
-    heads, rows = classes(e)
-    body = (
-        f"<h2>Models</h2>{_table(*variants(e))}{_curves(e)}<h2>Classes, worst first</h2>{_table(heads, rows)}"
-        f"{_confusions(e)}{_pictures(e)}"
+    data, indices = e.root.resolve().name, worst(e)
+    part = "all images" if e.part == "all" else f"held-out part (seed {e.seed})"
+    return render_template(
+        "evaluation.html",
+        title=f"{names} on {data}",
+        about=f"{len(e.paths):,} images: {part} of {data}; {e.skipped:,} skipped",
+        models=variants(e),
+        curves=_curves(e),
+        classes=classes(e),
+        last_model=e.results[-1].candidate.name,
+        confusions=_confusions(e),
+        mistaken=len(indices),
+        boxes=_box_legend(e),
+        images=[_image(e, i) for i in indices[:MAX_IMAGES]],
     )
-    return page(f"{names} on {e.root.resolve().name}", about, body)
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    return table([html.escape(h) for h in heads], [[html.escape(cell) for cell in row] for row in rows])
-
-
-def _curves(e: Evaluation) -> str:
-    labels = list(e.results[0].quality.curves)
+def _curves(e: Evaluation) -> list[dict[str, str]]:
+    labels = list(e.results[0].scores.curves)
     if not labels:
-        return ""
-    shown = [("all classes", [(r, np.mean([*r.quality.curves.values()], axis=0)) for r in e.results])]
-    worst_first = sorted(labels, key=lambda label: float(e.results[-1].quality.curves[label].mean()))
-    for label in worst_first[:CURVES] if len(labels) > 1 else []:
-        shown.append((label, [(r, r.quality.curves[label]) for r in e.results]))
-    cards = "".join(
-        f'<div class="card">{curves(RECALLS, [(r.candidate.name, y) for r, y in lines])}'
-        f'<div class="dim">{html.escape(title)}: {", ".join(f"{y.mean():.1%}" for _, y in lines)}</div></div>'
-        for title, lines in shown
-    )
-    return f"""<h2>Precision over recall, at IoU 0.5</h2><div class="charts">{cards}</div>
-<p class="dim">Upwards precision, to the right recall, both from 0 to 1; the figures are the areas below, in the order
-of the models; the first one's line is dashed.</p>"""
+        return []
+    charts = [("all classes", [(r, np.mean([*r.scores.curves.values()], axis=0)) for r in e.results])]
+    worst_first = sorted(labels, key=lambda label: float(e.results[-1].scores.curves[label].mean()))
+    for label in worst_first[:MAX_CURVES] if len(labels) > 1 else []:
+        charts.append((label, [(r, r.scores.curves[label]) for r in e.results]))
+    return [
+        {
+            "chart": curves(RECALLS, [(r.candidate.name, y) for r, y in lines]),
+            "text": f"{title}: {', '.join(f'{y.mean():.1%}' for _, y in lines)}",
+        }
+        for title, lines in charts
+    ]
 
 
-def _confusions(e: Evaluation) -> str:
+def _confusions(e: Evaluation) -> Table | None:
+    """The pairs of classes that the last model confuses; None without any."""
     r = e.results[-1]
-    if not isinstance(r.rules, ClassificationMetrics):
-        return ""
-    labels = r.rules.labels
-    pairs = Counter((int(t), int(a)) for t, a in zip(r.rules.truth, r.answers, strict=True) if t != a)
-    rows = [[labels[t], labels[a], f"{n:,}"] for (t, a), n in pairs.most_common(CONFUSIONS)]
-    if not rows:
-        return ""
-    return f"<h2>What {html.escape(r.candidate.name)} takes for what</h2>{_table(['is', 'taken for', 'times'], rows)}"
+    if not isinstance(r.metrics, ClassificationMetrics):
+        return None
+    labels = r.metrics.labels
+    pairs = Counter((int(t), int(a)) for t, a in zip(r.metrics.truth, r.answers, strict=True) if t != a)
+    rows = [[labels[t], labels[a], f"{n:,}"] for (t, a), n in pairs.most_common(MAX_CONFUSIONS)]
+    return Table(["true class", "predicted class", "times"], rows) if rows else None
 
 
-def _pictures(e: Evaluation) -> str:
-    found = worst(e)
-    shown = "".join(_picture(e, i) for i in found[:PICTURES])
-    key = wide = ""
-    if isinstance(e.results[0].rules, DetectionMetrics):
-        others = f"; red: {html.escape(e.results[-1].candidate.name)}" if len(e.results) > 1 else ""
-        first, wide = e.results[0], "wide"
-        key = (
-            f'<p class="dim">White: what is there; green: {html.escape(first.candidate.name)}{others}; boxes from a '
-            f"score of {first.candidate.output.threshold:g}.</p>"
-        )
-    return f"""<h2>Pictures in which something is wrong ({len(found):,}), worst first</h2>{key}
-<div class="pictures {wide}">{shown or '<span class="dim">None.</span>'}</div>"""
-
-
-def _picture(e: Evaluation, i: int) -> str:
+def _box_legend(e: Evaluation) -> dict[str, Any] | None:
     first, last = e.results[0], e.results[-1]
-    rules = first.rules
-    if isinstance(rules, DetectionMetrics):
+    if not isinstance(first.metrics, DetectionMetrics):
+        return None
+    return {
+        "first_model": first.candidate.name,
+        "last_model": last.candidate.name if last is not first else "",
+        "threshold": first.candidate.output.threshold,
+    }
+
+
+def _image(e: Evaluation, i: int) -> ImageCard:
+    first, last = e.results[0], e.results[-1]
+    metrics = first.metrics
+    if isinstance(metrics, DetectionMetrics):
         models = [first] if last is first else [first, last]
-        shown = [r.rules.shown(r.answers[i]) for r in models if isinstance(r.rules, DetectionMetrics)]
-        image, right = drawn(e.paths[i], rules.truth[i], rules.spec.labels, shown)
+        visible = [r.metrics.visible(r.answers[i]) for r in models if isinstance(r.metrics, DetectionMetrics)]
+        truth = metrics.truth[i]
+        src, text = boxes_address(e.paths[i], truth, visible), label_names(truth, metrics.spec.labels)
     else:
-        assert isinstance(rules, ClassificationMetrics)
-        image, right = shown_frame(first.frames[i]), rules.labels[rules.truth[i]]
-    said = "<br>".join(f"{html.escape(r.candidate.name)}: {html.escape(r.rules.say(r.answers[i]))}" for r in e.results)
-    right = html.escape(right)
-    return (
-        f'<div class="card"><img src="{image}" alt="{right}"><b style="font-size:1rem">{right}</b>{said}<br>'
-        f'<span class="dim">{html.escape(e.paths[i].name)}</span></div>'
-    )
+        assert isinstance(metrics, ClassificationMetrics)
+        src, text = frame_address(first.frames[i]), metrics.labels[metrics.truth[i]]
+    answers = [f"{r.candidate.name}: {r.metrics.describe(r.answers[i])}" for r in e.results]
+    return ImageCard(src, text, answers, e.paths[i].name)

@@ -1,4 +1,4 @@
-"""Libraries that cannot share this process work in one of their own: it leaves files in a folder, or says why not."""
+"""Run a library that cannot share this process in a process of its own. It leaves files in a folder, or an error."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from sightline.errors import ModelError
 
 
 def run_child(command: Sequence[str], folder: Path, *, name: str, timeout_s: float, env: Mapping[str, str]) -> None:
-    """Run a program to its end; what it prints goes to a log, which is kept where it failed.
+    """Run a program to its end. Its output goes to a log file, which is kept if the program fails.
 
-    A refusal is what the program left in `folder`/error.txt, with exit code 2. Raises ModelError with it, or with the
-    log of a program that failed otherwise, or took longer than `timeout_s`. name: of the model.
+    A refusal is a text in `folder`/error.txt with exit code 2.
+
+    name: of the model, for the message.
+    Raises ModelError with the refusal, or with the path of the log if the program fails otherwise or times out.
     """
     handle, log = tempfile.mkstemp(prefix="sightline-convert-", suffix=".log")
     with os.fdopen(handle, "wb") as output:
@@ -29,13 +31,15 @@ def run_child(command: Sequence[str], folder: Path, *, name: str, timeout_s: flo
             os.killpg(process.pid, signal.SIGKILL)  # its children, too
             process.wait()
             if isinstance(e, subprocess.TimeoutExpired):
-                raise ModelError(f"{name}: not converted after {timeout_s:.0f} s (everything it said: {log})") from None
+                raise ModelError(f"{name}: not converted after {timeout_s:.0f} s (full output: {log})") from None
             raise
     error = folder / "error.txt"
-    said = error.read_text(encoding="utf-8") if error.is_file() else ""
-    if code and not (code == 2 and said):
-        how = f"it was ended by signal {-code}" if code < 0 else f"it ended with {code}"
-        raise ModelError(f"{name}: {said or how} (everything it said: {log})")
+    reason = error.read_text(encoding="utf-8") if error.is_file() else ""
+    if code and not (code == 2 and reason):
+        end = (
+            f"the converter was ended by signal {-code}" if code < 0 else f"the converter failed with exit code {code}"
+        )
+        raise ModelError(f"{name}: {reason or end} (full output: {log})")
     Path(log).unlink()
     if code:
-        raise ModelError(f"{name}: {said}")
+        raise ModelError(f"{name}: {reason}")

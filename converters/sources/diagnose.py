@@ -1,4 +1,4 @@
-"""Which op of a PyTorch program cannot be converted, where in its author's code it stands, and what to do instead."""
+"""Find the op of a PyTorch program that cannot be converted, its line in the author's code, and what to use instead."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from torch.fx import Node
 
 from sightline.errors import reason
 
-# names of ops, without underscores in front -> what converts in their place
-_INSTEAD = {
+# names of ops, without leading underscores -> what to use instead
+_ALTERNATIVES = {
     r"fft|stft|istft": "compute it before the model, or as a matmul with a constant matrix",
     r"complex|view_as_complex|view_as_real|polar": "keep real and imaginary parts in two tensors",
     r"linalg|inverse|cholesky|svd|det$|lu_": "compute it once, outside of forward, and keep the result as a buffer",
     r"deform_conv2d": "use an ordinary convolution",
-    r"nms": "give boxes and scores out, and suppress after the model",
-    r"nonzero|masked_select|unique|unique2|argwhere": "its size depends on the picture; use topk, or a mask",
-    r"adaptive_max_pool": "use max_pool2d, with the kernel and stride that your size of picture makes of it",
+    r"nms": "return boxes and scores, and suppress after the model",
+    r"nonzero|masked_select|unique|unique2|argwhere": "its size depends on the image; use topk, or a mask",
+    r"adaptive_max_pool": "use max_pool2d, with the kernel and stride for your image size",
     r"median|kthvalue|mode$|cummax|cummin": "use topk, amax or mean",
-    r"rand|bernoulli|normal|multinomial": "leave chance out of forward",
+    r"rand|bernoulli|normal|multinomial": "use no random numbers in forward",
 }
-_TORCHS = {"aten", "prims", "torchvision", "quantized", "quantized_decomposed", "higher_order", "inductor"}
+_TORCH_NAMESPACES = {"aten", "prims", "torchvision", "quantized", "quantized_decomposed", "higher_order", "inductor"}
 _LIBRARY = re.compile(r"[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python3")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]+\n\s+([^\n]+)')
 
 
 @dataclass(frozen=True)
 class Op:
-    """target: such as aten.fft_rfft2.default. module: path and class of the module that calls it. line: FILE:LINE of
-    the author's own code, and what stands there. Empty where it is not known."""
+    """A call of an op. Fields that are not known are empty.
+
+    target: such as aten.fft_rfft2.default.
+    module: path and class of the module that calls it.
+    line: FILE:LINE of the author's own code, and the code there.
+    """
 
     target: str
     module: str = ""
@@ -42,45 +46,45 @@ class Op:
 
 
 def diagnose(error: BaseException, program: ExportedProgram) -> str:
-    """One line: the op at which a conversion of `program` failed, why, and what converts in its place."""
-    said = str(error)
-    failed = re.search(r"target=torch\.ops\.([\w.]+)\]", said)
+    """One line: the op at which the conversion of `program` failed, why, and what to use instead."""
+    text = str(error)
+    failed = re.search(r"target=torch\.ops\.([\w.]+)\]", text)
     if failed is None:
-        known = [n for n in _calls(program) if instead(_target(n))]
-        hint = f"; probably for {_op(known[0])}: {instead(_target(known[0]))}" if known else ""
+        suspects = [n for n in _calls(program) if alternative(_target(n))]
+        hint = f"; probably because of {_op(suspects[0])}: {alternative(_target(suspects[0]))}" if suspects else ""
         return f"litert-torch cannot convert it: {reason(error)}{hint}"
-    trace = said.partition("Original traceback:\n")[2].partition("\nUse tlparse")[0]
-    op = _source(program, failed[1], trace) or Op(failed[1], line=author_line(trace))
-    why = "" if "Lowering not found" in said else f" ({reason(error)})"
-    advice = instead(op.target) or instead(failed[1])
+    trace = text.partition("Original traceback:\n")[2].partition("\nUse tlparse")[0]
+    op = _original_op(program, failed[1], trace) or Op(failed[1], line=author_line(trace))
+    why = "" if "Lowering not found" in text else f" ({reason(error)})"
+    advice = alternative(op.target) or alternative(failed[1])
     return f"litert-torch cannot convert {op}{why}{f'; {advice}' if advice else ''}"
 
 
-def instead(target: str) -> str:
-    """What converts in the place of an op, or nothing where nothing is known."""
+def alternative(target: str) -> str:
+    """What to use instead of an op, or '' where that is not known."""
     namespace, _, name = target.partition(".")
-    if namespace not in _TORCHS:
-        return "an op of your own has no kernel on a device: write it in PyTorch's ops"
+    if namespace not in _TORCH_NAMESPACES:
+        return "a custom op has no kernel on a device: write it in PyTorch's ops"
     name = name.split(".")[0].lstrip("_")
-    return next((advice for pattern, advice in _INSTEAD.items() if re.match(pattern, name)), "")
+    return next((advice for pattern, advice in _ALTERNATIVES.items() if re.match(pattern, name)), "")
 
 
 def saved_op(target: str, metadata: dict[str, Any]) -> Op:
-    """The author's line of a call in a program that is not opened. metadata: of the call, unchecked."""
-    # KEY,PATH,CLASS for each module from the outermost in
+    """The call of an op in a program that is not opened. metadata: of the call, unchecked."""
+    # KEY,PATH,CLASS for each module, the outermost first
     _, path, kind = (*str(metadata.get("nn_module_stack") or "").rpartition(";")[2].split(",", 2), "", "", "")[:3]
     return Op(target, _module(path, kind), author_line(str(metadata.get("stack_trace") or "")))
 
 
 def author_line(trace: str) -> str:
-    """'at FILE:LINE: code' of the innermost frame that is not a library's, else of the innermost."""
+    """'at FILE:LINE: code' of the innermost frame that is not in a library; else of the innermost frame."""
     frames = _FRAME.findall(trace)
     own = [f for f in frames if not _LIBRARY.search(f[0])] or frames
     return f"at {own[-1][0]}:{own[-1][1]}: {own[-1][2].strip()}" if own else ""
 
 
 def training_op(program: ExportedProgram) -> str:
-    """The first op that only training has, dropout or statistics of the batch, with its place; else nothing."""
+    """The first op that only training has (dropout, batch statistics) with its module and line; else ''."""
     for node in _calls(program):
         name = _target(node).split(".")[1]
         flag = {"dropout": 2, "feature_dropout": 2, "alpha_dropout": 2, "batch_norm": 5}.get(name)
@@ -89,17 +93,17 @@ def training_op(program: ExportedProgram) -> str:
     return ""
 
 
-def _source(program: ExportedProgram, lowered: str, trace: str) -> Op | None:
-    """The program's own op that became `lowered`: of those from the same line, the one with the likest name."""
-    # where the program is wrapped, the line is of the code that torch made of its graph, and starts with the op's name
-    made = re.findall(r"\n\s+(\w+) = torch\.ops\.", trace)
-    named = [n for n in _calls(program) if made and n.name == made[-1]]
+def _original_op(program: ExportedProgram, lowered: str, trace: str) -> Op | None:
+    """The program's own op that became `lowered`: of those from the same line, the one with the most similar name."""
+    # for a wrapped program the line is in the code that torch generated from its graph, and starts with the op's name
+    generated = re.findall(r"\n\s+(\w+) = torch\.ops\.", trace)
+    named = [n for n in _calls(program) if generated and n.name == generated[-1]]
     if named:
         return _op(named[0])
     same = [n for n in _calls(program) if n.meta.get("stack_trace", "").strip() == trace.strip()]
     core = lowered.split(".")[1].strip("_")
-    alike = [n for n in same if core in _target(n) or _target(n).split(".")[1].strip("_") in core]
-    chosen = alike or [n for n in same if instead(_target(n))] or (same if len(same) == 1 else [])
+    similar = [n for n in same if core in _target(n) or _target(n).split(".")[1].strip("_") in core]
+    chosen = similar or [n for n in same if alternative(_target(n))] or (same if len(same) == 1 else [])
     return _op(chosen[0]) if chosen else None
 
 

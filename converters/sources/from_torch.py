@@ -1,4 +1,4 @@
-"""torch.export programs to float TFLite (litert-torch). The only file that knows it."""
+"""torch.export programs to float TFLite with litert-torch. This is the only file that calls it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from converters.log_capture import to_log
-from converters.sources.base import Say, silent
-from converters.sources.diagnose import author_line, diagnose, instead, saved_op, training_op
-from converters.tflite.rewrites import rewritten
+from converters.log_capture import Log, capture_output, silent
+from converters.sources.diagnose import alternative, author_line, diagnose, saved_op, training_op
+from converters.tflite.rewrites import rewrite_for_quantizer
 from sightline.errors import ModelError, reason
 from sightline.program_file import UnlistedOpError, checked_program, unlisted
 
@@ -24,52 +23,55 @@ TITLE = "PyTorch"
 
 
 class _Nhwc(nn.Module):
-    """A program that takes NCHW, as one that takes NHWC."""
+    """Wraps a program that takes NCHW into one that takes NHWC."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x.permute(0, 3, 1, 2))
+        output: Tensor = self.inner(x.permute(0, 3, 1, 2))
+        return output
 
 
-def to_tflite(path: Path, say: Say = silent) -> bytes:
+def to_tflite(path: Path, log: Log = silent) -> bytes:
     """Float32 TFLite of a .pt2 file, [1, height, width, 3] or [1, 3, height, width] in."""
     return convert_program(open_program(path.read_bytes(), str(path)), str(path))
 
 
 def outputs(path: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The scores that a .pt2 gives for float32 [n, height, width, 3], a picture at a time: float32 [n, classes].
+    """Run a .pt2 on float32 [n, height, width, 3], one image at a time. Returns float32 [n, classes].
 
-    Raises ModelError for a program that gives anything else.
+    Raises ModelError for a program with other outputs.
     """
     program = open_program(path.read_bytes(), str(path))
     module = _module(program, str(path))
-    found = []
+    scores = []
     with torch.no_grad():
-        for picture in inputs:
+        for image in inputs:
             try:
-                output = module(torch.tensor(picture[None]))  # a copy: the program may write into its input
+                output = module(torch.tensor(image[None]))  # a copy: the program may write into its input
             except Exception as e:  # its errors have no common class
                 raise ModelError(f"{path}: does not run on an image: {reason(e)}") from None
             if not isinstance(output, Tensor) or output.dtype != torch.float32 or output.dim() != 2:
                 shape = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else type(output)
-                raise ModelError(f"{path}: gives {shape}; needed is one tensor, float32 [1, classes]")
-            found.append(output.numpy())
-    return np.concatenate(found)
+                raise ModelError(f"{path}: gives {shape}. It must give one tensor, float32 [1, classes].")
+            scores.append(output.numpy())
+    return np.concatenate(scores)
+
+
+def is_module(value: object) -> bool:
+    return isinstance(value, nn.Module)
 
 
 def save_module(module: nn.Module, path: Path, height: int, width: int) -> None:
-    """Write any module that takes [1, 3, height, width], as PyTorch's do, as a .pt2. Raises ModelError."""
+    """Export a module that takes [1, 3, height, width] to a .pt2 file. Raises ModelError."""
     name = type(module).__name__
     if module.training:
-        raise ModelError(
-            f"{name}: is in training mode; call .eval() first: dropout and batch statistics are for training"
-        )
-    elsewhere = {str(t.device) for t in (*module.parameters(), *module.buffers())} - {"cpu"}
-    if elsewhere:
-        raise ModelError(f"{name}: is on {', '.join(sorted(elsewhere))}; call .cpu() first")
+        raise ModelError(f"{name}: is in training mode, with dropout and batch statistics. Call .eval() first.")
+    devices = {str(t.device) for t in (*module.parameters(), *module.buffers())} - {"cpu"}
+    if devices:
+        raise ModelError(f"{name}: is on {', '.join(sorted(devices))}. Call .cpu() first.")
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
@@ -77,19 +79,19 @@ def save_module(module: nn.Module, path: Path, height: int, width: int) -> None:
     except Exception as e:  # its errors have no common class
         where = author_line(str(e)) or author_line("".join(traceback.format_exception(e)))
         raise ModelError(
-            f"{name}: torch.export cannot take it, with a picture [1, 3, {height}, {width}]: {reason(e)} ({where})"
+            f"{name}: torch.export cannot export it with an image [1, 3, {height}, {width}]: {reason(e)} ({where})"
         ) from e
 
 
 def open_program(content: bytes, name: str) -> torch.export.ExportedProgram:
-    """A .pt2 file's program, opened as data. Raises ModelError."""
+    """The program of a .pt2 file, opened as data: no code in it runs. Raises ModelError."""
     try:
         content = checked_program(content, name)
     except UnlistedOpError as e:
         op = saved_op(e.target, e.metadata)
-        raise ModelError("; ".join(filter(None, (unlisted(name, str(op)), instead(e.target))))) from None
+        raise ModelError("; ".join(filter(None, (unlisted(name, str(op)), alternative(e.target))))) from None
     try:
-        with to_log():
+        with capture_output():
             return torch.export.load(io.BytesIO(content))
     except Exception as e:  # zipfile's, json's, torch's own
         raise ModelError(f"{name}: not a program that torch.export saved: {reason(e)}") from None
@@ -102,28 +104,28 @@ def input_size(program: torch.export.ExportedProgram, name: str) -> tuple[int, i
 
 
 def convert_program(program: torch.export.ExportedProgram, name: str) -> bytes:
-    """Float32 TFLite of a program. Raises ModelError, which names the log of the libraries."""
+    """Float32 TFLite of a program. Raises ModelError, which names the libraries' log file."""
     width, height = input_size(program, name)
     training = training_op(program)
     if training:
-        raise ModelError(f"{name}: was exported in training mode ({training}); call .eval() before torch.export.export")
+        raise ModelError(f"{name}: was exported in training mode ({training}). Call .eval() before exporting.")
     sample = (torch.zeros(1, height, width, 3),)
     log = Path()
     try:
-        with tempfile.TemporaryDirectory() as folder, to_log() as log:
+        with tempfile.TemporaryDirectory() as folder, capture_output() as log:
             import litert_torch
 
             path = Path(folder) / "float.tflite"
             module = _module(program, name)
-            # litert-torch 0.10 knows a constant by its address, and copies one that is not contiguous to an address
-            # that it frees: the next of the same shape got the first one's weights, silently
+            # litert-torch 0.10 identifies a constant by its address. It copies one that is not contiguous to an address
+            # that it frees, so the next one of the same shape silently gets the first one's weights.
             for tensor in (*module.parameters(), *module.buffers()):
                 tensor.data = tensor.data.contiguous()
             litert_torch.convert(module, sample).export(str(path))
-            return rewritten(path.read_bytes())
+            return rewrite_for_quantizer(path.read_bytes())
     except Exception as e:  # its errors have no common class
         why = diagnose(e, program)
-        raise ModelError(f"{name}: {why} (everything it said: {log})") from e
+        raise ModelError(f"{name}: {why} (full output: {log})") from e
 
 
 def _module(program: torch.export.ExportedProgram, name: str) -> nn.Module:
@@ -131,7 +133,7 @@ def _module(program: torch.export.ExportedProgram, name: str) -> nn.Module:
     if _input_shape(program, name)[3] == 3:
         return module
     wrapped = _Nhwc(module)
-    wrapped.training = False  # a program's module refuses `eval()`: it is what it is
+    wrapped.training = False  # a program's module refuses `eval()`
     return wrapped
 
 
@@ -139,12 +141,12 @@ def _input_shape(program: torch.export.ExportedProgram, name: str) -> tuple[int,
     names = set(program.graph_signature.user_inputs)
     inputs = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
     shapes = ", ".join(f"{list(v.shape)} {str(v.dtype).removeprefix('torch.')}" for v in inputs)
-    wanted = "one picture in RGB, float32 [1, height, width, 3] or [1, 3, height, width]"
+    expected = "It must take one RGB image, float32 [1, height, width, 3] or [1, 3, height, width]."
     if len(inputs) != 1 or inputs[0].dtype != torch.float32 or inputs[0].dim() != 4:
-        raise ModelError(f"{name}: takes {shapes or 'nothing'}; needed is {wanted}")
+        raise ModelError(f"{name}: takes {shapes or 'nothing'}. {expected}")
     shape = inputs[0].shape
     if not all(isinstance(n, int) for n in shape):
-        raise ModelError(f"{name}: takes {shapes}, a size that is not fixed; export it without dynamic shapes")
+        raise ModelError(f"{name}: takes {shapes}, a size that is not fixed. Export it without dynamic shapes.")
     if shape[0] != 1 or 3 not in (shape[1], shape[3]):
-        raise ModelError(f"{name}: takes {shapes}; needed is {wanted}")
+        raise ModelError(f"{name}: takes {shapes}. {expected}")
     return tuple(int(n) for n in shape)

@@ -1,1 +1,1 @@
-"""TFLite files: read, rewritten, and run with the reference kernels."""
+"""TFLite files: how to read them, rewrite them, and run them with the reference kernels."""

@@ -1,6 +1,6 @@
-"""TFLite Metadata into a .tflite: what `sightline.metadata` and other apps (MediaPipe, ML Kit) read of it.
+"""Write TFLite Metadata into a .tflite, for `sightline.metadata` and other apps (MediaPipe, ML Kit).
 
-Slots and numbers are those of metadata_schema.fbs (tflite-support) and of TFLite's own schema.
+The slots and numbers are those of metadata_schema.fbs (tflite-support) and of TFLite's own schema.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
 
 _LABELS = "labels.txt"
-_ALIGNMENT = 16  # of a buffer's place in the file: kernels read the weights where they are
-_SLOTS = 10  # of TFLite's root, from `version` to `external_buffers`
+_ALIGNMENT = 16  # bytes, of a buffer's position in the file: kernels read the weights in place
+_SLOTS = 10  # fields of TFLite's root table, from `version` to `external_buffers`
 _BUFFERS, _METADATA = 4, 6
 _OUTPUTS = {
-    "softmax": ("score", "One score a label; a softmax over them gives probabilities."),
-    "sigmoid": ("score", "One score a label; a sigmoid of it gives its probability."),
-    "none": ("probability", "One probability a label."),
+    "softmax": ("score", "One score per label. A softmax over the scores gives probabilities."),
+    "sigmoid": ("score", "One score per label. A sigmoid of a score gives its probability."),
+    "none": ("probability", "One probability per label."),
 }
 _KINDS = {"classify": "Image classifier", "detect": "Object detector"}
 
 
 def with_metadata(content: bytes, *, name: str, version: str, input: InputSpec, output: OutputSpec) -> bytes:
-    """A .tflite, of one input, with TFLite Metadata in it and its labels in a ZIP archive after it.
+    """Add TFLite Metadata to a .tflite of one input, and its labels in a ZIP archive at the end of the file.
 
-    An older TFLITE_METADATA is replaced. Everything else stays as it is, to the byte: the model moves as a whole, by a
-    multiple of 16 bytes, to make room. The same arguments give the same bytes. Raises ModelError.
+    An older TFLITE_METADATA is replaced. Everything else keeps its bytes: the model moves as a whole, by a multiple of
+    16 bytes, to make room. The same arguments give the same bytes. Raises ModelError.
     """
     try:
         model = _with_entry(content, _metadata(name, version, input, output))
@@ -52,7 +52,11 @@ def with_metadata(content: bytes, *, name: str, version: str, input: InputSpec, 
 
 class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # it has no types
     def table(self, references: Mapping[int, int], small: Mapping[int, int] | None = None) -> int:
-        """references: {slot: offset}. small: {slot: number of one byte}."""
+        """Write a table. Returns its offset.
+
+        references: {slot: offset}.
+        small: {slot: number of one byte}.
+        """
         small = small or {}
         self.StartObject(max((*references, *small), default=-1) + 1)
         for slot, offset in references.items():
@@ -77,7 +81,7 @@ class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # it has no types
 def _metadata(name: str, version: str, input: InputSpec, output: OutputSpec) -> bytes:
     """The schema's root, ModelMetadata."""
     b = _Builder(4096)
-    # for int8 too the standard wants what the picture is before it is quantized
+    # for int8 too the standard wants the normalisation of the image before it is quantized
     options = b.table({0: b.floats(input.mean), 1: b.floats(input.std)})
     stats = b.table({0: b.floats(input.values.max(axis=1).tolist()), 1: b.floats(input.values.min(axis=1).tolist())})
     image = b.table(
@@ -121,12 +125,16 @@ def _described(output: OutputSpec) -> list[tuple[str, str, bool]]:
         return [(*_OUTPUTS[output.activation], True)]
     described = []
     if output.decoder == "points":
-        text = f"One logit a label for each cell of {output.strides[0]}x{output.strides[0]} pixels; things are peaks."
+        text = (
+            f"One logit per label for each cell of {output.strides[0]}x{output.strides[0]} pixels. Objects are peaks."
+        )
         return [("heat", text, True)]
     for stride in output.strides:
         cells = f"cell of {stride}x{stride} pixels"
-        described.append((f"logits_{stride}", f"One logit a label for each {cells}; a sigmoid gives the score.", True))
-        text = f"From the middle of each {cells} to left, top, right and bottom edge, in {stride} pixels."
+        described.append(
+            (f"logits_{stride}", f"One logit per label for each {cells}. A sigmoid gives the score.", True)
+        )
+        text = f"Distances from the centre of each {cells} to the left, top, right and bottom edge, in {stride} pixels."
         described.append((f"distances_{stride}", text, False))
     return described
 
@@ -134,16 +142,16 @@ def _described(output: OutputSpec) -> list[tuple[str, str, bool]]:
 def _with_entry(content: bytes, metadata: bytes) -> bytes:
     """The model with `metadata` as its entry TFLITE_METADATA.
 
-    References in a FlatBuffer point forward only. So the new root goes before the old content, and refers to what is
-    in there: no weight is unpacked, and 45 MB take as long as copying them.
+    References in a FlatBuffer point forward only. So the new root goes before the old content and refers to the tables
+    in it: no weight is unpacked, and 45 MB take as long as copying them.
     """
     old = Table.root(content, b"TFL3")
     if old.slots() > _SLOTS:
-        raise ValueError(f"its root has {old.slots()} fields, of which only {_SLOTS} are known")
+        raise ValueError(f"its root table has {old.slots()} fields; only {_SLOTS} are known")
     buffers = [old.item(_BUFFERS, i) for i in range(old.vector(_BUFFERS, 4)[1])]
     entries = [entry for entry in old.tables(_METADATA) if entry.text(0) != ENTRY]
 
-    # a builder works from the end to the front, and counts places from the end: the old content comes first
+    # a builder works from the end to the front and counts positions from the end: the old content comes first
     size = -(-len(content) // _ALIGNMENT) * _ALIGNMENT
     b = _Builder(size + len(metadata) + 4 * len(buffers) + 4096)
     b.CreateByteVector(content.ljust(size, b"\0"))
@@ -155,8 +163,8 @@ def _with_entry(content: bytes, metadata: bytes) -> bytes:
     b.PrependUOffsetTRelativeSlot(0, name, 0)
     entry = b.EndObject()
     fields = {slot: size - target for slot in range(1, _SLOTS) if (target := old.target(slot)) is not None}
-    fields[_BUFFERS] = b.vector(*(size - kept.position for kept in buffers), buffer)
-    fields[_METADATA] = b.vector(*(size - kept.position for kept in entries), entry)
+    fields[_BUFFERS] = b.vector(*(size - table.position for table in buffers), buffer)
+    fields[_METADATA] = b.vector(*(size - table.position for table in entries), entry)
     b.StartObject(_SLOTS)
     b.PrependUint32Slot(0, old.number(0, "<I"), 0)
     for slot, offset in fields.items():
@@ -164,8 +172,8 @@ def _with_entry(content: bytes, metadata: bytes) -> bytes:
     b.Finish(b.EndObject(), b"TFL3")
     whole = bytearray(b.Output())
     moved = len(whole) - size
-    for kept in buffers:  # weights after the FlatBuffer are referred to by their place in the file
-        place, offset = kept.place(1), kept.number(1, "<Q")
+    for table in buffers:  # weights after the FlatBuffer are referred to by their position in the file
+        place, offset = table.place(1), table.number(1, "<Q")
         if place is not None and offset > 1:
             struct.pack_into("<Q", whole, moved + place, offset + moved)
     return bytes(whole)

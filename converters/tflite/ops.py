@@ -1,95 +1,72 @@
-"""A .tflite's main graph as values to reason about: each op with its options, and its tensors with their scales."""
+"""What the conversion asks of a .tflite: its ops, its activations, its cost, and whether XNNPACK survives it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
-import numpy as np
-from ai_edge_litert import schema_py_generated as schema
-from numpy.typing import NDArray
+from converters.tflite.graph import Node, read_graph
+from converters.tflite.names import WEIGHTED_OPS
 
-from converters.tflite.graph import builtin_of
-
-_OPS = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
-_TYPES = {v: k.lower() for k, v in vars(schema.TensorType).items() if not k.startswith("_")}
-_BITS = {"bool": 8, "float16": 16, "bfloat16": 16, "resource": 0, "variant": 0, "string": 0, "complex64": 64}
-_NO_DATA = np.empty(0, np.uint8)
+# they move data or change its type: in float they cost no accuracy and little time
+_DATA_MOVEMENT = {"QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE", "CAST"}
+_MAX_REQUANTIZATION = 256  # factor between an int8 layer's sums and its output, at which XNNPACK crashes
 
 
-@dataclass(frozen=True, eq=False)
-class Operand:
-    """A tensor. shape: a size that is not fixed counts as 1. scales, zero_points: none, one, or one a channel; real
-    value = scale * (stored - zero point). data: uint8, the bytes of a constant; empty for a tensor that flows.
-    buffer: which of the file's buffers holds them; several tensors may share one."""
+@dataclass(frozen=True)
+class Op:
+    """An op of the main graph.
 
-    index: int
+    name: TFLite's name of its kind.
+    output: name of its first output tensor.
+    activations: dtypes of the activations that it reads and writes.
+    """
+
     name: str
-    shape: tuple[int, ...]
-    fixed: bool
-    dtype: str
-    scales: tuple[float, ...]
-    zero_points: tuple[int, ...]
-    buffer: int
-    data: NDArray[np.uint8]
+    output: str
+    activations: tuple[str, ...]
 
     @property
-    def constant(self) -> bool:
-        return bool(len(self.data))
-
-    @property
-    def elements(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        digits = "".join(c for c in self.dtype if c.isdigit())
-        return (self.elements * _BITS.get(self.dtype, int(digits or 0)) + 7) // 8
-
-    @property
-    def numbers(self) -> list[int]:
-        """Of a constant int32 or int64: axes, sizes, paddings."""
-        return [int(n) for n in self.data.view(self.dtype)]
+    def computes_in_float(self) -> bool:
+        return self.name not in _DATA_MOVEMENT and any(t.startswith("float") for t in self.activations)
 
 
-@dataclass(frozen=True, eq=False)
-class Node:
-    """An op. inputs: None where an optional one is absent. options: the schema's table of its kind, or None."""
-
-    index: int
-    name: str
-    version: int
-    inputs: tuple[Operand | None, ...]
-    outputs: tuple[Operand, ...]
-    options: Any
-
-    @property
-    def flowing(self) -> list[Operand]:
-        """The activations in and out of it."""
-        return [t for t in (*self.inputs, *self.outputs) if t is not None and not t.constant]
-
-    @property
-    def constants(self) -> list[Operand]:
-        return [t for t in self.inputs if t is not None and t.constant]
-
-    def input(self, position: int) -> Operand | None:
-        return self.inputs[position] if position < len(self.inputs) else None
-
-    def option(self, name: str, default: Any = 0) -> Any:
-        return getattr(self.options, name, default)
+def list_ops(content: bytes) -> list[Op]:
+    """The main graph's ops, in the order in which they run."""
+    return [_op(node) for node in read_graph(content).nodes]
 
 
-@dataclass(frozen=True, eq=False)
-class Graph:
-    inputs: tuple[Operand, ...]
-    outputs: tuple[Operand, ...]
-    nodes: tuple[Node, ...]
-    operands: tuple[Operand, ...]
+def activation_ranks(content: bytes) -> dict[str, int]:
+    """{name: number of dimensions} of the activations: the inputs and every op's outputs."""
+    graph = read_graph(content)
+    tensors = (*graph.inputs, *(t for node in graph.nodes for t in node.outputs))
+    return {t.name: len(t.shape) for t in tensors}
+
+
+def output_names(content: bytes) -> list[str]:
+    """Names of the main graph's outputs."""
+    return [t.name for t in read_graph(content).outputs]
+
+
+def xnnpack_survives(content: bytes) -> bool:
+    """Whether XNNPACK can run an int8 model.
+
+    An int8 layer that has to multiply its sums by 256 or more makes XNNPACK free memory twice and abort the process
+    (ai-edge-litert 2.3). Ranges of very different channels may ask for that.
+    """
+    for node in read_graph(content).nodes:
+        if node.name not in WEIGHTED_OPS or _op(node).computes_in_float:
+            continue
+        data, weights, output = node.input(0), node.input(1), node.outputs[0]
+        if data is None or weights is None or not (data.scales and weights.scales and output.scales):
+            continue
+        if max(data.scales) * max(weights.scales) / min(output.scales) >= _MAX_REQUANTIZATION:
+            return False
+    return True
 
 
 def macs(node: Node) -> int:
-    """Multiply-accumulates of one inference; 0 for ops that are none of them."""
+    """Multiply-accumulates of one inference; 0 for ops that have none."""
     weights = node.input(1)
     if weights is None or not node.outputs:
         return 0
@@ -111,47 +88,5 @@ def macs(node: Node) -> int:
     return 0
 
 
-def code_name(code: schema.OperatorCodeT) -> str:
-    """TFLite's name of an op's kind; a custom op's own."""
-    if code.customCode:
-        return str(code.customCode.decode(errors="replace"))
-    number = builtin_of(code)
-    return _OPS.get(number, f"BUILTIN_{number}")
-
-
-def read_graph(model: schema.ModelT) -> Graph:
-    """The main graph of `graph.unpack(content)`. Raises IndexError, TypeError or ValueError for one that does not fit
-    together."""
-    graph = model.subgraphs[0]
-    operands = tuple(_operand(i, t, model.buffers) for i, t in enumerate(graph.tensors))
-
-    def at(indices: Any) -> tuple[Operand, ...]:
-        return tuple(operands[i] for i in _list(indices))
-
-    nodes = []
-    for i, op in enumerate(graph.operators):
-        code = model.operatorCodes[op.opcodeIndex]
-        inputs = tuple(operands[k] if k >= 0 else None for k in _list(op.inputs))
-        options = op.builtinOptions if op.builtinOptions is not None else op.builtinOptions2
-        nodes.append(Node(i, code_name(code), code.version, inputs, at(op.outputs), options))
-    return Graph(at(graph.inputs), at(graph.outputs), tuple(nodes), operands)
-
-
-def _operand(index: int, tensor: schema.TensorT, buffers: list[schema.BufferT]) -> Operand:
-    quantization = tensor.quantization
-    data = buffers[tensor.buffer].data
-    return Operand(
-        index=index,
-        name=(tensor.name or b"").decode(errors="replace"),
-        shape=tuple(_list(tensor.shape)),
-        fixed=-1 not in _list(tensor.shapeSignature),
-        dtype=_TYPES.get(tensor.type, f"type {tensor.type}"),
-        scales=() if quantization is None or quantization.scale is None else tuple(map(float, quantization.scale)),
-        zero_points=() if quantization is None else tuple(_list(quantization.zeroPoint)),
-        buffer=tensor.buffer,
-        data=_NO_DATA if data is None else np.asarray(data, np.uint8),
-    )
-
-
-def _list(numbers: Any) -> list[int]:
-    return [] if numbers is None else [int(n) for n in numbers]
+def _op(node: Node) -> Op:
+    return Op(node.name, node.outputs[0].name, tuple(t.dtype for t in node.activations))

@@ -9,9 +9,9 @@ from ai_edge_litert import interpreter as litert
 
 
 def reference_interpreter(content: bytes) -> Any:
-    """Of the kernels that keep every tensor, which XNNPACK does not."""
+    """A LiteRT interpreter with the kernels that keep every tensor. XNNPACK does not keep them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that preserving all tensors is for debugging: it is what calibration needs
+        warnings.simplefilter("ignore")  # LiteRT warns that keeping all tensors is for debugging; calibration needs it
         interpreter = litert.Interpreter(
             model_content=content,
             experimental_op_resolver_type=litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,

@@ -1,6 +1,6 @@
-"""What the quantizer does not know, said in what it does: the same numbers from other ops.
+"""Ops that the quantizer does not know, replaced by ops that it knows and that compute the same numbers.
 
-ai-edge-quantizer 0.10 leaves an op that it does not know in float, and a graph with one is not integer any more.
+ai-edge-quantizer 0.10 leaves an unknown op in float, and a graph with a float op is no integer graph.
 """
 
 from __future__ import annotations
@@ -10,28 +10,31 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.tflite.graph import builtin_of, pack, unpack
+from converters.tflite.graph import pack, stored_bytes, unpack
+from converters.tflite.names import builtin_code, op_name
 
 _NONE, _RELU6 = schema.ActivationFunctionType.NONE, schema.ActivationFunctionType.RELU6
-_Builtin = schema.BuiltinOperator
+_LOWEST_FLOAT = np.finfo(np.float32).min
 
 
-def rewritten(content: bytes) -> bytes:
-    """The same float model, for the quantizer; the file itself where there is nothing to say otherwise.
+def rewrite_for_quantizer(content: bytes) -> bytes:
+    """The same float model in ops that the quantizer knows; the bytes themselves where nothing changes.
 
-    relu6(x) becomes the activation of x * 1; relu_0_to_1(x), a hard sigmoid's end, relu6(6 x) / 6; leaky_relu(x) and
-    prelu(x) of slopes from 0 to 1 the larger of x and slope * x. The value of a border becomes a number instead of a
-    list of one, and minus infinity where it is the lowest float, as onnx2tf writes it (see `graph.finite_pads`).
+    - relu6(x) becomes the activation of x * 1.
+    - relu_0_to_1(x), the end of a hard sigmoid, becomes relu6(6 x) / 6.
+    - leaky_relu(x) and prelu(x) of slopes from 0 to 1 become the larger of x and slope * x.
+    - The border value of a padding becomes a number instead of a list of one. The lowest float becomes minus infinity,
+      which is what onnx2tf means by it (see `edits.finite_pads`).
     """
     model = unpack(content)
-    graph = _Graph(model)
+    graph = _GraphEditor(model)
     changed = False
     operators = []
     for op in model.subgraphs[0].operators:
-        code = graph.code(op)
-        if code == _Builtin.RELU6:
+        kind = graph.kind(op)
+        if kind == "RELU6":
             new = [graph.multiply(op.inputs[0], graph.constant(1.0), _RELU6, op.outputs[0])]
-        elif code == _Builtin.RELU_0_TO_1:
+        elif kind == "RELU_0_TO_1":
             six = graph.like(op.outputs[0], "times_6")
             new = [
                 graph.multiply(op.inputs[0], graph.constant(6.0), _RELU6, six),
@@ -45,54 +48,53 @@ def rewritten(content: bytes) -> bytes:
             ]
         else:
             new = [op]
-            changed |= code == _Builtin.PADV2 and graph.tidy_border(op)
+            changed |= kind == "PADV2" and graph.tidy_border(op)
         changed |= new[0] is not op
         operators += new
     model.subgraphs[0].operators = operators
     return pack(model) if changed else content
 
 
-class _Graph:
+class _GraphEditor:
     """A model's main graph, to which tensors and ops can be added."""
 
     def __init__(self, model: schema.ModelT) -> None:
         self.model = model
         self.tensors = model.subgraphs[0].tensors
 
-    def code(self, op: schema.OperatorT) -> int:
-        return builtin_of(self.model.operatorCodes[op.opcodeIndex])
+    def kind(self, op: schema.OperatorT) -> str:
+        return op_name(self.model.operatorCodes[op.opcodeIndex])
 
     def like(self, tensor: int, suffix: str) -> int:
-        """A new tensor of the same shape. Returns its index."""
+        """Add a tensor of the same shape. Returns its index."""
         original = self.tensors[tensor]
         return self._tensor(original.name + f"/{suffix}".encode(), original.shape, original.shapeSignature, 0)
 
     def slope(self, op: schema.OperatorT) -> int | None:
-        """The constant by which an op multiplies what is below zero, if that is all it does, and nothing steeper."""
-        if self.code(op) == _Builtin.LEAKY_RELU and 0 <= op.builtinOptions.alpha <= 1:
+        """The constant tensor by which an op multiplies values below zero, where all slopes are in 0..1; else None."""
+        kind = self.kind(op)
+        if kind == "LEAKY_RELU" and 0 <= op.builtinOptions.alpha <= 1:
             return self.constant(op.builtinOptions.alpha)
-        if self.code(op) == _Builtin.PRELU:
-            slopes = self.model.buffers[self.tensors[op.inputs[1]].buffer].data
-            values = np.zeros(0) if slopes is None else np.asarray(slopes, np.uint8).view(np.float32)
-            if len(values) and values.min() >= 0 and values.max() <= 1:
+        if kind == "PRELU":
+            slopes = stored_bytes(self.model, op.inputs[1]).view(np.float32)
+            if len(slopes) and slopes.min() >= 0 and slopes.max() <= 1:
                 return int(op.inputs[1])
         return None
 
     def tidy_border(self, op: schema.OperatorT) -> bool:
-        """Returns whether there was anything to do."""
-        value = self.tensors[op.inputs[2]]
-        buffer = self.model.buffers[value.buffer]
-        number = np.zeros(0) if buffer.data is None else np.asarray(buffer.data, np.uint8).view(np.float32)
-        list_of_one = value.shape is not None and len(value.shape)
-        if len(number) != 1 or (not list_of_one and number[0] != np.finfo(np.float32).min):
+        """Make the border value of a PADV2 a number. Returns whether anything changed."""
+        border = self.tensors[op.inputs[2]]
+        number = stored_bytes(self.model, op.inputs[2]).view(np.float32)
+        list_of_one = border.shape is not None and len(border.shape)
+        if len(number) != 1 or (not list_of_one and number[0] != _LOWEST_FLOAT):
             return False
-        value.shape = np.zeros(0, np.int32)
-        if number[0] == np.finfo(np.float32).min:
-            buffer.data = np.frombuffer(np.float32(-np.inf).tobytes(), np.uint8)
+        border.shape = np.zeros(0, np.int32)
+        if number[0] == _LOWEST_FLOAT:
+            self.model.buffers[border.buffer].data = np.frombuffer(np.float32(-np.inf).tobytes(), np.uint8)
         return True
 
     def constant(self, value: float) -> int:
-        """A new tensor of one number. Returns its index."""
+        """Add a tensor of one number. Returns its index."""
         buffer = schema.BufferT()
         buffer.data = np.frombuffer(np.float32(value).tobytes(), np.uint8)
         self.model.buffers.append(buffer)
@@ -102,11 +104,12 @@ class _Graph:
     def multiply(self, x: int, factor: int, activation: int, y: int) -> schema.OperatorT:
         options = schema.MulOptionsT()
         options.fusedActivationFunction = activation
-        return self._op(_Builtin.MUL, [x, factor], y, schema.BuiltinOptions.MulOptions, options)
+        return self._op(schema.BuiltinOperator.MUL, [x, factor], y, schema.BuiltinOptions.MulOptions, options)
 
     def maximum(self, a: int, b: int, y: int) -> schema.OperatorT:
         options = schema.MaximumMinimumOptionsT()
-        return self._op(_Builtin.MAXIMUM, [a, b], y, schema.BuiltinOptions.MaximumMinimumOptions, options)
+        kind = schema.BuiltinOptions.MaximumMinimumOptions
+        return self._op(schema.BuiltinOperator.MAXIMUM, [a, b], y, kind, options)
 
     def _op(self, builtin: int, inputs: list[int], output: int, kind: int, options: Any) -> schema.OperatorT:
         op = schema.OperatorT()
@@ -118,7 +121,7 @@ class _Graph:
     def _opcode(self, builtin: int) -> int:
         codes = self.model.operatorCodes
         for i, code in enumerate(codes):
-            if builtin_of(code) == builtin:
+            if builtin_code(code) == builtin:
                 return i
         code = schema.OperatorCodeT()
         code.builtinCode = code.deprecatedBuiltinCode = builtin

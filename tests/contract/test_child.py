@@ -59,10 +59,10 @@ def test_the_self_test_and_a_cold_start_run_no_code_of_the_current_folder(bundle
 
 
 def test_a_probed_model_runs_no_code_of_the_current_folder(bundle: Path, trap: Path) -> None:
-    from converters.inspect.model import _probe
+    from converters.inspect.probe import run_probe
 
     content = next(bundle.glob("*.static_int8.tflite")).read_bytes()
-    assert not _probe(content, "xnnpack", "model")["error"]
+    assert not run_probe(content, "xnnpack", "model").load_error
 
 
 def test_a_supervised_agent_runs_no_code_of_the_current_folder(bundle: Path, trap: Path, sightline: Sightline) -> None:

@@ -1,4 +1,4 @@
-"""What must not leave the house: each way in which a conversion can be worse than agreed, and that nothing is left."""
+"""Each way in which a conversion can be worse than its limits: it is refused, and nothing is written."""
 
 from __future__ import annotations
 
@@ -12,18 +12,14 @@ import torch
 import yaml
 from ai_edge_litert import schema_py_generated as schema
 
-import converters.convert
-import converters.evaluate.acceptance
-import converters.quantize.search
-from converters.convert import convert
+from converters.convert import ConvertOptions, convert, convert_source
 from converters.evaluate.acceptance import HeldOutEvaluation, Limits, VariantResult, check_integer, check_parity, judge
 from converters.evaluate.divergence import snr_db
 from converters.evaluate.run import run_all
 from converters.quantize.quantize import quantize
-from converters.sources import from_torch as torch_source
-from converters.sources.base import ModelOptions
+from converters.sources.base import ModelOptions, Source
 from converters.sources.open import open_source
-from converters.tflite.graph import shuffle_weights
+from converters.tflite.edits import shuffle_weights
 from sightline.bundle import read_bundle, write_bundle
 from sightline.device import FOLDER
 from sightline.errors import ConfigError, InputError, QualityError
@@ -31,26 +27,33 @@ from sightline.interpreter import Interpreter
 from sightline.preprocess import InputSpec
 from tests.conftest import SIZE
 from tests.support.conversion import Calls, save_program, tree
+from tests.support.fitted import labels
 
 SPEC = InputSpec(SIZE, SIZE)
 
 
 @pytest.fixture(scope="module")
-def float_model(bundle: Path) -> bytes:
-    return read_bundle(bundle).variant("float32")[1]
+def source(run_folder: Path) -> Source:
+    """The colour model: 12 held-out images, 4 per class, and float32 is right on all of them."""
+    return open_source(run_folder, ModelOptions())
 
 
-@pytest.fixture
-def quick(float_model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The colour model's float TFLite is there already: what comes after it is what is tested here."""
-    monkeypatch.setattr(torch_source, "convert_program", lambda program, name: float_model)
+@pytest.fixture(scope="module")
+def float_model(source: Source) -> bytes:
+    return source.float_model
 
 
-def refused(run: Path, out: Path, why: str, **options: Any) -> None:
-    """The conversion is refused, and what was at `out` before is there after, and nothing beside it."""
+def options(device: str = "desktop", **changes: Any) -> ConvertOptions:
+    return ConvertOptions(device, **changes)
+
+
+def refused(
+    source: Source, out: Path, why: str, convert_options: ConvertOptions | None = None, quantizer: Any = quantize
+) -> None:
+    """The conversion is refused. What was at `out` before is there after, and nothing beside it."""
     before = tree(out.parent)
     with pytest.raises(QualityError, match=why) as e:
-        convert(run, out, **{"device": "desktop", **options})
+        convert_source(source, out, convert_options or options(), quantizer=quantizer)
     assert e.value.exit_code == 2
     assert tree(out.parent) == before
     assert out.exists() == any(name.startswith(out.name) for name in before)
@@ -60,66 +63,49 @@ def worse(*args: Any) -> bytes:
     return shuffle_weights(quantize(*args))
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_scheme_that_lost_too_much_is_refused_and_nothing_is_left(
-    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(converters.quantize.search, "quantize", worse)
-    refused(
-        run_folder, tmp_path / "c.bundle", r"static_int8 lost \d\d\.\d\d points of accuracy, .* on 12 held-out pictures"
-    )
+def test_a_scheme_that_lost_too_much_is_refused_and_nothing_is_left(source: Source, tmp_path: Path) -> None:
+    why = r"static_int8 lost \d\d\.\d\d points of accuracy, .* on 12 held-out images"
+    refused(source, tmp_path / "c.bundle", why, quantizer=worse)
 
 
-@pytest.mark.usefixtures("quick")
-def test_an_older_bundle_survives_a_conversion_that_is_refused(
-    run_folder: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_older_bundle_survives_a_conversion_that_is_refused(source: Source, bundle: Path, tmp_path: Path) -> None:
     old = read_bundle(bundle)
     write_bundle(tmp_path / "c.bundle", old.manifest, {k: v for k, v in old.contents.items() if k != "labels.txt"})
-    monkeypatch.setattr(converters.quantize.search, "quantize", worse)
-    refused(run_folder, tmp_path / "c.bundle", "static_int8 lost")
+    refused(source, tmp_path / "c.bundle", "static_int8 lost", quantizer=worse)
     assert read_bundle(tmp_path / "c.bundle").manifest == old.manifest
 
 
-@pytest.mark.usefixtures("quick")
-def test_one_bad_scheme_of_several_is_enough(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bad_scheme_of_several_is_enough(source: Source, tmp_path: Path) -> None:
     def quantize_one_badly(content: bytes, scheme: Any, *rest: Any) -> bytes:
         return (worse if scheme == "float16" else quantize)(content, scheme, *rest)
 
-    monkeypatch.setattr(converters.convert, "quantize", quantize_one_badly)
-    refused(run_folder, tmp_path / "c.bundle", "float16 lost", schemes=("static_int8", "float16", "float32"))
+    schemes = ("static_int8", "float16", "float32")
+    refused(source, tmp_path / "c.bundle", "float16 lost", options(schemes=schemes), quantize_one_badly)
 
 
-@pytest.mark.usefixtures("quick")
-def test_what_may_be_lost_is_the_users_to_say_but_an_examination_must_still_be_one(
-    run_folder: Path, tmp_path: Path
-) -> None:
+def test_limits_are_the_users_but_the_evaluation_must_be_able_to_fail(source: Source, tmp_path: Path) -> None:
     """With 100 points allowed everything passes, the shuffled model too: then nothing was verified."""
-    refused(
-        run_folder,
-        tmp_path / "c.bundle",
-        "cannot tell this model from the same model with shuffled weights",
-        limits=Limits(100, 100, 0),
-    )
+    why = "cannot tell this model from the same model with shuffled weights"
+    refused(source, tmp_path / "c.bundle", why, options(limits=Limits(100, 100, 0)))
 
 
-@pytest.mark.usefixtures("quick")
-def test_an_examination_that_the_shuffled_model_passes_is_refused(
-    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(converters.evaluate.acceptance, "shuffle_weights", lambda content: content)
+def test_an_evaluation_that_the_shuffled_model_passes_is_refused(pictures: Path, tmp_path: Path) -> None:
+    """A model without weights: shuffling changes nothing in it. It is right on every image all the same."""
+    path = save_program(tmp_path / "mean.pt2", Calls(lambda x: x.mean((1, 2))), torch.zeros(1, SIZE, SIZE, 3))
+    names = labels(tmp_path / "labels.txt", ["red", "green", "blue"])
+    model = ModelOptions(data=pictures, labels=names, normalization="0..255")
+    (tmp_path / "out").mkdir()
     refused(
-        run_folder,
-        tmp_path / "c.bundle",
+        open_source(path, model),
+        tmp_path / "out" / "c.bundle",
         r"cannot tell this model from the same model with shuffled weights, which lost only 0\.00",
+        options(schemes=("float32",)),
     )
 
 
-def test_a_float_model_that_is_not_the_program_is_refused(
-    run_folder: Path, tmp_path: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch_source, "convert_program", lambda program, name: shuffle_weights(float_model))
-    refused(run_folder, tmp_path / "c.bundle", r"the float TFLite differs from the PyTorch program by \d+\.\d\d%")
+def test_a_float_model_that_is_not_the_program_is_refused(source: Source, tmp_path: Path) -> None:
+    other = dataclasses.replace(source, float_model=shuffle_weights(source.float_model))
+    refused(other, tmp_path / "c.bundle", r"the float TFLite differs from the PyTorch program by \d+\.\d\d%")
 
 
 def test_a_program_that_answers_the_same_to_everything_is_refused(pictures: Path, tmp_path: Path) -> None:
@@ -127,27 +113,19 @@ def test_a_program_that_answers_the_same_to_everything_is_refused(pictures: Path
     path = save_program(tmp_path / "constant.pt2", constant, torch.zeros(1, SIZE, SIZE, 3))
     (tmp_path / "out").mkdir()
     refused(
-        path,
+        open_source(path, ModelOptions(data=pictures, normalization="0..255")),
         tmp_path / "out" / "c.bundle",
-        "the same outputs for every golden picture",
-        given=ModelOptions(data=pictures, normalization="0..255"),
+        "the same outputs for every golden image",
     )
 
 
-@pytest.mark.usefixtures("quick")
-def test_float_ops_in_a_static_scheme_are_refused_by_name(
-    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_float_ops_in_a_static_scheme_are_refused_by_name(source: Source, tmp_path: Path) -> None:
     def quantize_half(content: bytes, scheme: Any, *rest: Any) -> bytes:
         return quantize(content, "dynamic_int8", *rest[:2])
 
-    monkeypatch.setattr(converters.quantize.search, "quantize", quantize_half)
     for scheme in ("static_int8", "static_int8_float_io"):
-        refused(
-            run_folder, tmp_path / "c.bundle",
-            rf"{scheme}: \d+ of \d+ ops still compute in float: .*CONV_2D .*--scheme float16 or dynamic_int8",
-            schemes=(scheme,),
-        )  # fmt: skip
+        why = rf"{scheme}: \d+ of \d+ ops still compute in float: .*CONV_2D .*--scheme float16 or dynamic_int8"
+        refused(source, tmp_path / "c.bundle", why, options(schemes=(scheme,)), quantize_half)
 
 
 def test_only_a_static_scheme_promises_integers(float_model: bytes) -> None:
@@ -167,53 +145,47 @@ def test_an_input_at_which_bytes_would_not_arrive_exactly_is_refused(
     quantization = graph.Tensors(graph.Inputs(0)).Quantization()
     quantization.ScaleAsNumpy()[:] = scale
     quantization.ZeroPointAsNumpy()[:] = zero_point
-    with pytest.raises(QualityError, match="int8 is needed, in which each byte arrives as another value"):
+    with pytest.raises(QualityError, match="It must be int8, with a different value for each of the 256 bytes"):
         check_integer(bytes(data), "static_int8", SPEC)
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_model_that_is_too_large_for_the_device_is_refused(run_folder: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_too_large_for_the_device_is_refused(source: Source, tmp_path: Path) -> None:
     data = yaml.safe_load((FOLDER / "desktop.yaml").read_text(encoding="utf-8"))
     device = tmp_path / "tiny.yaml"
     device.write_text(yaml.safe_dump({**data, "max_model_kib": 1}))
     out = tmp_path / "out" / "c.bundle"
     out.parent.mkdir()
-    refused(run_folder, out, r"static_int8: \d KiB are more than tiny takes \(max_model_kib: 1\)", device=str(device))
+    why = r"static_int8: the model has \d KiB, and tiny takes at most 1 \(max_model_kib\)"
+    refused(source, out, why, options(str(device)))
     device.write_text(yaml.safe_dump({**data, "max_model_kib": 100}))
-    convert(run_folder, out, device=str(device))
+    convert_source(source, out, options(str(device)))
     assert read_bundle(out).manifest.device == "tiny"
 
 
 @pytest.mark.parametrize(
-    ("out", "options", "error", "why"),
+    ("out", "device", "error", "why"),
     [
-        ("colours", {}, InputError, r"a bundle's name ends in \.bundle, so: --out colours\.bundle"),
-        ("colours.tflite", {}, InputError, r"ends in \.bundle"),
-        ("my colours.bundle", {}, InputError, "the name 'my colours' must start with a letter"),
-        ("taken.bundle", {}, InputError, "exists and is not a bundle; it is left alone"),
-        ("c.bundle", {"device": "desktopp"}, ConfigError, r"unknown device 'desktopp' \(did you mean desktop\?\)"),
+        ("colours", "desktop", InputError, r"a bundle's name ends in \.bundle, so: --out colours\.bundle"),
+        ("colours.tflite", "desktop", InputError, r"ends in \.bundle"),
+        ("my colours.bundle", "desktop", InputError, "the name 'my colours' must start with a letter"),
+        ("taken.bundle", "desktop", InputError, "exists and is not a bundle; it is left alone"),
+        ("c.bundle", "desktopp", ConfigError, r"unknown device 'desktopp' \(did you mean desktop\?\)"),
     ],
 )
 def test_a_wrong_destination_is_refused_before_the_work(
-    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    out: str, options: dict[str, str], error: type[InputError], why: str,
-) -> None:  # fmt: skip
-    def work(*_: object) -> None:
-        raise AssertionError("the work has begun")
-
-    monkeypatch.setattr(converters.convert, "open_source", work)
+    tmp_path: Path, out: str, device: str, error: type[InputError], why: str
+) -> None:
+    """The model does not even exist."""
     (tmp_path / "taken.bundle").mkdir()
     (tmp_path / "taken.bundle" / "mine").write_bytes(b"precious")
     with pytest.raises(error, match=why):
-        convert(run_folder, tmp_path / out, **{"device": "desktop", **options})
+        convert(tmp_path / "absent.onnx", tmp_path / out, options(device))
     assert tree(tmp_path) == {"taken.bundle/mine": b"precious"}
 
 
-@pytest.fixture
-def exam(run_folder: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch) -> HeldOutEvaluation:
-    """The colour model's: 12 pictures, 4 a class, of which float32 has all."""
-    monkeypatch.setattr(torch_source, "convert_program", lambda program, name: float_model)
-    return HeldOutEvaluation(open_source(run_folder, ModelOptions()), lambda done, total: None)
+@pytest.fixture(scope="module")
+def evaluation(source: Source) -> HeldOutEvaluation:
+    return HeldOutEvaluation(source)
 
 
 @pytest.mark.parametrize(
@@ -232,9 +204,9 @@ def exam(run_folder: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch) 
         ({"worst_drop": 75.0}, Limits(), r"lost 75\.0 points on 'red', --max-class-drop is 10"),
         ({"worst_drop": 75.0}, Limits(max_class_drop=80), None),
         ({"agreement": 0.95}, Limits(), None),
-        ({"agreement": 0.949}, Limits(), r"gives float32's answer on 94\.90%, --min-agreement is 95"),
+        ({"agreement": 0.949}, Limits(), r"gives float32's answer for 94\.90%, --min-agreement is 95"),
         ({"agreement": 0.5}, Limits(min_agreement=0), None),
-        ({"agreement": 0.5, "drop": 20.0}, Limits(), r"lost 20\.00 points .*, and gives float32's answer on 50"),
+        ({"agreement": 0.5, "drop": 20.0}, Limits(), r"lost 20\.00 points .*, and gives float32's answer for 50"),
         ({"drop": None, "worst_drop": None, "worst_class": None}, Limits(), None),  # nobody labelled them
         ({"negative_control_drop": 0.5}, Limits(), r"cannot tell .* lost only 0\.50 points"),
         ({"negative_control_drop": 0.0}, Limits(max_drop=0), "cannot tell"),
@@ -242,7 +214,7 @@ def exam(run_folder: Path, float_model: bytes, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_the_judgement_is_strict_at_its_limits(
-    exam: HeldOutEvaluation, changes: dict[str, Any], limits: Limits, why: str | None
+    evaluation: HeldOutEvaluation, changes: dict[str, Any], limits: Limits, why: str | None
 ) -> None:
     good = VariantResult(
         scheme="static_int8", bytes=1000, quality=0.9, agreement=1.0, drop=0.0, worst_class="red", worst_drop=2.0,
@@ -250,10 +222,10 @@ def test_the_judgement_is_strict_at_its_limits(
     )  # fmt: skip
     measured = dataclasses.replace(good, **changes)
     if why is None:
-        judge(measured, exam, limits)
+        judge(measured, evaluation, limits)
     else:
         with pytest.raises(QualityError, match=why):
-            judge(measured, exam, limits)
+            judge(measured, evaluation, limits)
 
 
 def permuted(content: bytes) -> bytes:
@@ -270,57 +242,57 @@ def permuted(content: bytes) -> bytes:
     return bytes(data)
 
 
-def test_what_is_measured_is_what_a_hand_counts(exam: HeldOutEvaluation, float_model: bytes) -> None:
+def test_what_is_measured_is_what_a_hand_counts(evaluation: HeldOutEvaluation, float_model: bytes) -> None:
     """A candidate that takes green for red, and red for green, is wrong on two thirds of the pictures."""
-    m = exam.control(exam.measure("float16", permuted(float_model)), permuted(float_model))
-    assert exam.quality == 1.0
+    m = evaluation.with_negative_control(evaluation.measure("float16", permuted(float_model)), permuted(float_model))
+    assert evaluation.quality == 1.0
     assert m.quality == m.agreement == pytest.approx(4 / 12)
     assert (m.drop, m.worst_drop) == (pytest.approx(100 * 8 / 12), 100.0)
     assert m.worst_class in ("green", "red")
     assert m.outputs.shape == (12, 3)
     swapped = np.array([0, 2, 1])
-    assert m.answers.tolist() == swapped[exam.rules.truth].tolist()
+    assert m.answers.tolist() == swapped[evaluation.metrics.truth].tolist()
     assert m.negative_control_drop is not None
     assert m.negative_control_drop > 30
-    same = exam.measure("float16", float_model)
+    same = evaluation.measure("float16", float_model)
     assert (same.quality, same.agreement, same.drop, same.snr_db) == (1.0, 1.0, 0.0, 200.0)
-    assert same.answers.tolist() == exam.rules.truth.tolist()
+    assert same.answers.tolist() == evaluation.metrics.truth.tolist()
 
 
-def test_without_labels_only_agreement_is_known(exam: HeldOutEvaluation, float_model: bytes) -> None:
-    source = dataclasses.replace(exam.source, heldout=[(path, None) for path, _ in exam.source.heldout])
-    told: list[tuple[int, int]] = []
-    unlabelled = HeldOutEvaluation(source, lambda done, total: told.append((done, total)))
-    assert told == [(i + 1, 12) for i in range(12)]
-    m = unlabelled.control(unlabelled.measure("float16", permuted(float_model)), permuted(float_model))
+def test_without_labels_only_agreement_is_known(evaluation: HeldOutEvaluation, float_model: bytes) -> None:
+    source = dataclasses.replace(evaluation.source, heldout=[(path, None) for path, _ in evaluation.source.heldout])
+    calls: list[tuple[int, int]] = []
+    unlabelled = HeldOutEvaluation(source, lambda done, total: calls.append((done, total)))
+    assert calls == [(i + 1, 12) for i in range(12)]
+    m = unlabelled.with_negative_control(unlabelled.measure("float16", permuted(float_model)), permuted(float_model))
     assert (unlabelled.quality, m.quality, m.drop, m.worst_class, m.worst_drop) == (None,) * 5
     assert m.agreement == pytest.approx(4 / 12)
     assert m.negative_control_drop is not None
     assert m.negative_control_drop > 30
-    with pytest.raises(QualityError, match=r"float16 gives float32's answer on 33\.33%"):
+    with pytest.raises(QualityError, match=r"float16 gives float32's answer for 33\.33%"):
         judge(m, unlabelled, Limits())
 
 
-def test_every_picture_gives_what_it_gives_alone(exam: HeldOutEvaluation, float_model: bytes) -> None:
+def test_every_picture_gives_what_it_gives_alone(evaluation: HeldOutEvaluation, float_model: bytes) -> None:
     alone = Interpreter(float_model)
-    for i, row in enumerate(run_all(float_model, exam.frames, SPEC, "float32")):
-        assert row.tolist() == alone(exam.frames[i])[0][0].tolist()
+    for i, row in enumerate(run_all(float_model, evaluation.frames, SPEC, "float32")):
+        assert row.tolist() == alone(evaluation.frames[i])[0][0].tolist()
 
 
 def test_noise_is_told_in_decibels_of_what_varies() -> None:
-    wanted = np.float32([[0, 100], [1, 101], [2, 102]])
-    assert snr_db(wanted, wanted) == 200.0
-    assert snr_db(wanted, wanted + np.float32(0.1)) == pytest.approx(10 * np.log10((2 / 3) / 0.01), abs=0.01)
-    assert snr_db(wanted, wanted[::-1]) < 0
+    expected = np.float32([[0, 100], [1, 101], [2, 102]])
+    assert snr_db(expected, expected) == 200.0
+    assert snr_db(expected, expected + np.float32(0.1)) == pytest.approx(10 * np.log10((2 / 3) / 0.01), abs=0.01)
+    assert snr_db(expected, expected[::-1]) < 0
 
 
-def test_parity_compares_picture_by_picture(exam: HeldOutEvaluation, float_model: bytes) -> None:
+def test_parity_compares_picture_by_picture(evaluation: HeldOutEvaluation, float_model: bytes) -> None:
     frames = np.stack([np.full((SIZE, SIZE, 3), colour, np.uint8) for colour in (30, 90, 150, 210)])
     frames[:, :, :, 0] = [[[40]], [[200]], [[90]], [[10]]]
     expected = run_all(float_model, frames, SPEC, "float32")
 
     def parity(expected: Any, frames: Any = frames) -> float:
-        return check_parity(dataclasses.replace(exam.source, golden=frames, expected=expected))
+        return check_parity(dataclasses.replace(evaluation.source, golden=frames, expected=expected))
 
     assert parity(expected) == 0.0
     off = expected.copy()
@@ -329,5 +301,5 @@ def test_parity_compares_picture_by_picture(exam: HeldOutEvaluation, float_model
         parity(off)
     with pytest.raises(QualityError, match="differs from the PyTorch program"):
         parity(np.full_like(expected, np.nan))
-    with pytest.raises(QualityError, match="same outputs for every golden picture"):
+    with pytest.raises(QualityError, match="same outputs for every golden image"):
         parity(expected[:1].repeat(3, axis=0), frames[:1].repeat(3, axis=0))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from converters.convert import convert
+from converters.convert import ConvertOptions, convert
 from converters.sources.base import ModelOptions
 from sightline import cli, files
 from sightline.bundle import read_bundle
@@ -47,14 +47,17 @@ def written(name: str, content: bytes) -> Callable[[Path], Path]:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (two_inputs, r"two\.pt2: takes \[1, 32, 32, 3\] float32, .*; needed is one picture in RGB"),
+        (two_inputs, r"two\.pt2: takes \[1, 32, 32, 3\] float32, .*\. It must take one RGB image"),
         (written("net.pt2", b"no program"), r"net\.pt2: not a program that torch\.export saved"),
         (
             written("net.pt", b"weights"),
-            r"net\.pt: is no model that can be read \(weights without their code; .*\.pt2\)",
+            r"net\.pt: not a supported model format \(weights without their code; .*\.pt2\)",
         ),
-        (written("net.xyz", b"what"), r"net\.xyz: is no model that can be read; those are run folders, \.pt2, \.onnx"),
-        (written("net.keras", b"no zip"), r"net\.keras: not a Keras model: it is no zip file"),
+        (
+            written("net.xyz", b"what"),
+            r"net\.xyz: not a supported model format\. Supported are run folders, \.pt2, \.onnx",
+        ),
+        (written("net.keras", b"no zip"), r"net\.keras: not a Keras model: the file is no zip file"),
         (lambda folder: folder / "absent.onnx", r"absent\.onnx: no such run folder or model"),
     ],
     ids=["two inputs", "no program", "weights", "another format", "no zip", "absent"],
@@ -66,7 +69,7 @@ def test_a_model_that_is_none(pictures: Path, tmp_path: Path, make: Callable[[Pa
 def refused(folder: Path, model: Path, why: str, **given: Any) -> None:
     before = tree(folder)
     with pytest.raises(InputError, match=why) as e:
-        convert(model, folder / "c.bundle", device="desktop", given=ModelOptions(**given))
+        convert(model, folder / "c.bundle", ConvertOptions("desktop", model=ModelOptions(**given)))
     assert e.value.exit_code == 2
     assert "\n" not in str(e.value)
     assert tree(folder) == before
@@ -88,8 +91,8 @@ def test_an_int8_tflite(bundle: Path, pictures: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("normalization", "why"),
     [
-        (None, r"say it with --normalization: one of 0\.\.255, 0\.\.1, -1\.\.1, imagenet, or MEAN/STD"),
-        ("0-255", r"--normalization '0-255' \(.*\): one of 0\.\.255"),
+        (None, r"Pass --normalization: one of 0\.\.255, 0\.\.1, -1\.\.1, imagenet, or MEAN/STD"),
+        ("0-255", r"--normalization '0-255': .*\. Pass one of 0\.\.255"),
         ("127.5/0", r"--normalization '127\.5/0'"),
         ("1,2/3", r"--normalization '1,2/3'"),
     ],
@@ -101,7 +104,7 @@ def test_a_normalization_that_is_missing_or_garbled(
 
 
 def test_no_pictures(model: Path, tmp_path: Path) -> None:
-    refused(tmp_path, model, r"a model alone cannot be judged; give labelled pictures with --data DIR",
+    refused(tmp_path, model, r"Cannot measure accuracy without images\. Pass --data DIR \(labelled\)",
             normalization="0..255")  # fmt: skip
 
 
@@ -119,9 +122,9 @@ def test_calibration_of_the_wrong_kind(model: Path, pictures: Path, tmp_path: Pa
     (tmp_path / "texts" / "a.txt").write_text("no picture")
     (tmp_path / "floats.npz").write_bytes(pack(frames=np.zeros((4, SIZE, SIZE, 3), np.float32)))
     for name, why in (
-        ("texts", r"texts: no pictures to calibrate with"),
+        ("texts", r"texts: no images to calibrate with"),
         ("floats.npz", r"floats\.npz: frames must be uint8 .*, not float32"),
-        ("absent", r"absent: no such folder of calibration pictures"),
+        ("absent", r"absent: no such folder of calibration images"),
     ):
         refused(tmp_path, model, why, data=pictures, calibration=tmp_path / name, normalization="0..255")
 
@@ -131,7 +134,11 @@ def test_a_corrupt_picture_is_named(model: Path, pictures: Path, tmp_path: Path)
     bad = data / "red" / "003.png"
     bad.write_bytes(bad.read_bytes()[:60])
     with pytest.raises(InputError, match=r"data/red/003\.png: "):
-        convert(model, tmp_path / "c.bundle", device="desktop", given=ModelOptions(data=data, normalization="0..255"))
+        convert(
+            model,
+            tmp_path / "c.bundle",
+            ConvertOptions("desktop", model=ModelOptions(data=data, normalization="0..255")),
+        )
     assert not (tmp_path / "c.bundle").exists()
 
 

@@ -25,7 +25,7 @@ def test_a_conversion_ends_in_a_bundle_and_one_json_object(
     result = json.loads(done.stdout.splitlines()[-1])
     assert len(done.stdout.splitlines()) == 1, "the libraries underneath have printed"
     contents = read_bundle(out)
-    assert (result["bundle"], result["device"], result["pictures"]) == (str(out), "desktop", 12)
+    assert (result["bundle"], result["device"], result["images"]) == (str(out), "desktop", 12)
     assert list(result["variants"]) == list(contents.manifest.variants) == ["static_int8", "float32"]
     assert result["variants"]["static_int8"]["bytes"] == len(contents.variant("static_int8")[1])
     assert result["float32"]["accuracy"] == 1.0
@@ -52,7 +52,7 @@ def test_an_unknown_device(run_folder: Path, tmp_path: Path, sightline: Sightlin
 
 def test_a_source_that_is_not_there(tmp_path: Path, sightline: Sightline) -> None:
     line = one_line(sightline, tmp_path / "absent", "--device", "desktop", "--out", tmp_path / "c.bundle")
-    assert "absent: no such run folder or model; `sightline train` makes a run" in line
+    assert "absent: no such run folder or model. `sightline train` makes a run" in line
 
 
 def test_a_run_that_is_not_finished(run_folder: Path, tmp_path: Path, sightline: Sightline) -> None:

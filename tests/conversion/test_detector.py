@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.convert import convert, report_path
+from converters.convert import ConvertOptions, convert, report_path
 from converters.evaluate.acceptance import HeldOutEvaluation, Limits, judge
 from converters.evaluate.divergence import box_divergence, split
 from converters.evaluate.metrics import DetectionMetrics
 from converters.evaluate.run import run_all
 from converters.sources.base import ModelOptions
 from converters.sources.open import open_source
-from converters.tflite.graph import ops
+from converters.tflite.ops import list_ops
 from sightline.bundle import Bundle, read_bundle
 from sightline.errors import ModelError, QualityError
 from sightline.files import seal
@@ -35,7 +35,7 @@ LABELS = tuple(SPOT_BGR)
 @pytest.fixture(scope="module")
 def spots_bundle(tmp_path_factory: pytest.TempPathFactory, spots_run: Path) -> Bundle:
     path = tmp_path_factory.mktemp("bundle") / "spots.bundle"
-    convert(spots_run, path, device="desktop", schemes=("static_int8", "float32"))
+    convert(spots_run, path, ConvertOptions("desktop", schemes=("static_int8", "float32")))
     return read_bundle(path)
 
 
@@ -74,14 +74,14 @@ def test_the_report_shows_map_and_draws_what_differs(spots_bundle: Bundle, spots
 
 
 def test_a_detector_that_lost_its_boxes_is_refused(spots: Path, spots_run: Path, tmp_path: Path) -> None:
-    exam = HeldOutEvaluation(open_source(spots_run, ModelOptions()), lambda done, total: None)
+    evaluation = HeldOutEvaluation(open_source(spots_run, ModelOptions()))
     smaller = export_spots(tmp_path / "smaller", spots, SpotNet("blue, red", reach=0.9, doubt=13))
     content = open_source(smaller, ModelOptions()).float_model
-    m = exam.control(exam.measure("float16", content), content)
+    m = evaluation.with_negative_control(evaluation.measure("float16", content), content)
     assert m.quality is not None and 0.5 < m.quality < 0.9, "81 % of each box's area is left"
     with pytest.raises(QualityError, match=r"lost .* points of mAP, --max-drop is 0.5"):
-        judge(m, exam, Limits())
-    judge(m, exam, Limits(max_drop=90, max_class_drop=90))  # and only for this
+        judge(m, evaluation, Limits())
+    judge(m, evaluation, Limits(max_drop=90, max_class_drop=90))  # and only for this
 
 
 def test_a_run_whose_outputs_are_not_its_strides_is_refused(spots_run: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def detection(label: int, score: float, *box: float) -> Detection:
     return Detection(LABELS[label], label, score, Box(*box))
 
 
-def rules(truth: list[GroundTruth]) -> DetectionMetrics:
+def detection_metrics(truth: list[GroundTruth]) -> DetectionMetrics:
     return DetectionMetrics(OutputSpec("detect", "sigmoid", LABELS, (8, 16), 0.5), InputSpec(64, 64), truth)
 
 
@@ -126,17 +126,17 @@ A, B = detection(0, 0.9, 0, 0, 10, 10), detection(1, 0.8, 30, 30, 10, 10)
     ],
 )
 def test_agreement_is_the_share_of_boxes_that_both_show(one: Any, other: Any, same: float) -> None:
-    assert rules([NOTHING]).agreement([one], [other]) == pytest.approx(same)
-    assert rules([NOTHING]).agreement([other], [one]) == pytest.approx(same)
-    assert rules([NOTHING]).differs(one, other) == (same < 1)
+    assert detection_metrics([NOTHING]).agreement([one], [other]) == pytest.approx(same)
+    assert detection_metrics([NOTHING]).agreement([other], [one]) == pytest.approx(same)
+    assert detection_metrics([NOTHING]).differs(one, other) == (same < 1)
 
 
 def test_mistakes_are_the_missed_and_the_false() -> None:
-    r = rules([GroundTruth(np.asarray([0, 1]), np.asarray([[0, 0, 10, 10], [50, 50, 10, 10.0]]))])
-    assert r.mistakes(0, (A,)) == 1
-    assert r.mistakes(0, (A, B)) == 2
-    assert r.mistakes(0, ()) == 2
-    assert r.mistakes(0, (A, detection(1, 0.6, 50, 51, 10, 10), detection(1, 0.2, 0, 0, 5, 5))) == 0
+    r = detection_metrics([GroundTruth(np.asarray([0, 1]), np.asarray([[0, 0, 10, 10], [50, 50, 10, 10.0]]))])
+    assert r.count_mistakes(0, (A,)) == 1
+    assert r.count_mistakes(0, (A, B)) == 2
+    assert r.count_mistakes(0, ()) == 2
+    assert r.count_mistakes(0, (A, detection(1, 0.6, 50, 51, 10, 10), detection(1, 0.2, 0, 0, 5, 5))) == 0
 
 
 def test_divergence_sees_what_matters_to_boxes() -> None:
@@ -164,7 +164,7 @@ def test_a_trained_detectors_graph_has_nothing_that_int8_fears(tmp_path: Path) -
 
     model = build_detector("test_byobnet", 2, "none", 64).eval()
     program = torch.export.export(model, (torch.zeros(1, 64, 64, 3),))
-    kinds = {op.name for op in ops(convert_program(program, "detector"))}
+    kinds = {op.name for op in list_ops(convert_program(program, "detector"))}
     assert "CONV_2D" in kinds and "DEPTHWISE_CONV_2D" in kinds and "RESIZE_NEAREST_NEIGHBOR" in kinds
     assert not kinds & {"CONCATENATION", "LOGISTIC", "TRANSPOSE", "NON_MAX_SUPPRESSION_V4", "SOFTMAX", "EXP"}, kinds
 
@@ -175,14 +175,14 @@ def test_evaluate_puts_a_run_and_its_bundle_side_by_side(
     page = tmp_path / "page.html"
     done = sightline("evaluate", spots_run, spots_bundle.path, spots, "--report", page)
     assert done.returncode == 0, done.stderr
-    assert "12 pictures" in done.stdout and "mAP50" in done.stdout
+    assert "12 images" in done.stdout and "mAP50" in done.stdout
     rows = [line.split() for line in done.stdout.splitlines()]
     assert [row[1] for row in rows if row[:1] == ["spots"]] == ["float32", "static_int8", "float32"]
     assert "polyline" in page.read_text() and "<script" not in page.read_text()
     told = json.loads(sightline("evaluate", spots_bundle.path, spots, "--part", "all", "--json").stdout)
-    assert told["pictures"] == 36 and told["worst"] == []
+    assert told["images"] == 36 and told["worst"] == []
     one = told["models"]["spots static_int8"]
-    assert one["map"] == pytest.approx(1) and one["wrong"] == 0 and set(one["per_class"]) == set(LABELS)
+    assert one["map"] == pytest.approx(1) and one["mistakes"] == 0 and set(one["per_class"]) == set(LABELS)
 
 
 def test_evaluate_shows_what_is_wrong(spots: Path, tmp_path: Path, sightline: Sightline) -> None:
@@ -193,7 +193,7 @@ def test_evaluate_shows_what_is_wrong(spots: Path, tmp_path: Path, sightline: Si
     told = json.loads(done.stdout)
     (one,) = told["models"].values()
     boxes = sum(c["count"] for c in one["per_class"].values())
-    assert one["map"] < 0.01 and one["wrong"] == 2 * boxes and len(told["worst"]) == 12
+    assert one["map"] < 0.01 and one["mistakes"] == 2 * boxes and len(told["worst"]) == 12
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 12
 
 
@@ -201,7 +201,7 @@ def test_evaluate_refuses_what_cannot_be_compared(
     bundle: Path, pictures: Path, spots_bundle: Bundle, spots: Path, sightline: Sightline, tmp_path: Path
 ) -> None:
     for arguments, words in [
-        ((bundle, spots_bundle.path, spots), "not both"),
+        ((bundle, spots_bundle.path, spots), "one task at a time"),
         ((tmp_path / "no.bundle", spots), "no such run or bundle"),
         ((spots_bundle.path, tmp_path / "nowhere"), "nowhere"),
         ((spots_bundle.path, pictures), "no annotations"),
@@ -224,5 +224,5 @@ def test_evaluate_of_a_classifier(bundle: Path, pictures: Path, tmp_path: Path, 
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         assert {m["accuracy"] for m in told["models"].values()} == {right}
-        assert len(told["worst"]) == (0 if right else told["pictures"])
-    assert "takes for what" in (tmp_path / "page.html").read_text()
+        assert len(told["worst"]) == (0 if right else told["images"])
+    assert "confuses" in (tmp_path / "page.html").read_text()

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.convert import convert
+from converters.convert import ConvertOptions, convert
 from converters.sources.base import ModelOptions
-from converters.sources.diagnose import instead
+from converters.sources.diagnose import alternative
 from converters.sources.from_torch import save_module, to_tflite
 from sightline.errors import ModelError
 from tests.conftest import Sightline
@@ -85,16 +85,17 @@ def test_the_error_names_op_module_line_and_a_way_out(
     assert re.search(rf"mine\.pt2: litert-torch cannot convert .*({op}) in module '1\.1' \({kind.__name__}\) at ", said)
     assert line(kind) in said
     assert advice in said
-    assert re.search(r"\(everything it said: \S+\.log\)$", said)
+    assert re.search(r"\(full output: \S+\.log\)$", said)
     assert "\n" not in said
 
 
 def test_a_module_in_memory_is_told_the_same(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=rf"Sequential: .*aten\.linalg_det in module '1\.1' .*{HERE}:\d+: return x \*"):
         convert(
-            net(Determinant()).eval(), tmp_path / "c.bundle", device="desktop", size=(16, 16),
-            given=ModelOptions(data=pictures, normalization="0..255"),
-        )  # fmt: skip
+            net(Determinant()).eval(),
+            tmp_path / "c.bundle",
+            ConvertOptions("desktop", model=ModelOptions(data=pictures, normalization="0..255", size=(16, 16))),
+        )
     assert not (tmp_path / "c.bundle").exists()
 
 
@@ -115,9 +116,7 @@ class Wobble(nn.Module):
 
 def test_an_op_of_ones_own_is_named_where_it_is_known(tmp_path: Path) -> None:
     path = save_program(tmp_path / "mine.pt2", net(Wobble()), ONE)
-    with pytest.raises(
-        ModelError, match=r"sightline_tests\.wobble in module '1\.1' \(Wobble\) .*an op of your own has"
-    ):
+    with pytest.raises(ModelError, match=r"sightline_tests\.wobble in module '1\.1' \(Wobble\) .*a custom op has"):
         to_tflite(path)
 
 
@@ -132,7 +131,7 @@ def test_and_where_it_is_not_in_one_line(tmp_path: Path, pictures: Path, sightli
     (last,) = (text for text in done.stderr.splitlines() if not text.endswith("converting"))
     place = f"in module '1.1' (Wobble) at {__file__}:{line(Wobble).split(':')[1]}: return wobble(x)"
     assert f"calls sightline_tests.wobble {place}, which is not on the list" in last
-    assert last.endswith("an op of your own has no kernel on a device: write it in PyTorch's ops")
+    assert last.endswith("a custom op has no kernel on a device: write it in PyTorch's ops")
 
 
 def export_training(path: Path, module: nn.Module) -> Path:
@@ -146,7 +145,7 @@ def export_training(path: Path, module: nn.Module) -> Path:
 def test_a_program_exported_in_training_mode_is_refused(tmp_path: Path, part: nn.Module, op: str) -> None:
     path = export_training(tmp_path / "mine.pt2", net(part))
     with pytest.raises(
-        ModelError, match=rf"was exported in training mode \(aten\.{op} in module '1\.1'.*call \.eval\(\)"
+        ModelError, match=rf"was exported in training mode \(aten\.{op} in module '1\.1'.*Call \.eval\(\)"
     ):
         to_tflite(path)
 
@@ -169,15 +168,15 @@ def meta(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("module", "why"),
     [
-        (nn.Conv2d(3, 4, 3), r"^Conv2d: is in training mode; call \.eval\(\) first"),
-        (meta(nn.Conv2d(3, 4, 3)), r"^Conv2d: is on meta; call \.cpu\(\) first"),
+        (nn.Conv2d(3, 4, 3), r"^Conv2d: is in training mode, .*\. Call \.eval\(\) first"),
+        (meta(nn.Conv2d(3, 4, 3)), r"^Conv2d: is on meta\. Call \.cpu\(\) first"),
         (
             nn.Conv2d(4, 4, 3).eval(),
-            r"^Conv2d: torch\.export cannot take it, with a picture \[1, 3, 16, 24\]: .*channels",
+            r"^Conv2d: torch\.export cannot export it with an image \[1, 3, 16, 24\]: .*channels",
         ),
         (
             Chooses().eval(),
-            rf"^Chooses: torch\.export cannot take it, .*data-dependent.*{HERE}:\d+: if x\.sum\(\) > 0:",
+            rf"^Chooses: torch\.export cannot export it .*data-dependent.*{HERE}:\d+: if x\.sum\(\) > 0:",
         ),
     ],
     ids=["training", "elsewhere", "channels", "control flow"],
@@ -192,14 +191,14 @@ def test_a_module_that_cannot_be_exported_says_why(tmp_path: Path, module: nn.Mo
     ("target", "advice"),
     [
         ("aten._linalg_svd.default", "compute it once"),
-        ("aten._unique2.default", "its size depends on the picture"),
-        ("torchvision.nms.default", "give boxes and scores out"),
-        ("mine.op.default", "an op of your own"),
+        ("aten._unique2.default", "its size depends on the image"),
+        ("torchvision.nms.default", "return boxes and scores"),
+        ("mine.op.default", "a custom op"),
         ("aten.erfinv.default", ""),
         ("aten.detach.default", ""),
         ("aten.convolution.default", ""),
     ],
 )
 def test_advice_is_given_only_where_it_is_known(target: str, advice: str) -> None:
-    assert instead(target).startswith(advice)
-    assert bool(instead(target)) == bool(advice)
+    assert alternative(target).startswith(advice)
+    assert bool(alternative(target)) == bool(advice)

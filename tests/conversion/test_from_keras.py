@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.convert import convert
+from converters.convert import ConvertOptions, convert
 from converters.sources import from_keras as keras_source
 from converters.sources.base import ModelOptions
-from converters.tflite.graph import ops
+from converters.tflite.ops import list_ops
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
 from tests.conftest import SIZE, need
@@ -26,32 +26,32 @@ READ = """
 import json, sys
 import numpy as np
 from pathlib import Path
-from converters.sources.keras_child import Refused, read
+from converters.sources.keras_child import ModelRefusedError, read
 folder, said = Path(sys.argv[1]), {}
 for name in sys.argv[2:]:
     try:
         read(folder / name)
         said[name] = "read"
-    except Refused as e:
+    except ModelRefusedError as e:
         said[name] = str(e)
 frames = np.load(folder / "pictures.npz")["frames"][:4].astype(np.float32)
 a, b = ([np.asarray(read(folder / n)[0](f[None])) for f in frames] for n in ("net.keras", "net.h5"))
 said["difference"] = float(np.abs(np.array(a) - np.array(b)).max())
 Path(sys.argv[1], "said.json").write_text(json.dumps(said))
 """
-SAVED = r"save it with `model\.export\(FOLDER\)`"
+SAVED = r"Save it with `model\.export\(FOLDER\)`"
 REFUSED = {
-    "lambda.keras": rf"has a Lambda layer, which is code inside the file, and is not run; .*{SAVED}",
-    "own.keras": rf"has a layer of your own, 'Own', whose code is not in the file; {SAVED}",
-    "two_outputs.keras": r"gives 2 outputs; needed is one",
-    "two_inputs.keras": r"takes 2 inputs \('picture' float32 \[\?, 16, 16, 3\], 'other' .*needed is one picture in RGB",
+    "lambda.keras": rf"has a Lambda layer, which is code inside the file, and is not run\. .*{SAVED}",
+    "own.keras": rf"has a custom layer, 'Own', whose code is not in the file\. {SAVED}",
+    "two_outputs.keras": r"gives 2 outputs\. It must give one",
+    "two_inputs.keras": r"takes 2 inputs \('picture' float32 \[\?, 16, 16, 3\], 'other' .*It must take one RGB image",
     "any_size.keras": r"'picture' float32 \[\?, \?, \?, 3\], a size that is not fixed",
-    "first.keras": r"'picture' float32 \[\?, 3, 16, 16\], colours first",
-    "grey.keras": r"'picture' float32 \[\?, 16, 16, 1\]; needed is one picture",
-    "only.weights.h5": r"holds weights alone; save the whole model",
+    "first.keras": r"'picture' float32 \[\?, 3, 16, 16\], channels first",
+    "grey.keras": r"'picture' float32 \[\?, 16, 16, 1\]\. It must take one RGB image",
+    "only.weights.h5": r"holds weights without a model\. Save the whole model",
     "cut.keras": r"not a model that Keras \S+ can load: .",
     "other_signature": r"has no signature 'serving_default' \(it has: go\)",
-    "writes": r"reaches out of itself with TensorFlow's WriteFile .*and is not opened",
+    "writes": r"reaches files, other machines or Python with TensorFlow's WriteFile .*and is not opened",
     "broken": r"not a SavedModel that TensorFlow can load: .",
 }
 
@@ -75,14 +75,17 @@ def models(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 @pytest.mark.parametrize("name", ["net.keras", "saved"])
 def test_a_net_becomes_an_int8_bundle(models: Path, pictures: Path, tmp_path: Path, name: str) -> None:
     done = convert(
-        models / name, tmp_path / "mine.bundle", device="desktop", schemes=("static_int8", "float32"),
-        given=ModelOptions(data=pictures, normalization="0..255"),
-    )  # fmt: skip
-    assert done.quality == done.measured["static_int8"].quality == 1.0
+        models / name,
+        tmp_path / "mine.bundle",
+        ConvertOptions(
+            "desktop", schemes=("static_int8", "float32"), model=ModelOptions(data=pictures, normalization="0..255")
+        ),
+    )
+    assert done.float_quality == done.variants["static_int8"].quality == 1.0
     contents = read_bundle(tmp_path / "mine.bundle")
     assert contents.manifest.output.activation == "none", "it ends in probabilities"
     assert contents.manifest.metrics["float32"]["parity"] < 1e-4
-    found = [op.name for op in ops(contents.variant("float32")[1])]
+    found = [op.name for op in list_ops(contents.variant("float32")[1])]
     assert found[-1] == "SOFTMAX"
     assert found.count("DEPTHWISE_CONV_2D") == found.count("CONV_2D") == 3
     assert "tensorflow" not in sys.modules
@@ -117,11 +120,11 @@ def test_an_op_that_tflite_lacks_is_named_with_its_layer(models: Path) -> None:
 @pytest.mark.parametrize(("name", "kind"), [("net.keras", "zip file"), ("net.h5", "HDF5 file")])
 def test_what_is_no_keras_file_is_refused_at_once(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / name).write_bytes(b"no model")
-    with pytest.raises(ModelError, match=rf"{name}: not a Keras model: it is no {kind}, or was damaged"):
+    with pytest.raises(ModelError, match=rf"{name}: not a Keras model: the file is no {kind}, or is damaged"):
         keras_source.to_tflite(tmp_path / name)
 
 
 def test_without_tensorflow_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keras_source, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ConfigError, match=r"needs tensorflow, .*pip install 'sightline\[keras\]'"):
         keras_source.to_tflite(tmp_path / "net.keras")

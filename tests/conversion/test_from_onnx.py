@@ -12,11 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converters.convert import convert
+from converters.convert import ConvertOptions, convert
 from converters.evaluate.run import run_all
-from converters.sources import from_onnx as onnx_source
 from converters.sources.base import ModelOptions
-from converters.sources.from_onnx import outputs, to_tflite
+from converters.sources.from_onnx import OnnxTool, install, outputs, to_tflite, tool_environment
 from sightline.bundle import read_bundle
 from sightline.errors import ConfigError, ModelError
 from sightline.preprocess import InputSpec
@@ -30,7 +29,7 @@ Nodes = list[onnx.NodeProto]
 @pytest.fixture(scope="module", autouse=True)
 def tool() -> None:
     try:
-        onnx_source._installed(lambda line: None)
+        install()
     except (ConfigError, ModelError) as e:
         need(False, str(e))
 
@@ -93,10 +92,12 @@ def test_what_torch_exports_becomes_an_int8_bundle(
     path = save_onnx(tmp_path / f"{arch}.onnx", fitted(arch, pictures, 64), 64, **how)
     said: list[str] = []
     done = convert(
-        path, tmp_path / "mine.bundle", device="desktop", say=said.append,
-        given=ModelOptions(data=pictures, normalization="-1..1"),
-    )  # fmt: skip
-    assert done.quality == done.measured["static_int8"].quality == 1.0
+        path,
+        tmp_path / "mine.bundle",
+        ConvertOptions("desktop", model=ModelOptions(data=pictures, normalization="-1..1")),
+        log=said.append,
+    )
+    assert done.float_quality == done.variants["static_int8"].quality == 1.0
     assert any("of ONNX Runtime" in line for line in said)
     manifest = read_bundle(tmp_path / "mine.bundle").manifest
     assert (manifest.input.width, manifest.input.height) == (64, 64)
@@ -126,19 +127,23 @@ def test_either_order_of_colours_gives_what_onnx_runtime_gives(
     ("nodes", "options", "why"),
     [
         (NCHW, {"shape": (1, 3, "height", WIDTH)}, r"'x' float32 \[1, 3, height, 40\], a size that is not fixed"),
-        (NCHW, {"shape": (8, 3, HEIGHT, WIDTH)}, r"'x' float32 \[8, 3, 24, 40\], 8 pictures at once"),
-        (NCHW, {"shape": (1, 1, HEIGHT, WIDTH)}, r"'x' float32 \[1, 1, 24, 40\]; needed is one picture in RGB"),
-        (NCHW, {"kind": TensorProto.UINT8}, r"'x' uint8 \[1, 3, 24, 40\]; needed is one picture"),
-        ([node("Add", "x z", "first"), *TAIL], {"more_inputs": "z"}, r"takes 2 inputs \('x' .*, 'z' float32 .*needed"),
+        (NCHW, {"shape": (8, 3, HEIGHT, WIDTH)}, r"'x' float32 \[8, 3, 24, 40\], a batch of 8"),
+        (NCHW, {"shape": (1, 1, HEIGHT, WIDTH)}, r"'x' float32 \[1, 1, 24, 40\]\. It must take one RGB image"),
+        (NCHW, {"kind": TensorProto.UINT8}, r"'x' uint8 \[1, 3, 24, 40\]\. It must take one RGB image"),
+        (
+            [node("Add", "x z", "first"), *TAIL],
+            {"more_inputs": "z"},
+            r"takes 2 inputs \('x' .*, 'z' float32 .*It must take",
+        ),
         (
             [node("Wobble", "x", "first", domain="mine"), *TAIL],
             {},
-            r"has no TFLite for the op Wobble \(node 'my_first'\); express it in other ops",
+            r"has no TFLite for the op Wobble \(node 'my_first'\); Express it in other ops",
         ),
         (
             [node("DynamicQuantizeLinear", "x", "q"), *NCHW],
             {},
-            r"is quantized already \(DynamicQuantizeLinear, node 'my_q'\); convert the float model",
+            r"is quantized already \(DynamicQuantizeLinear, node 'my_q'\); Convert the float model",
         ),
     ],
     ids=["dynamic height", "a batch", "grey", "bytes", "two inputs", "an op of one's own", "quantized"],
@@ -180,34 +185,29 @@ def test_no_uv_and_no_python_are_errors_that_say_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "net.onnx", NCHW)
-    monkeypatch.setattr(onnx_source, "_PYTHONS", ("3.99",))
     with pytest.raises(ConfigError, match=r"ONNX needs a Python 3\.99 on this machine.* python install 3\.99`"):
-        to_tflite(path)
+        to_tflite(path, tool=OnnxTool(pythons=("3.99",)))
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"ONNX needs uv, .*pip install 'sightline\[onnx\]'"):
         to_tflite(path)
 
 
-def test_an_index_that_does_not_have_the_tool_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_does_not_have_the_tool_is_an_error(tmp_path: Path) -> None:
     path = save(tmp_path / "net.onnx", NCHW)
-    monkeypatch.setattr(onnx_source, "_TOOL", "onnx2tf==0.0.0.dev0")
-    said: list[str] = []
+    lines: list[str] = []
     with pytest.raises(ModelError, match=r"needs onnx2tf==0\.0\.0\.dev0, which uv cannot install: .*onnx2tf"):
-        to_tflite(path, said.append)
-    assert said == ["installing onnx2tf==0.0.0.dev0 in an environment of its own, once: some 150 MB"]
+        to_tflite(path, lines.append, OnnxTool("onnx2tf==0.0.0.dev0"))
+    assert lines == ["installing onnx2tf==0.0.0.dev0 in an environment of its own, once: about 150 MB"]
 
 
 def test_the_tool_does_not_see_our_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.fspath(Path(__file__).parent))
     monkeypatch.setenv("VIRTUAL_ENV", "/somewhere")
-    assert not {"PYTHONPATH", "VIRTUAL_ENV"} & set(onnx_source._environment())
+    assert not {"PYTHONPATH", "VIRTUAL_ENV"} & set(tool_environment())
 
 
-def test_a_child_that_takes_too_long_is_ended_and_its_log_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_that_takes_too_long_is_ended_and_its_log_named(tmp_path: Path) -> None:
     path = save(tmp_path / "net.onnx", NCHW)
-    monkeypatch.setattr(onnx_source, "_WORK_S", 0.01)
-    with pytest.raises(ModelError, match=r"net\.onnx: not converted after 0 s \(everything it said: .*\.log\)"):
-        to_tflite(path)
+    with pytest.raises(ModelError, match=r"net\.onnx: not converted after 0 s \(full output: .*\.log\)"):
+        to_tflite(path, tool=OnnxTool(run_timeout_s=0.01))

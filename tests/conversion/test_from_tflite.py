@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.convert import convert
+from converters.convert import ConvertOptions, convert
 from converters.evaluate.run import run_all
 from converters.quantize.quantize import quantize
 from converters.sources.base import ModelOptions
 from converters.sources.from_tflite import check_float, outputs, to_tflite
-from converters.tflite.graph import ops, pack, unpack
-from converters.tflite.rewrites import rewritten
+from converters.tflite.graph import pack, unpack
+from converters.tflite.ops import list_ops
+from converters.tflite.rewrites import rewrite_for_quantizer
 from sightline.bundle import read_bundle
 from sightline.errors import ModelError
-from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec
 from tests.conftest import SIZE
 
@@ -64,10 +65,11 @@ def batch(size: int) -> Callable[[schema.ModelT], None]:
 def test_a_file_of_anybody_becomes_a_bundle(float_model: bytes, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.tflite").write_bytes(float_model)
     done = convert(
-        tmp_path / "mine.tflite", tmp_path / "mine.bundle", device="desktop",
-        given=ModelOptions(data=pictures, normalization="0..255"),
-    )  # fmt: skip
-    assert done.quality == done.measured["static_int8"].quality == 1.0
+        tmp_path / "mine.tflite",
+        tmp_path / "mine.bundle",
+        ConvertOptions("desktop", model=ModelOptions(data=pictures, normalization="0..255")),
+    )
+    assert done.float_quality == done.variants["static_int8"].quality == 1.0
     assert read_bundle(tmp_path / "mine.bundle").manifest.provenance["source"]["file"] == "mine.tflite"
 
 
@@ -85,7 +87,7 @@ def test_a_batch_becomes_one(float_model: bytes, frames: Frame, tmp_path: Path, 
     path = tmp_path / "m.tflite"
     path.write_bytes(changed(float_model, batch(size)))
     content = to_tflite(path)
-    entry = Interpreter(content)._lite.get_input_details()[0]
+    entry = litert.Interpreter(model_content=content).get_input_details()[0]
     assert [*entry["shape"]] == [*entry["shape_signature"]] == [1, SIZE, SIZE, 3]
     assert np.array_equal(run_all(content, frames, SPEC, "m"), run_all(float_model, frames, SPEC, "m"))
     assert np.allclose(outputs(path, frames.astype(np.float32)), run_all(content, frames, SPEC, "m"), atol=1e-4)
@@ -113,7 +115,7 @@ def test_a_batch_that_is_built_into_the_graph_is_refused(float_model: bytes) -> 
         graph.operators.append(op)
         model.signatureDefs = None
 
-    with pytest.raises(ModelError, match=r"m: takes a batch of 4, and cannot be made to take one picture .*batch 1"):
+    with pytest.raises(ModelError, match=r"m: takes a batch of 4, and cannot be changed to take one image .*batch 1"):
         check_float(changed(float_model, change), "m")
 
 
@@ -143,13 +145,13 @@ def second_input(model: schema.ModelT) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (other_input(shape=np.asarray([1, 3, SIZE, SIZE], np.int32)), r"colours first, .*; convert the original"),
-        (other_input(shape=np.asarray([1, SIZE, SIZE, 1], np.int32)), r"\[1, 32, 32, 1\]; needed is one picture"),
+        (other_input(shape=np.asarray([1, 3, SIZE, SIZE], np.int32)), r"channels first, .*\. Convert the original"),
+        (other_input(shape=np.asarray([1, SIZE, SIZE, 1], np.int32)), r"\[1, 32, 32, 1\]\. It must take one RGB image"),
         (other_input(shapeSignature=np.asarray([1, -1, -1, 3], np.int32)), r"\[1, -1, -1, 3\], a size that is not"),
-        (other_input(type=schema.TensorType.UINT8), r"uint8 \[1, 32, 32, 3\]; needed is one picture"),
-        (second_input, r"takes 2 inputs \(.*; needed is one picture"),
+        (other_input(type=schema.TensorType.UINT8), r"uint8 \[1, 32, 32, 3\]\. It must take one RGB image"),
+        (second_input, r"takes 2 inputs \(.*\)\. It must take one RGB image"),
         (custom(b"FlexErf"), r"runs TensorFlow's own Erf \(select TF ops\).* TFLITE_BUILTINS alone"),
-        (custom(b"TFLite_Detection_PostProcess"), r"not TFLite's own: TFLite_Detection_PostProcess; export it"),
+        (custom(b"TFLite_Detection_PostProcess"), r"not TFLite's own: TFLite_Detection_PostProcess\. Export it"),
     ],
     ids=["NCHW", "grey", "dynamic size", "bytes", "two inputs", "flex", "custom"],
 )
@@ -163,7 +165,7 @@ def test_a_file_that_takes_something_else_is_refused(
 @pytest.mark.parametrize("scheme", ["float16", "dynamic_int8"])
 def test_what_is_quantized_already_is_refused(float_model: bytes, scheme: Any) -> None:
     content = quantize(float_model, scheme, {}, "per_channel")
-    with pytest.raises(ModelError, match=r"is quantized already \((float16|int8) .*convert the float model"):
+    with pytest.raises(ModelError, match=r"is quantized already \((float16|int8) .*Convert the float model"):
         check_float(content, "mine")
 
 
@@ -229,9 +231,9 @@ def leaky(alpha: float) -> bytes:
 def test_an_op_that_the_quantizer_does_not_know_is_said_in_others(content: bytes) -> None:
     spec = InputSpec(4, 4, mean=(127.5,) * 3, std=(16.0,) * 3)  # -8..8
     frames = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
-    result = rewritten(content)
-    assert not {op.name for op in ops(content)} & {op.name for op in ops(result)}
-    assert {op.name for op in ops(result)} <= {"MUL", "MAXIMUM"}
+    result = rewrite_for_quantizer(content)
+    assert not {op.name for op in list_ops(content)} & {op.name for op in list_ops(result)}
+    assert {op.name for op in list_ops(result)} <= {"MUL", "MAXIMUM"}
     given, expected = (run_all(c, frames, spec, "op") for c in (result, content))
     assert np.ptp(expected) > 0.9
     assert np.allclose(given, expected, atol=1e-6)
@@ -239,7 +241,7 @@ def test_an_op_that_the_quantizer_does_not_know_is_said_in_others(content: bytes
 
 def test_an_op_that_has_no_other_words_stays() -> None:
     for content in (leaky(1.5), one_op(schema.BuiltinOperator.PRELU, None, 0, slopes=[0.25, -0.5, 1.0])):
-        assert rewritten(content) == content
+        assert rewrite_for_quantizer(content) == content
 
 
 def test_a_file_that_needs_no_change_is_taken_byte_for_byte(float_model: bytes) -> None:

@@ -17,11 +17,12 @@ import pytest
 from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.cli.inspect import for_device, render
-from converters.inspect import model as inspection
-from converters.inspect.model import arena, inspect_model
-from converters.tflite.graph import pack, unpack
-from converters.tflite.ops import read_graph
+from converters.inspect.device_fit import remarks_for
+from converters.inspect.memory import plan_memory
+from converters.inspect.model import inspect_model
+from converters.inspect.probe import run_probe
+from converters.report.inspection import InspectedModel, render
+from converters.tflite.graph import pack, read_graph, unpack
 from sightline.bundle import read_bundle
 from sightline.device import load_device
 from sightline.errors import ModelError
@@ -141,9 +142,9 @@ def test_the_arena_is_as_large_as_the_one_that_tflite_lays_out(seed: int) -> Non
         view = interpreter.tensor(tensor.index)()
         spans.append((view.__array_interface__["data"][0], view.nbytes))
     measured = max(start + size for start, size in spans) - min(start for start, _ in spans)
-    computed = arena(graph)
-    assert computed.arena == measured
-    assert computed.largest_live <= measured < sum(size for _, size in spans)
+    computed = plan_memory(graph)
+    assert computed.arena_bytes == measured
+    assert computed.peak_bytes <= measured < sum(size for _, size in spans)
 
 
 @pytest.mark.parametrize("scheme", ["static_int8", "dynamic_int8", "float16"])
@@ -165,7 +166,7 @@ def test_what_xnnpack_took_has_no_memory_of_tflites(mobile: dict[str, bytes], sc
                     interpreter.get_tensor(tensor.index)
             else:
                 interpreter.get_tensor(tensor.index)
-    assert {op.name for op in i.left} == ({"DEPTHWISE_CONV_2D"} if scheme == "dynamic_int8" else set())
+    assert {op.name for op in i.not_in_xnnpack} == ({"DEPTHWISE_CONV_2D"} if scheme == "dynamic_int8" else set())
 
 
 def test_tensors_are_those_that_the_interpreter_has(mobile: dict[str, bytes]) -> None:
@@ -197,10 +198,10 @@ def test_weights_say_how_fine_their_scales_are(mobile: dict[str, bytes]) -> None
 
 def test_the_process_grows_by_what_a_model_needs(mobile: dict[str, bytes]) -> None:
     small, large = (inspect_model(content, "model") for content in (mobile["float32"], chain(0, 100_000)))
-    assert large.memory.arena > 4 << 20
-    assert large.runtime.resident_own is not None
-    assert small.runtime.resident_own is not None
-    assert large.runtime.resident_own - small.runtime.resident_own > large.memory.arena / 2
+    assert large.memory.arena_bytes > 4 << 20
+    assert large.runtime.resident_builtin is not None
+    assert small.runtime.resident_builtin is not None
+    assert large.runtime.resident_builtin - small.runtime.resident_builtin > large.memory.arena_bytes / 2
 
 
 def test_files_from_before_2020_have_their_ops_named(mobile: dict[str, bytes]) -> None:
@@ -218,7 +219,7 @@ def test_what_travels_inside_the_file_is_listed(mobile: dict[str, bytes]) -> Non
         archive.writestr("labels.txt", "a\nb\n")
     found = inspect_model(appended.getvalue(), "with labels").embedded
     assert found.files == ("labels.txt",)
-    assert "min_runtime_version" in found.entries
+    assert "min_runtime_version" in found.metadata_names
     assert inspect_model(mobile["static_int8"], "without").embedded.files == ()
 
 
@@ -234,7 +235,7 @@ def test_one_model_is_a_page_of_120_columns(sightline: Sightline, file: Path) ->
         "scale 1, zero point -128",
         "DEPTHWISE_CONV_2D",
         "int8 per-channel",
-        "XNNPACK   takes all 17 ops, in 1 partition",
+        "XNNPACK   runs all 17 ops, in 1 partition",
         "the first 16 of 17 ops would map; stops at op 16, FULLY_CONNECTED: no bias; convert with --device coral_usb",
         "for raspberry_pi_5",
     ):
@@ -263,7 +264,7 @@ def test_json_is_one_object_with_all_of_it(sightline: Sightline, bundle: Path) -
     assert model["sha256"] == read_bundle(bundle).files["colours.static_int8.tflite"]["sha256"]
     assert model["inputs"][0]["scales"] == [1.0]
     assert model["runtime"]["partitions"] == 1
-    assert model["ops"][-1]["edgetpu"]["what"] == "per-channel weights"
+    assert model["ops"][-1]["edgetpu"]["reason"] == "per-channel weights"
     assert any(not remark["fits"] for remark in model["device"])
 
 
@@ -288,13 +289,13 @@ def device(tmp_path: Path, base: str, **changes: Any) -> Any:
 
 def test_a_device_says_what_would_have_to_change(mobile: dict[str, bytes], tmp_path: Path) -> None:
     def changes(scheme: str, config: Any) -> str:
-        return " ".join(r.text for r in for_device(inspect_model(mobile[scheme], scheme), config) if not r.fits)
+        return " ".join(r.text for r in remarks_for(inspect_model(mobile[scheme], scheme), config) if not r.fits)
 
     pi = load_device("raspberry_pi_5")[1]
     assert changes("static_int8", pi) == ""
     assert "convert with --scheme static_int8" in changes("dynamic_int8", pi)
     assert "11 ops with weights compute in float" in changes("float32", pi)
-    assert "18 KiB of the 10 KiB" in changes("static_int8", device(tmp_path, "raspberry_pi_5", max_model_kib=10))
+    assert "18 KiB of at most 10 KiB" in changes("static_int8", device(tmp_path, "raspberry_pi_5", max_model_kib=10))
     assert changes("static_int8", device(tmp_path, "raspberry_pi_5", delegate="none")) == ""
     assert "not compiled for the Edge TPU" in changes("static_int8", load_device("coral_usb")[1])
     assert "--scheme static_int8_float_io" in changes("static_int8", load_device("browser_phone")[1])
@@ -379,7 +380,7 @@ def test_what_litert_cannot_load_is_still_shown(sightline: Sightline, mobile: di
     done = sightline("inspect", tmp_path / "model.tflite")
     assert done.returncode == 2
     assert "FlexErf" in done.stdout
-    assert "not measured: LiteRT does not load it" in done.stdout
+    assert "not measured: LiteRT does not load the model" in done.stdout
     assert "model.tflite: LiteRT cannot load it" in done.stderr
     assert "FlexErf" in done.stderr
 
@@ -393,23 +394,22 @@ def test_a_compiled_model_is_known_for_one(sightline: Sightline, mobile: dict[st
     assert "change" in sightline("inspect", tmp_path / "model.tflite", "--device", "desktop").stdout
 
 
-def test_a_model_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch, mobile: dict[str, bytes]) -> None:
-    monkeypatch.setattr(inspection, "python", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"])
-    monkeypatch.setattr(inspection, "_PROBE_TIMEOUT_S", 0.2)
-    with pytest.raises(ModelError, match=r"lamp: LiteRT is not done with it after 0\.2 s"):
-        inspect_model(mobile["static_int8"], "lamp")
+def test_a_model_that_does_not_end_is_reported(mobile: dict[str, bytes]) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(ModelError, match=r"lamp: LiteRT did not finish within 0\.2 s"):
+        run_probe(mobile["static_int8"], "xnnpack", "lamp", command=sleep, timeout_s=0.2)
 
 
-def test_a_model_that_crashes_when_it_runs_is_told(monkeypatch: pytest.MonkeyPatch, mobile: dict[str, bytes]) -> None:
-    crash = "import os; print('{\"error\": null}', flush=True); os.abort()"
-    monkeypatch.setattr(inspection, "python", lambda *_: [sys.executable, "-c", crash])
+def test_a_model_that_crashes_when_it_runs_is_reported(mobile: dict[str, bytes]) -> None:
+    crash = 'import os; print(\'{"load_error": ""}\', flush=True); os.abort()'
     with pytest.raises(ModelError, match=r"lamp: crashes LiteRT when it runs \(SIGABRT"):
-        inspect_model(mobile["static_int8"], "lamp")
+        run_probe(mobile["static_int8"], "xnnpack", "lamp", command=[sys.executable, "-c", crash])
 
 
 def test_long_names_are_shortened_in_the_table(mobile: dict[str, bytes]) -> None:
     model = unpack(mobile["static_int8"])
     model.subgraphs[0].tensors[0].name = b"very/" * 50
     content = with_custom_op(pack(model), b"ACustomOperationWithAVeryLongNameOfSixtyCharactersAndSomeMore")
-    lines = render("x" * 30, "0" * 64, inspect_model(content, "long"), ["label"] * 500, None, True).splitlines()
+    model_info = InspectedModel("x" * 30, "0" * 64, inspect_model(content, "long"), ["label"] * 500)
+    lines = render(model_info, None, True).splitlines()
     assert max(map(len, lines)) <= 120

@@ -13,8 +13,10 @@ from converters.evaluate.run import run_all
 from converters.quantize.calibrate import observe, ranges
 from converters.quantize.quantize import quantize
 from converters.sources.from_torch import to_tflite
-from converters.tflite.graph import ops, pack, shuffle_weights, unpack
+from converters.tflite.edits import shuffle_weights
+from converters.tflite.graph import pack, unpack
 from converters.tflite.metadata_writer import with_metadata
+from converters.tflite.ops import list_ops
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import Frame, InputSpec
 from tests.support.conversion import save_program
@@ -57,7 +59,7 @@ def outputs(content: bytes, frames: Frame) -> np.ndarray:
 
 
 def test_they_are_weights_and_no_activations(int8: bytes) -> None:
-    assert all(op.activations.count("int8") <= 2 for op in ops(int8) if op.name == "CONV_2D")
+    assert all(op.activations.count("int8") <= 2 for op in list_ops(int8) if op.name == "CONV_2D")
 
 
 def test_the_control_damages_them(int8: bytes, frames: Frame) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.convert import convert
+from converters.convert import ConvertOptions, convert
 from converters.sources.base import DEFAULTS
 from converters.sources.open import open_source
 from converters.tflite.metadata_writer import with_metadata
@@ -83,7 +83,7 @@ def classify(mediapipe: Path, frames: Frame, tmp_path: Path) -> Classify:
 def every(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Bundle:
     """A bundle of all schemes."""
     path = tmp_path_factory.mktemp("every") / "colours.bundle"
-    convert(run_folder, path, device="desktop", schemes=SCHEMES)
+    convert(run_folder, path, ConvertOptions("desktop", schemes=SCHEMES))
     return read_bundle(path)
 
 

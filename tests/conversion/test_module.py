@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.convert import convert
+from converters.convert import ConvertOptions, convert
 from converters.sources.base import NORMALIZATIONS, ModelOptions
 from converters.sources.open import open_source
 from sightline.bundle import read_bundle
@@ -35,9 +35,11 @@ def test_a_net_of_timm_becomes_an_int8_bundle(pictures: Path, tmp_path: Path) ->
     net = fitted("mobilenetv3_small_050", pictures, 64)
     out = tmp_path / "mine.bundle"
     done = convert(
-        net, str(out), device="desktop", size=(64, 64), given=ModelOptions(data=pictures, normalization="-1..1")
-    )  # fmt: skip
-    assert done.quality == done.measured["static_int8"].quality == 1.0
+        net,
+        str(out),
+        ConvertOptions("desktop", model=ModelOptions(data=pictures, normalization="-1..1", size=(64, 64))),
+    )
+    assert done.float_quality == done.variants["static_int8"].quality == 1.0
     manifest = read_bundle(out).manifest
     assert manifest.provenance["source"]["file"] == "MobileNetV3.pt2"
     assert manifest.output.labels == LABELS
@@ -68,14 +70,14 @@ def test_the_lines_of_the_documentation_work(pictures: Path, tmp_path: Path, mon
 
 
 def test_width_and_height_are_not_mixed_up(pictures: Path) -> None:
-    source = open_source(Nchw().eval(), ModelOptions(data=pictures, normalization="0..255"), size=(SIZE, 20))
+    source = open_source(Nchw().eval(), ModelOptions(data=pictures, normalization="0..255", size=(SIZE, 20)))
     assert (source.input.width, source.input.height) == (SIZE, 20)
 
 
 def test_the_module_is_as_it_was(pictures: Path) -> None:
     net = Nchw().eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    open_source(net, ModelOptions(data=pictures, normalization="0..255"), size=(SIZE, SIZE))
+    open_source(net, ModelOptions(data=pictures, normalization="0..255", size=(SIZE, SIZE)))
     assert not net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
@@ -83,20 +85,25 @@ def test_the_module_is_as_it_was(pictures: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "size", "error", "why"),
     [
-        (Nchw().eval(), None, ConfigError, r"^Nchw: a module does not say what size .* give size=\(width, height\)"),
-        (Nchw(), (SIZE, SIZE), ModelError, r"^Nchw: is in training mode; call \.eval\(\) first"),
-        (ColourNet().eval(), (SIZE, SIZE), ModelError, r"^ColourNet: torch\.export cannot take it"),
-        (42, (SIZE, SIZE), ConfigError, r"^a int cannot be converted: needed is a path, or a torch\.nn\.Module"),
-        ("mine.onnx", (SIZE, SIZE), ConfigError, r"^mine\.onnx: a file says what size it takes; leave size out"),
+        (
+            Nchw().eval(),
+            None,
+            ConfigError,
+            r"^Nchw: a module does not state its image size\. Pass size=\(width, height\)",
+        ),
+        (Nchw(), (SIZE, SIZE), ModelError, r"^Nchw: is in training mode, .*\. Call \.eval\(\) first"),
+        (ColourNet().eval(), (SIZE, SIZE), ModelError, r"^ColourNet: torch\.export cannot export it"),
+        (42, (SIZE, SIZE), ConfigError, r"^a int cannot be converted\. Pass a path or a torch\.nn\.Module"),
+        ("mine.onnx", (SIZE, SIZE), ConfigError, r"^mine\.onnx: a file states the size that it takes\. Leave size out"),
     ],
     ids=["no size", "training", "NHWC", "a number", "a file"],
 )
 def test_what_cannot_be_taken_says_why(pictures: Path, model: Any, size: Any, error: type[Exception], why: str) -> None:
     with pytest.raises(error, match=why):
-        open_source(model, ModelOptions(data=pictures, normalization="0..255"), size=size)
+        open_source(model, ModelOptions(data=pictures, normalization="0..255", size=size))
 
 
 def test_errors_name_the_module_not_a_file_that_is_gone(pictures: Path) -> None:
     net = nn.Sequential(Nchw(), nn.Linear(3, 5)).eval()
     with pytest.raises(ModelError, match=r"^Sequential: gives 5 scores, but .* has 3 classes"):
-        open_source(net, ModelOptions(data=pictures, normalization="0..255"), size=(SIZE, SIZE))
+        open_source(net, ModelOptions(data=pictures, normalization="0..255", size=(SIZE, SIZE)))

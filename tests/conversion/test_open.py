@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from converters.convert import convert
+from converters.convert import ConvertOptions, convert
 from converters.evaluate.acceptance import Limits
 from converters.sources.base import ModelOptions
 from converters.sources.open import open_source
@@ -43,8 +43,7 @@ def test_a_program_with_pictures_becomes_a_bundle(program: Path, pictures: Path,
     convert(
         program,
         tmp_path / "mine.bundle",
-        device="desktop",
-        given=ModelOptions(pictures, None, None, "0..255", "center_crop"),
+        ConvertOptions("desktop", model=ModelOptions(pictures, None, None, "0..255", "center_crop")),
     )
     manifest = read_bundle(tmp_path / "mine.bundle").manifest
     data = read_class_folders(pictures)
@@ -66,7 +65,9 @@ def test_a_program_is_judged_by_pictures_that_did_not_calibrate_it(program: Path
 
 
 def test_a_program_without_pictures_is_refused_with_what_is_needed(program: Path) -> None:
-    with pytest.raises(DataError, match=r"mine\.pt2: a model alone cannot be judged; give .* --data DIR"):
+    with pytest.raises(
+        DataError, match=r"mine\.pt2: Cannot measure accuracy without images\. Pass --data DIR \(labelled\), or --calib"
+    ):
         open_source(program, ModelOptions(normalization="0..255"))
 
 
@@ -77,9 +78,19 @@ def test_a_program_without_pictures_is_refused_with_what_is_needed(program: Path
         (lambda x: x.mean((1, 2)), [ONE], {"inputs": ({1: torch.export.Dim("h", min=8)},)}, "a size that is not fixed"),
         (lambda x: x.mean((1, 2)), [ONE.repeat(2, 1, 1, 1)], {"inputs": ({0: torch.export.Dim("n")},)}, "not fixed"),
         (lambda x: x.mean((1, 2)), [ONE.repeat(4, 1, 1, 1)], None, r"takes \[4, 32, 32, 3\]"),
-        (lambda x: x.float().mean((1, 2)), [ONE.byte()], None, r"takes \[1, 32, 32, 3\] uint8; needed is one picture"),
-        (lambda x: x.mean(1), [torch.zeros(1, 300)], None, r"takes \[1, 300\] float32; needed is"),
-        (lambda x: x.mean((1, 2)), [torch.zeros(1, SIZE, SIZE, 1)], None, r"takes \[1, 32, 32, 1\] float32; needed is"),
+        (
+            lambda x: x.float().mean((1, 2)),
+            [ONE.byte()],
+            None,
+            r"takes \[1, 32, 32, 3\] uint8\. It must take one RGB image",
+        ),
+        (lambda x: x.mean(1), [torch.zeros(1, 300)], None, r"takes \[1, 300\] float32\. It must take"),
+        (
+            lambda x: x.mean((1, 2)),
+            [torch.zeros(1, SIZE, SIZE, 1)],
+            None,
+            r"takes \[1, 32, 32, 1\] float32\. It must take",
+        ),
     ],
     ids=["two inputs", "dynamic height", "dynamic batch", "a batch", "bytes", "flat", "grey"],
 )
@@ -142,9 +153,9 @@ def test_a_cut_program_is_refused(program: Path, pictures: Path, tmp_path: Path)
 def test_what_is_neither_is_refused(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "model.zip").write_bytes(b"x")
     for path, why in (
-        (tmp_path / "absent", r"no such run folder or model; `sightline train` makes a run"),
+        (tmp_path / "absent", r"no such run folder or model\. `sightline train` makes a run"),
         (tmp_path / "absent.pt2", r"no such run folder or model"),
-        (tmp_path / "model.zip", r"is no model that can be read; those are run folders, \.pt2, \.onnx"),
+        (tmp_path / "model.zip", r"not a supported model format\. Supported are run folders, \.pt2, \.onnx"),
         (tmp_path, r"not a finished run: model\.json cannot be read"),
         (bundle, r"not a finished run: model\.json cannot be read"),
     ):
@@ -165,12 +176,12 @@ def moved(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_a_data_set_that_moved_is_asked_for_and_taken(moved: tuple[Path, Path], tmp_path: Path) -> None:
     run, data = moved
-    with pytest.raises(DataError, match=r"before/colours: 3 of the 3 held-out pictures of .*run .*with --data DIR"):
+    with pytest.raises(DataError, match=r"before/colours: 3 of the 3 held-out images of .*run .*with --data DIR"):
         open_source(run, ModelOptions())
     source = open_source(run, ModelOptions(data=data))
     assert [path.is_file() for path, _ in source.heldout] == [True] * 3
     (data / source.heldout[0][0].relative_to(data)).unlink()
-    with pytest.raises(DataError, match="1 of the 3 held-out pictures"):
+    with pytest.raises(DataError, match="1 of the 3 held-out images"):
         open_source(run, ModelOptions(data=data))
 
 
@@ -179,12 +190,12 @@ def test_a_corrupt_held_out_picture_is_refused_by_name(moved: tuple[Path, Path],
     bad = open_source(run, ModelOptions(data=data)).heldout[1][0]
     bad.write_bytes(bad.read_bytes()[:50])
     with pytest.raises(DataError, match=str(bad)):
-        convert(run, tmp_path / "c.bundle", device="desktop", given=ModelOptions(data=data))
+        convert(run, tmp_path / "c.bundle", ConvertOptions("desktop", model=ModelOptions(data=data)))
     assert not (tmp_path / "c.bundle").exists()
 
 
 def test_a_run_knows_its_own_resize(run_folder: Path) -> None:
-    with pytest.raises(InputError, match="a run knows its resize; leave --resize out"):
+    with pytest.raises(InputError, match=r"a run states its resize itself\. Leave --resize out"):
         open_source(run_folder, ModelOptions(resize="stretch"))
 
 
@@ -245,7 +256,7 @@ def test_a_run_whose_program_is_not_what_it_says_is_refused(
     run = shutil.copytree(run_folder, tmp_path / "run")
     rewrite(run, change)
     with pytest.raises(ModelError):
-        convert(run, tmp_path / "c.bundle", device="desktop")
+        convert(run, tmp_path / "c.bundle", ConvertOptions("desktop"))
     assert not (tmp_path / "c.bundle").exists()
 
 
@@ -294,9 +305,7 @@ def test_calibration_decides_the_scales(run_folder: Path, bundle: Path, tmp_path
     convert(
         run_folder,
         tmp_path / "c.bundle",
-        device="desktop",
-        given=ModelOptions(calibration=tmp_path / "c.npz"),
-        limits=Limits(60, 100, 0),
+        ConvertOptions("desktop", model=ModelOptions(calibration=tmp_path / "c.npz"), limits=Limits(60, 100, 0)),
     )
     contents = read_bundle(tmp_path / "c.bundle")
     assert contents.variant()[1] != read_bundle(bundle).variant()[1]
@@ -332,9 +341,9 @@ def test_a_wrong_npz_to_calibrate_with_is_refused(run_folder: Path, tmp_path: Pa
 
 
 def test_wrong_folders_to_calibrate_with_are_refused(run_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="absent: no such folder of calibration pictures"):
+    with pytest.raises(DataError, match="absent: no such folder of calibration images"):
         open_source(run_folder, ModelOptions(calibration=tmp_path / "absent"))
-    with pytest.raises(DataError, match="no pictures to calibrate with"):
+    with pytest.raises(DataError, match="no images to calibrate with"):
         open_source(run_folder, ModelOptions(calibration=tmp_path))
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"bad\.jpg: not a picture"):

@@ -10,7 +10,7 @@ from ai_edge_litert import interpreter as litert
 from converters.quantize.calibrate import observe, ranges
 from converters.quantize.quantize import quantize
 from converters.sources.from_torch import convert_program, open_program
-from converters.tflite.graph import ops
+from converters.tflite.ops import list_ops
 from sightline.interpreter import Interpreter
 from sightline.preprocess import Frame, InputSpec
 from tests.support.models import Neighbours
@@ -50,7 +50,7 @@ def test_it_rounds_the_tensors_that_tflite_has_by_the_same_scales(
     simulated = [float(m.high - m.low) / 255 for m in net.modules() if isinstance(m, FakeQuantizedActivation)]
     interpreter = litert.Interpreter(model_content=int8)
     scale = {d["name"]: d["quantization"][0] for d in interpreter.get_tensor_details()}
-    real = [scale[op.output] for op in ops(int8) if op.name not in MOVES]
+    real = [scale[op.output] for op in list_ops(int8) if op.name not in MOVES]
     assert len(real) == 6
     assert simulated == pytest.approx(real, rel=1e-4)
 
@@ -75,7 +75,7 @@ def test_normalisation_is_one_op_in_int8(frames: Frame) -> None:
     program = convert_program(open_program(save_program(model, SPEC), "model"), "model")
     names = [
         op.name
-        for op in ops(
+        for op in list_ops(
             quantize(program, "static_int8", ranges(observe(program, frames, SPEC), "min_max"), "per_channel")
         )
     ]

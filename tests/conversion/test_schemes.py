@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.convert import Converted, convert
+from converters.convert import ConversionResult, ConvertOptions, convert
 from converters.evaluate.acceptance import HeldOutEvaluation, Limits
 from converters.evaluate.op_snr import OpNoise, op_noise
 from converters.quantize.calibrate import observe, ranges
@@ -19,7 +19,8 @@ from converters.report.charts import bars, histogram
 from converters.report.conversion import Report, render, to_json
 from converters.sources.base import ModelOptions
 from converters.sources.open import open_source
-from converters.tflite.graph import Op, ops, shuffle_weights
+from converters.tflite.edits import shuffle_weights
+from converters.tflite.ops import Op, list_ops
 from sightline.bundle import Bundle, read_bundle
 from sightline.device import SCHEMES, Scheme
 from sightline.interpreter import Interpreter
@@ -33,14 +34,14 @@ STATIC: tuple[Scheme, ...] = ("static_int8", "static_int8_float_io")
 
 
 @pytest.fixture(scope="module")
-def five(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> tuple[Path, Converted]:
+def five(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> tuple[Path, ConversionResult]:
     """One conversion to all five schemes. Read only."""
     path = tmp_path_factory.mktemp("five") / "colours.bundle"
-    return path, convert(run_folder, path, device="desktop", schemes=SCHEMES)
+    return path, convert(run_folder, path, ConvertOptions("desktop", schemes=SCHEMES))
 
 
 @pytest.fixture(scope="module")
-def contents(five: tuple[Path, Converted]) -> Bundle:
+def contents(five: tuple[Path, ConversionResult]) -> Bundle:
     return read_bundle(five[0])
 
 
@@ -58,17 +59,17 @@ def dense_scales(content: bytes) -> int:
     """How many scales the weights of the fully-connected layer have."""
     model = schema.Model.GetRootAs(content, 0)
     graph = model.Subgraphs(0)
-    (index,) = (i for i, op in enumerate(ops(content)) if op.name == "FULLY_CONNECTED")
+    (index,) = (i for i, op in enumerate(list_ops(content)) if op.name == "FULLY_CONNECTED")
     return int(graph.Tensors(graph.Operators(index).Inputs(1)).Quantization().ScaleLength())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_scheme_passes_and_its_shuffled_self_does_not(five: tuple[Path, Converted], scheme: Scheme) -> None:
-    m = five[1].measured[scheme]
+def test_a_scheme_passes_and_its_shuffled_self_does_not(five: tuple[Path, ConversionResult], scheme: Scheme) -> None:
+    m = five[1].variants[scheme]
     assert (m.quality, m.agreement, m.drop, m.worst_drop) == (1.0, 1.0, 0.0, 0.0)
     assert m.negative_control_drop > 30
-    assert five[1].quality == 1.0
-    assert five[1].pictures == 12
+    assert five[1].float_quality == 1.0
+    assert five[1].images == 12
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -113,44 +114,44 @@ def test_the_int8_input_is_the_byte_less_128_exactly(contents: Bundle) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_only_static_schemes_compute_in_integers(contents: Bundle, scheme: Scheme) -> None:
-    found = ops(contents.variant(scheme)[1])
+    found = list_ops(contents.variant(scheme)[1])
     assert {"CONV_2D", "FULLY_CONNECTED"} <= {op.name for op in found}
     floats = [op.name for op in found if op.computes_in_float]
     assert bool(floats) == (scheme not in STATIC), floats
 
 
 def test_the_float_ends_of_an_integer_model_are_a_conversion_each(contents: Bundle) -> None:
-    names = [op.name for op in ops(contents.variant("static_int8_float_io")[1])]
+    names = [op.name for op in list_ops(contents.variant("static_int8_float_io")[1])]
     assert (names[0], names[-1]) == ("QUANTIZE", "DEQUANTIZE")
-    inside = {op.name for op in ops(contents.variant("static_int8")[1])}
+    inside = {op.name for op in list_ops(contents.variant("static_int8")[1])}
     assert not {"QUANTIZE", "DEQUANTIZE"} & inside
 
 
-def test_the_manifest_says_what_was_measured(five: tuple[Path, Converted], contents: Bundle) -> None:
+def test_the_manifest_says_what_was_measured(five: tuple[Path, ConversionResult], contents: Bundle) -> None:
     manifest = contents.manifest
     assert manifest.default == SCHEMES[0]
     assert manifest.variants == {s: f"colours.{s}.tflite" for s in SCHEMES}
     assert manifest.output.labels == LABELS
     assert manifest.input == InputSpec(SIZE, SIZE)
-    assert manifest.metrics["pictures"] == 12
+    assert manifest.metrics["images"] == 12
     for scheme in SCHEMES:
-        assert manifest.metrics[scheme]["bytes"] == len(contents.variant(scheme)[1]) == five[1].measured[scheme].bytes
+        assert manifest.metrics[scheme]["bytes"] == len(contents.variant(scheme)[1]) == five[1].variants[scheme].bytes
         assert manifest.metrics[scheme]["accuracy"] == 1.0
     assert manifest.provenance["metrics"] == {"accuracy": 1.0}
     assert {"sightline", "litert-torch", "ai-edge-quantizer"} <= set(manifest.provenance["converted_with"])
 
 
 def test_a_bundle_that_is_written_twice_is_the_same_to_the_last_byte(
-    five: tuple[Path, Converted], run_folder: Path, tmp_path: Path
+    five: tuple[Path, ConversionResult], run_folder: Path, tmp_path: Path
 ) -> None:
-    convert(run_folder, tmp_path / "colours.bundle", device="desktop", schemes=SCHEMES)
+    convert(run_folder, tmp_path / "colours.bundle", ConvertOptions("desktop", schemes=SCHEMES))
     assert tree(tmp_path / "colours.bundle") == tree(five[0])
 
 
 def test_the_device_says_which_scheme_and_how_fine_its_scales(
     contents: Bundle, run_folder: Path, tmp_path: Path
 ) -> None:
-    convert(run_folder, tmp_path / "coral.bundle", device="coral_usb")
+    convert(run_folder, tmp_path / "coral.bundle", ConvertOptions("coral_usb"))
     coral = read_bundle(tmp_path / "coral.bundle")
     assert list(coral.manifest.variants) == ["static_int8"]
     assert dense_scales(coral.variant()[1]) == 1
@@ -168,7 +169,7 @@ def test_ranges_are_true_minima_and_maxima_and_the_inputs_is_that_of_bytes(conte
     assert float(end["max"].item()) == pytest.approx(outputs.max(), rel=1e-5)
     entry = found[interpreter.input.name]
     assert (entry["min"].item(), entry["max"].item()) == (0.0, 255.0)
-    assert len(found) == len(ops(content)) + 1
+    assert len(found) == len(list_ops(content)) + 1
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -177,41 +178,43 @@ def test_a_damaged_model_differs_in_its_weights_and_still_runs(contents: Bundle,
     broken = shuffle_weights(content)
     assert len(broken) == len(content)
     assert broken != content
-    assert [op.name for op in ops(broken)] == [op.name for op in ops(content)]
+    assert [op.name for op in list_ops(broken)] == [op.name for op in list_ops(content)]
     frame = np.full((SIZE, SIZE, 3), (200, 40, 40), np.uint8)
     assert not np.allclose(Interpreter(broken)(frame)[0], Interpreter(content)(frame)[0], atol=0.1)
 
 
-def test_the_report_lies_beside_the_bundle_and_shows_each_scheme(five: tuple[Path, Converted]) -> None:
+def test_the_report_lies_beside_the_bundle_and_shows_each_scheme(five: tuple[Path, ConversionResult]) -> None:
     page = five[0].with_suffix(".report.html").read_text(encoding="utf-8")
     document = json.loads(five[0].with_suffix(".report.json").read_text(encoding="utf-8"))
     for scheme in SCHEMES:
         assert f"<td>{scheme}</td>" in page
         assert document["schemes"][scheme]["latency_ms"] > 0
         assert document["schemes"][scheme]["agreement"] == 1.0
-    assert "12 held-out pictures" in page
+    assert "12 held-out images" in page
     assert "<script" not in page
     assert "http" not in page, "it needs nothing from elsewhere"
-    assert (document["pictures"], document["origin"], document["differing"]) == (12, "PyTorch", [])
-    assert [op["name"] for op in document["ops"]].count("CONV_2D") == 2
-    assert all(20 < op["snr_db"] <= 200 for op in document["ops"])
-    assert [step["kept"] for step in document["steps"]].count(True) == 1
+    assert (document["images"], document["origin"], document["differing"]) == (12, "PyTorch", [])
+    assert [op["name"] for op in document["op_noise"]].count("CONV_2D") == 2
+    assert all(20 < op["snr_db"] <= 200 for op in document["op_noise"])
+    assert [step["accepted"] for step in document["steps"]].count(True) == 1
     assert set(document["seconds"]) >= {"to float TFLite", "report"}
 
 
 def test_the_report_shows_where_answers_differ_and_trusts_no_text(
-    five: tuple[Path, Converted], run_folder: Path
+    five: tuple[Path, ConversionResult], run_folder: Path
 ) -> None:
     evil = "<script>alert(1)</script>"
-    exam = HeldOutEvaluation(open_source(run_folder, ModelOptions()), lambda done, total: None)
-    output = dataclasses.replace(exam.source.output, labels=(evil, "b", "c"))
-    exam.source = dataclasses.replace(exam.source, version=evil, output=output)
-    m = dataclasses.replace(five[1].measured["static_int8"], worst_class=evil, answers=(exam.float_answers + 1) % 3)
+    evaluation = HeldOutEvaluation(open_source(run_folder, ModelOptions()))
+    output = dataclasses.replace(evaluation.source.output, labels=(evil, "b", "c"))
+    evaluation.source = dataclasses.replace(evaluation.source, version=evil, output=output)
+    m = dataclasses.replace(
+        five[1].variants["static_int8"], worst_class=evil, answers=(evaluation.float_answers + 1) % 3
+    )
     step = SearchStep(evil, evil, 1.0, float("inf"), True)
-    content = exam.source.float_model
+    content = evaluation.source.float_model
     found = SearchResult(content, {}, {}, (), (step,), (), "static_int8", content, m)
     report = Report(
-        evil, evil, exam, Limits(), 1e-6, {"static_int8": m}, found, [OpNoise(Op(evil, evil, ()), 10.0)][:0],
+        evil, evil, evaluation, Limits(), 1e-6, {"static_int8": m}, found, [OpNoise(Op(evil, evil, ()), 10.0)][:0],
         {"float32": 2.0, "static_int8": 1.0}, {evil: 1.0},
     )  # fmt: skip
     page = render(report)
@@ -241,5 +244,5 @@ def test_noise_of_an_op_is_that_of_its_output(contents: Bundle) -> None:
     spec = InputSpec(SIZE, SIZE)
     assert {n.snr_db for n in op_noise(float_model, float_model, frames, spec)} == {200.0}
     noise = op_noise(float_model, int8, frames, spec)
-    assert len(noise) == len(ops(float_model))
+    assert len(noise) == len(list_ops(float_model))
     assert all(10 < n.snr_db < 80 for n in noise), noise

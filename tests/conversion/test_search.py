@@ -22,8 +22,8 @@ from converters.quantize.search import Search, SearchResult, requantize
 from converters.sources import from_torch as torch_source
 from converters.sources.base import ModelOptions, Source
 from converters.sources.open import open_source
-from converters.tflite.graph import ops, runnable
 from converters.tflite.layers import Network
+from converters.tflite.ops import list_ops, xnnpack_survives
 from sightline.data.classification import read_class_folders
 from sightline.device import load_device
 from sightline.output_spec import OutputSpec
@@ -43,37 +43,37 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, HeldOutEvalu
     data = read_class_folders(write_coloured(folder / "colours", 40))
     export_run(folder / "run", HardNet(), data, SPEC, name="hard", metrics={}, provenance={})
     source = open_source(folder / "run", ModelOptions())
-    return source, HeldOutEvaluation(source, lambda done, total: None)
+    return source, HeldOutEvaluation(source)
 
 
 def search(hard: tuple[Source, HeldOutEvaluation], device: str = "desktop") -> tuple[SearchResult, Search]:
-    made = Search(hard[0], "static_int8", load_device(device)[1], lambda content: content, lambda line: None)
+    made = Search(hard[0], "static_int8", load_device(device)[1])
     return made.run(hard[1], DEFAULT_LIMITS), made
 
 
 def test_a_model_that_naive_int8_breaks_passes_and_each_methods_share_is_told(
     hard: tuple[Source, HeldOutEvaluation],
 ) -> None:
-    source, exam = hard
+    source, evaluation = hard
     naive = quantize(
         source.float_model, "static_int8", ranges(observe(source.float_model, source.calibration, SPEC), "min_max"),
         "per_channel",
     )  # fmt: skip
-    broken = exam.measure("static_int8", naive)
-    assert not passes(broken, exam, DEFAULT_LIMITS)
+    broken = evaluation.measure("static_int8", naive)
+    assert not passes(broken, evaluation, DEFAULT_LIMITS)
     assert broken.drop is not None
     assert broken.drop > 20
     found, _ = search(hard)
     content = requantize(found, "static_int8", "per_channel")
-    good = exam.measure("static_int8", content)
-    assert passes(good, exam, DEFAULT_LIMITS)
+    good = evaluation.measure("static_int8", content)
+    assert passes(good, evaluation, DEFAULT_LIMITS)
     assert good.agreement == 1.0
     assert found.float_ops == ()
-    kept = [step for step in found.steps if step.kept]
-    assert [step.name for step in kept] == ["ranges", "cross-layer equalization, 1 pairs"]
-    assert kept[-1].divergence < 0.01 * kept[0].divergence
-    assert kept[0].agreement is not None
-    assert kept[0].agreement < 0.8 < kept[-1].agreement == 1.0  # type: ignore[operator]
+    accepted = [step for step in found.steps if step.accepted]
+    assert [step.name for step in accepted] == ["ranges", "cross-layer equalization, 1 pairs"]
+    assert accepted[-1].divergence < 0.01 * accepted[0].divergence
+    assert accepted[0].agreement is not None
+    assert accepted[0].agreement < 0.8 < accepted[-1].agreement == 1.0  # type: ignore[operator]
     assert {step.detail for step in found.steps} == {f"ranges by {m}" for m in METHODS}
 
 
@@ -85,11 +85,11 @@ def test_the_same_search_finds_the_same(hard: tuple[Source, HeldOutEvaluation]) 
 
 def test_a_model_that_int8_suits_is_left_as_it_is(run_folder: Path) -> None:
     source = open_source(run_folder, ModelOptions())
-    exam = HeldOutEvaluation(source, lambda done, total: None)
-    found, _ = search((source, exam))
+    evaluation = HeldOutEvaluation(source)
+    found, _ = search((source, evaluation))
     assert [step.name for step in found.steps] == ["ranges"] * len(METHODS)
     assert found.float_model == source.float_model
-    assert sum(step.kept for step in found.steps) == 1
+    assert sum(step.accepted for step in found.steps) == 1
 
 
 class Pairs(nn.Module):
@@ -214,9 +214,9 @@ def test_macs_are_what_a_hand_counts(pairs: tuple[bytes, np.ndarray, dict[str, A
 
 
 def test_of_very_many_ops_neighbours_are_looked_at_together(
-    pairs: tuple[bytes, np.ndarray, dict[str, Activation]], monkeypatch: pytest.MonkeyPatch
+    pairs: tuple[bytes, np.ndarray, dict[str, Activation]],
 ) -> None:
-    every = [op.output for op in ops(pairs[0]) if op.computes_in_float]
+    every = [op.output for op in list_ops(pairs[0]) if op.computes_in_float]
     asked: list[list[str]] = []
 
     def divergence_of(outputs: Sequence[str]) -> float:
@@ -226,8 +226,7 @@ def test_of_very_many_ops_neighbours_are_looked_at_together(
     rank_ops(pairs[0], divergence_of)
     assert asked == [[output] for output in every]
     asked.clear()
-    monkeypatch.setattr("converters.quantize.mixed_precision.GROUPS", 2)
-    sensitivities = rank_ops(pairs[0], divergence_of)
+    sensitivities = rank_ops(pairs[0], divergence_of, max_groups=2)
     half = -(-len(every) // 2)
     assert asked == [every[:half], every[half:]]
     assert [s.op.output for s in sensitivities] == every[half:] + every[:half], (
@@ -240,11 +239,11 @@ def test_ops_that_are_left_in_float_compute_in_float_and_the_output_with_them(
 ) -> None:
     content, frames, found = pairs
     sensitivities = rank_ops(content, lambda outputs: 0.0)
-    last = ops(content)[-1].output
+    last = list_ops(content)[-1].output
     mixed = quantize(content, "static_int8", ranges(found, "min_max"), "per_channel", (last,))
-    left = [op for op in ops(mixed) if op.computes_in_float]
+    left = [op for op in list_ops(mixed) if op.computes_in_float]
     assert [op.name for op in left] == ["FULLY_CONNECTED"]
-    assert len(sensitivities) == sum(op.computes_in_float for op in ops(content))
+    assert len(sensitivities) == sum(op.computes_in_float for op in list_ops(content))
     wanted = run_all(content, frames, SPEC, "net")
     all_int8 = quantize(content, "static_int8", ranges(found, "min_max"), "per_channel")
     assert np.square(run_all(mixed, frames, SPEC, "net") - wanted).mean() < (
@@ -253,7 +252,7 @@ def test_ops_that_are_left_in_float_compute_in_float_and_the_output_with_them(
 
 
 def test_float_ops_keep_to_the_time_that_they_may_take(pairs: tuple[bytes, np.ndarray, dict[str, Activation]]) -> None:
-    op = ops(pairs[0])[0]
+    op = list_ops(pairs[0])[0]
     sensitivities = [OpSensitivity(op, 1.0 / (i + 1), n) for i, n in enumerate((1000, 10, 10, 10, 10, 10))]
     sets = float_sets(sensitivities)
     assert [len(s) for s in sets] == [1, 2, 4, 5], "the first would take most of the time"
@@ -307,11 +306,10 @@ def test_least_squares_is_no_worse_than_any_other_clipping() -> None:
 
 
 def test_observation_does_not_depend_on_the_number_of_cores(
-    pairs: tuple[bytes, np.ndarray, dict[str, Activation]], monkeypatch: pytest.MonkeyPatch
+    pairs: tuple[bytes, np.ndarray, dict[str, Activation]],
 ) -> None:
     content, frames, found = pairs
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
-    for name, a in observe(content, frames, SPEC).items():
+    for name, a in observe(content, frames, SPEC, workers=1).items():
         for key, value in a.__dict__.items():
             assert np.array_equal(value, getattr(found[name], key)), (name, key)
 
@@ -334,10 +332,10 @@ def test_scales_at_which_xnnpack_would_crash_are_known_before(
     """ai-edge-litert 2.3 frees twice at a multiplier of 256: the process ends, and no error can be caught."""
     source, _ = hard
     found = observe(source.float_model, source.calibration, SPEC)
-    assert runnable(quantize(source.float_model, "static_int8", ranges(found, "min_max"), "per_channel"))
-    assert runnable(source.float_model)
+    assert xnnpack_survives(quantize(source.float_model, "static_int8", ranges(found, "min_max"), "per_channel"))
+    assert xnnpack_survives(source.float_model)
     limits = ranges(found, "min_max")
     for name in limits:
         if "second" in name:
             limits[name] = {"min": limits[name]["min"], "max": limits[name]["max"] * np.float32(1e-6)}
-    assert not runnable(quantize(source.float_model, "static_int8", limits, "per_channel"))
+    assert not xnnpack_survives(quantize(source.float_model, "static_int8", limits, "per_channel"))

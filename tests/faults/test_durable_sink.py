@@ -19,7 +19,6 @@ from unittest import mock
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
-from edge.outputs.webhook_client import parse_receiver
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
@@ -32,6 +31,7 @@ from edge.outputs.mqtt_state import small_jpeg
 from edge.outputs.outbox import Outbox
 from edge.outputs.outbox_file import Message
 from edge.outputs.webhook import Webhook
+from edge.outputs.webhook_client import parse_receiver
 from sightline.errors import ConfigError
 from sightline.predictions import Classification, ModelId, Result
 from tests.support.disk import Disk

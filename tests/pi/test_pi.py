@@ -93,10 +93,10 @@ def test_the_self_test_passes_and_fails_after_a_changed_byte(pi: Pi, bundle: Pat
 
 @NEWEST
 def test_boxes_match_those_of_a_pc(pi: Pi, spots_run: Path, spots: Path, tmp_path: Path, sightline: Sightline) -> None:
-    from converters.convert import convert
+    from converters.convert import ConvertOptions, convert
 
     bundle = tmp_path / "spots.bundle"
-    convert(spots_run, bundle, device="raspberry_pi_4")
+    convert(spots_run, bundle, ConvertOptions("raspberry_pi_4"))
     line = ("run", bundle, "--source", spots / "val", "--track", "--json", "--no-page")
     here, there = sightline(*line), pi.run("-m", "sightline", *line)
     assert there.returncode == 0, there.stderr

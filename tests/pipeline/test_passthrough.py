@@ -40,23 +40,23 @@ def test_a_bundle_of_it_is_measured_and_proves_itself(
     yolo: Path, spots: Path, tmp_path: Path, sightline: Sightline
 ) -> None:
     out = tmp_path / "yolo.bundle"
-    done = sightline("convert", yolo, "--scheme", "as_is", *DEVICE, "--data", spots, "--out", out, "--json")
+    done = sightline("convert", yolo, "--scheme", "passthrough", *DEVICE, "--data", spots, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["task"] == "detect" and told["decoder"] == "yolo" and told["pictures"] == 36
+    assert told["task"] == "detect" and told["decoder"] == "yolo" and told["images"] == 36
     assert told["map"] > 0.99 and told["map50"] > 0.99
     bundle = read_bundle(out)
     assert bundle.variant()[1] == yolo.read_bytes(), "not a byte of it was touched"
-    assert bundle.manifest.metrics["as_is"]["map"] == told["map"]
+    assert bundle.manifest.metrics["passthrough"]["map"] == told["map"]
     picture = spots / "val" / "000.png"
     assert sightline("run", out, "--source", picture, "--json", "--no-page").returncode == 0
     told = json.loads(sightline("evaluate", out, spots, "--json").stdout)
-    assert told["models"]["yolo as_is"]["map"] > 0.99
+    assert told["models"]["yolo passthrough"]["map"] > 0.99
     # and where it computes something else it does not run: another colour is red
     other = tmp_path / "other.bundle"
     model = tmp_path / "other.tflite"
     model.write_bytes(f.with_ultralytics(f.tflite(f.Yolo(scale=128.0))))
-    assert sightline("convert", model, "--scheme", "as_is", *DEVICE, "--out", other).returncode == 0
+    assert sightline("convert", model, "--scheme", "passthrough", *DEVICE, "--out", other).returncode == 0
     from sightline.bundle import write_bundle
 
     theirs = read_bundle(other)
@@ -76,11 +76,11 @@ def test_a_mask_and_a_finished_detector_prove_themselves_too(tmp_path: Path, spo
     ):
         model, out = tmp_path / f"{name}.tflite", tmp_path / f"{name}.bundle"
         model.write_bytes(content)
-        line = ("convert", model, "--scheme", "as_is", *DEVICE, "--out", out, "--normalization", "0..255", *hints)
+        line = ("convert", model, "--scheme", "passthrough", *DEVICE, "--out", out, "--normalization", "0..255", *hints)
         done = sightline(*line)
         assert done.returncode == 0, done.stderr
         assert "2 classes: blue, red" in done.stdout if name == "ssd" else "3 classes" in done.stdout
-        assert ("mAP 100.00% on 36 pictures" in done.stdout) == (name == "ssd")
+        assert ("mAP 100.00% on 36 images" in done.stdout) == (name == "ssd")
         done = sightline("run", out, "--source", spots / "val" / "000.png", "--json", "--no-page")
         assert done.returncode == 0, done.stderr
         kinds = {p["kind"] for p in json.loads(done.stdout)["predictions"]}
@@ -100,7 +100,18 @@ def test_text_counts_people_and_names_regions(tmp_path: Path, sightline: Sightli
     ):
         model, out = tmp_path / "model.tflite", tmp_path / "model.bundle"
         model.write_bytes(f.tflite(module))
-        line = ("convert", model, "--scheme", "as_is", *DEVICE, "--out", out, "--normalization", "0..255", *decoder)
+        line = (
+            "convert",
+            model,
+            "--scheme",
+            "passthrough",
+            *DEVICE,
+            "--out",
+            out,
+            "--normalization",
+            "0..255",
+            *decoder,
+        )
         assert sightline(*line).returncode == 0
         done = sightline("run", out, "--source", picture, "--no-page")
         assert words in done.stdout, (done.stdout, done.stderr)
@@ -113,22 +124,25 @@ def test_what_cannot_be_made_a_bundle_says_why(
     plain.write_bytes(f.tflite(f.Yolo()))
     mask.write_bytes(f.tflite(f.Mask()))
     out = tmp_path / "out.bundle"
-    as_is = ("--scheme", "as_is", *DEVICE, "--out", out)
+    passthrough = ("--scheme", "passthrough", *DEVICE, "--out", out)
     compiled = tmp_path / "x_edgetpu.tflite"
     compiled.write_bytes(plain.read_bytes() + b"edgetpu-custom-op")
     for arguments, words in [
-        ((plain, *as_is), "--normalization"),
-        ((yolo, *as_is, "--scheme", "float32"), "stands alone"),
-        ((yolo, *as_is, "--decoder", "ssd"), "are not those of 'ssd'; what fits: yolo"),
-        ((mask, *as_is, "--normalization", "0..255", "--data", pictures), "there to segment is not known"),
-        ((tmp_path / "no.tflite", *as_is), "No such file"),
-        ((pictures, *as_is), "no .tflite"),
-        ((compiled, *as_is), "compiled for the Edge TPU"),
-        ((yolo, *DEVICE, "--out", out, "--decoder", "yolo"), "--decoder is for --scheme as_is"),
-        ((yolo, *DEVICE, "--out", out, "--normalization", "0..1", "--data", pictures), "--scheme as_is"),
+        ((plain, *passthrough), "--normalization"),
+        ((yolo, *passthrough, "--scheme", "float32"), "cannot be combined"),
+        ((yolo, *passthrough, "--decoder", "ssd"), "are not those of 'ssd'; what fits: yolo"),
+        (
+            (mask, *passthrough, "--normalization", "0..255", "--data", pictures),
+            "no metric for a model of the task segment",
+        ),
+        ((tmp_path / "no.tflite", *passthrough), "No such file"),
+        ((pictures, *passthrough), "no .tflite"),
+        ((compiled, *passthrough), "compiled for the Edge TPU"),
+        ((yolo, *DEVICE, "--out", out, "--decoder", "yolo"), "--decoder is for --scheme passthrough"),
+        ((yolo, *DEVICE, "--out", out, "--normalization", "0..1", "--data", pictures), "--scheme passthrough"),
     ]:
         done = sightline("convert", *arguments)
         assert done.returncode == 2 and words in done.stderr, (arguments, done.stderr)
         assert not out.exists()
     done = sightline("run", plain, "--source", pictures, "--no-page")
-    assert done.returncode == 2 and "sightline convert --scheme as_is --normalization" in done.stderr
+    assert done.returncode == 2 and "sightline convert --scheme passthrough --normalization" in done.stderr

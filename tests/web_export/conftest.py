@@ -18,19 +18,19 @@ def runtime() -> None:
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> Path:
     """Its variants: an int8 body with float input and output (default), and float32. Read only."""
-    from converters.convert import convert
+    from converters.convert import ConvertOptions, convert
 
     path = tmp_path_factory.mktemp("phone") / "colours.bundle"
-    convert(run_folder, path, device="browser_phone", schemes=("static_int8_float_io", "float32"))
+    convert(run_folder, path, ConvertOptions("browser_phone", schemes=("static_int8_float_io", "float32")))
     return path
 
 
 @pytest.fixture(scope="session")
 def detector(tmp_path_factory: pytest.TempPathFactory, spots_run: Path) -> Path:
-    from converters.convert import convert
+    from converters.convert import ConvertOptions, convert
 
     path = tmp_path_factory.mktemp("phone") / "spots.bundle"
-    convert(spots_run, path, device="browser_phone")
+    convert(spots_run, path, ConvertOptions("browser_phone"))
     return path
 
 
