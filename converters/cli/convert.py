@@ -37,7 +37,8 @@ DECODERS = [decoder or "classes" for decoder in TASKS]
 @click.option("--max-class-drop", type=Number(0, 100), default=10, show_default=True,
               help="Maximum loss of accuracy or mAP of any single class, in points.")  # fmt: skip
 @click.option("--min-agreement", type=Number(0, 100), default=95, show_default=True,
-              help="Minimum percentage of images (or boxes) with the same answer as float32.")  # fmt: skip
+              help="Minimum percentage of images (or boxes) with the same answer as float32. "
+                   "0 accepts any.")  # fmt: skip
 @click.option("--data", type=READ,
               help="Folder of labelled images to measure accuracy with. "
                    "For a run: the folder of its data set, if it moved.")  # fmt: skip
@@ -47,7 +48,8 @@ DECODERS = [decoder or "classes" for decoder in TASKS]
               help="File with one label per line, in the order of the model's outputs.  "
                    "[default: folders of --data]")  # fmt: skip
 @click.option("--normalization",
-              help="Normalization of the model's input: 0..255, 0..1, -1..1, imagenet, or MEAN/STD.")  # fmt: skip
+              help="Normalization of the model's input: 0..255, 0..1, -1..1, imagenet, or MEAN/STD in "
+                   "grey levels, such as 127.5/64.")  # fmt: skip
 @click.option("--resize", type=click.Choice(["letterbox", "center_crop", "stretch"]),
               help="How an image is fitted to the model's input.  [default: letterbox]")  # fmt: skip
 @click.option("--decoder", type=click.Choice(DECODERS),

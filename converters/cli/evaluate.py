@@ -27,7 +27,8 @@ from sightline.options import NEW_FILE, READ, SEED
               help="Measure only this variant of a bundle. Repeat the option for several.  "
                    "[default: all variants]")  # fmt: skip
 @click.option("--report", type=NEW_FILE,
-              help="Write an HTML report with classes, curves and the worst images.")  # fmt: skip
+              help="Write an HTML report with classes, curves and the worst images. "
+                   "The name ends in .html.")  # fmt: skip
 @click.option("--corrupt", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
               help="What to do with unreadable images and wrong boxes: refuse the data set, or skip them.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")

@@ -23,7 +23,9 @@ from sightline.options import NEW_FILE, READ
 
 @click.command()
 @click.argument("model", type=READ)
-@click.option("--device", help="Add what to change for this device. `sightline devices` lists the names.")
+@click.option(
+    "--device", help="Also list what to change in the model for this device. `sightline devices` lists the names."
+)
 @click.option("--scheme", help="Show only this variant of a bundle.  [default: all variants]")
 @click.option("--ops/--no-ops", "show_ops", default=None,
               help="Show or hide the table of ops.  [default: shown for a single model]")  # fmt: skip

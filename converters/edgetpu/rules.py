@@ -31,7 +31,7 @@ _ALTERNATIVES = {
     "DEQUANTIZE": "end the graph before it; --scheme static_int8 has integer inputs and outputs",
     "ARG_MAX": "compute it on the host, after the model",
 }
-# Coral says that some sizes of these ops are not mapped, and does not say which sizes
+# Coral documents that some sizes of these ops are not mapped, but not which sizes
 _UNCERTAIN_OPS = {"RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "TRANSPOSE", "TRANSPOSE_CONV"}
 
 

@@ -129,7 +129,7 @@ class ClassificationMetrics:
 
 
 class DetectionMetrics:
-    """The boxes of each image, in its pixels. Boxes far below the threshold are kept: average precision needs them."""
+    """The boxes of each image, in its pixels. Boxes far below the threshold stay: average precision needs them."""
 
     labelled = True
 

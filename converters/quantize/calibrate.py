@@ -18,7 +18,7 @@ Ranges = dict[str, dict[str, NDArray[np.float32]]]
 Method = Literal["min_max", "percentile_99.999", "percentile_99.99", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-# values of each tensor and frame that are kept: 256 frames give half a million, enough for the 99.999th percentile
+# samples of each tensor and frame: 256 frames give half a million, enough for the 99.999th percentile
 SAMPLES = 2048
 BINS = 4096  # of the histogram for least squares
 # fractions of the range that are tried: no clipping below 0.4 ever won

@@ -52,7 +52,7 @@ def rank_ops(
 
 
 def float_sets(sensitivities: Sequence[OpSensitivity]) -> list[tuple[str, ...]]:
-    """Growing sets of the most sensitive ops, within `MAX_SLOWDOWN`. Ops are given by their first output.
+    """Growing sets of the most sensitive ops, within `MAX_SLOWDOWN`. Each op is named by its first output.
 
     A single float op between two int8 ops gains little: its inputs and outputs are rounded as before. The most
     sensitive ops are mostly neighbours (the first layers, the last), and neighbours keep the tensors between them in

@@ -158,7 +158,7 @@ def _edgetpu(i: Inspection) -> list[str]:
     if m.compiled:
         return ["compiled for it"]
     kinds = ", ".join(m.uncertain_kinds)
-    uncertain = [f"uncertain: {kinds}: some sizes do not map, and Coral does not say which"] if kinds else []
+    uncertain = [f"uncertain: {kinds}: some sizes do not map, and Coral does not document which"] if kinds else []
     if m.first_unmapped is None and not m.cpu_ops_before:
         return [f"all {m.ops} ops would map", *uncertain]
     if m.complete:

@@ -13,7 +13,7 @@ from sightline.errors import ModelError
 
 
 def run_child(command: Sequence[str], folder: Path, *, name: str, timeout_s: float, env: Mapping[str, str]) -> None:
-    """Run a program to its end. Its output goes to a log file, which is kept if the program fails.
+    """Run a program to its end. Its output goes to a log file, which stays if the program fails.
 
     A refusal is a text in `folder`/error.txt with exit code 2.
 

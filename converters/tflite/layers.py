@@ -15,7 +15,7 @@ from converters.tflite.names import WEIGHTED_OPS
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or fully-connected layer. Tensors are given by their index.
+    """A convolution or fully-connected layer. Tensors are indices into the graph.
 
     kind: TFLite's name of the op.
     weights: [out, height, width, in], depthwise [1, height, width, channels], fully connected [out, in].

@@ -60,7 +60,7 @@ def assert_squares(found: Any) -> None:
     [
         (f.Yolo(), "yolo", True),
         (f.Yolo(relative=False), "yolo", False),
-        (f.Yolo(sure=True), "yolo5", True),
+        (f.Yolo(objectness=True), "yolo5", True),
     ],
 )
 def test_ultralytics_layouts_are_told_by_their_shape(module: Any, decoder: str, relative: bool) -> None:

@@ -51,7 +51,7 @@ def mobile() -> dict[str, bytes]:
     program = torch.export.export(MobileNet().eval(), (torch.zeros(1, 32, 32, 3),))
     content = convert_program(program, "mobile")
     frames = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
-    found = ranges(observe(content, frames, InputSpec(32, 32)), "min_max")
+    limits = ranges(observe(content, frames, InputSpec(32, 32)), "min_max")
     schemes: tuple[Scheme, ...] = ("float32", "float16", "dynamic_int8", "static_int8", "static_int8_float_io")
-    models = {s: quantize(content, s, found, "per_tensor") for s in schemes}
-    return {**models, "per_channel": quantize(content, "static_int8", found, "per_channel")}
+    models = {s: quantize(content, s, limits, "per_tensor") for s in schemes}
+    return {**models, "per_channel": quantize(content, "static_int8", limits, "per_channel")}

@@ -279,7 +279,7 @@ def test_every_picture_gives_what_it_gives_alone(evaluation: HeldOutEvaluation, 
         assert row.tolist() == alone(evaluation.frames[i])[0][0].tolist()
 
 
-def test_noise_is_told_in_decibels_of_what_varies() -> None:
+def test_snr_is_in_decibels_of_the_varying_signal() -> None:
     expected = np.float32([[0, 100], [1, 101], [2, 102]])
     assert snr_db(expected, expected) == 200.0
     assert snr_db(expected, expected + np.float32(0.1)) == pytest.approx(10 * np.log10((2 / 3) / 0.01), abs=0.01)

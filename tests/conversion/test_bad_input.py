@@ -66,10 +66,10 @@ def test_a_model_that_is_none(pictures: Path, tmp_path: Path, make: Callable[[Pa
     refused(tmp_path, make(tmp_path), why, data=pictures, normalization="0..255")
 
 
-def refused(folder: Path, model: Path, why: str, **given: Any) -> None:
+def refused(folder: Path, model: Path, why: str, **options: Any) -> None:
     before = tree(folder)
     with pytest.raises(InputError, match=why) as e:
-        convert(model, folder / "c.bundle", ConvertOptions("desktop", model=ModelOptions(**given)))
+        convert(model, folder / "c.bundle", ConvertOptions("desktop", model=ModelOptions(**options)))
     assert e.value.exit_code == 2
     assert "\n" not in str(e.value)
     assert tree(folder) == before
@@ -154,22 +154,22 @@ def test_a_disk_that_is_full_leaves_nothing(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    code, said = command(
+    code, stderr = command(
         monkeypatch, capsys, model, "--data", pictures, "--normalization", "0..255", "--out", tmp_path / "c.bundle"
     )
     assert len(calls) >= 2
-    assert code == 3, said  # it is the machine that failed
-    assert "No space left on device" in said.splitlines()[-1]
-    assert "Traceback" not in said
+    assert code == 3, stderr  # it is the machine that failed
+    assert "No space left on device" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
     assert not any(tmp_path.iterdir())
 
 
 def test_the_command_says_it_in_one_line(
     model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, said = command(monkeypatch, capsys, model, "--data", pictures, "--out", tmp_path / "c.bundle")
+    code, stderr = command(monkeypatch, capsys, model, "--data", pictures, "--out", tmp_path / "c.bundle")
     assert code == 2
-    (line,) = said.splitlines()
+    (line,) = stderr.splitlines()
     assert line.startswith("error: ") and "--normalization" in line
     assert not any(tmp_path.iterdir())
 

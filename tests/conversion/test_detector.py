@@ -1,4 +1,4 @@
-"""A detector on its way to a bundle: judged by its boxes, in points of mAP."""
+"""A detector on its way to a bundle: measured by its boxes, in points of mAP."""
 
 from __future__ import annotations
 
@@ -61,16 +61,18 @@ def test_the_golden_outputs_are_those_of_each_output(spots_bundle: Bundle, spots
             np.testing.assert_allclose(golden[f"{scheme}/output_{i}"], output, atol=1e-5)
 
 
-def test_the_file_says_itself_what_its_outputs_are(spots_bundle: Bundle) -> None:
-    said = read_metadata(spots_bundle.variant("static_int8")[1])
-    assert said is not None and said.labels == LABELS
+def test_the_file_describes_its_own_outputs(spots_bundle: Bundle) -> None:
+    metadata = read_metadata(spots_bundle.variant("static_int8")[1])
+    assert metadata is not None and metadata.labels == LABELS
 
 
 def test_the_report_shows_map_and_draws_what_differs(spots_bundle: Bundle, spots: Path, tmp_path: Path) -> None:
     page = report_path(spots_bundle.path).read_text()
     assert "mAP" in page and "accuracy" not in page and "<script" not in page
-    told = json.loads(report_path(spots_bundle.path).with_suffix(".json").read_text())
-    assert told["float32"]["map"] == told["float32"]["map50"] == pytest.approx(1) and told["differing"] == []
+    document = json.loads(report_path(spots_bundle.path).with_suffix(".json").read_text())
+    assert (
+        document["float32"]["map"] == document["float32"]["map50"] == pytest.approx(1) and document["differing"] == []
+    )
 
 
 def test_a_detector_that_lost_its_boxes_is_refused(spots: Path, spots_run: Path, tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_mistakes_are_the_missed_and_the_false() -> None:
     assert r.count_mistakes(0, (A, detection(1, 0.6, 50, 51, 10, 10), detection(1, 0.2, 0, 0, 5, 5))) == 0
 
 
-def test_divergence_sees_what_matters_to_boxes() -> None:
+def test_divergence_depends_on_what_matters_to_boxes() -> None:
     rng = np.random.default_rng(0)
     logits = np.full((2, 8, 8, 2), -9.0, np.float32)
     logits[:, 3, 4, 1] = 2.0
@@ -149,14 +151,14 @@ def test_divergence_sees_what_matters_to_boxes() -> None:
     elsewhere, there = edges.copy(), edges.copy()
     elsewhere[:, 0, 0] *= 3
     there[:, 3, 4, 0] *= 1.5
-    assert box_divergence([logits, edges], [logits, elsewhere]) == pytest.approx(0, abs=1e-6), "nothing is seen there"
+    assert box_divergence([logits, edges], [logits, elsewhere]) == pytest.approx(0, abs=1e-6), "there is no object"
     a = box_divergence([logits, edges], [logits, there])
     weaker = logits.copy()
     weaker[:, 3, 4, 1] = 0.0
     assert a > 0.05 and box_divergence([logits, edges], [weaker, edges]) > 0.05
 
 
-def test_a_trained_detectors_graph_has_nothing_that_int8_fears(tmp_path: Path) -> None:
+def test_a_trained_detectors_graph_has_no_op_that_int8_computes_badly(tmp_path: Path) -> None:
     import torch
 
     from converters.sources.from_torch import convert_program
@@ -179,21 +181,21 @@ def test_evaluate_puts_a_run_and_its_bundle_side_by_side(
     rows = [line.split() for line in done.stdout.splitlines()]
     assert [row[1] for row in rows if row[:1] == ["spots"]] == ["float32", "static_int8", "float32"]
     assert "polyline" in page.read_text() and "<script" not in page.read_text()
-    told = json.loads(sightline("evaluate", spots_bundle.path, spots, "--part", "all", "--json").stdout)
-    assert told["images"] == 36 and told["worst"] == []
-    one = told["models"]["spots static_int8"]
+    document = json.loads(sightline("evaluate", spots_bundle.path, spots, "--part", "all", "--json").stdout)
+    assert document["images"] == 36 and document["worst"] == []
+    one = document["models"]["spots static_int8"]
     assert one["map"] == pytest.approx(1) and one["mistakes"] == 0 and set(one["per_class"]) == set(LABELS)
 
 
-def test_evaluate_shows_what_is_wrong(spots: Path, tmp_path: Path, sightline: Sightline) -> None:
+def test_evaluate_shows_mistakes(spots: Path, tmp_path: Path, sightline: Sightline) -> None:
     """A detector that calls red blue, and blue red."""
     run = export_spots(tmp_path / "turned", spots, SpotNet("red, blue", doubt=13))
     done = sightline("evaluate", run, spots, "--json", "--report", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    (one,) = told["models"].values()
+    document = json.loads(done.stdout)
+    (one,) = document["models"].values()
     boxes = sum(c["count"] for c in one["per_class"].values())
-    assert one["map"] < 0.01 and one["mistakes"] == 2 * boxes and len(told["worst"]) == 12
+    assert one["map"] < 0.01 and one["mistakes"] == 2 * boxes and len(document["worst"]) == 12
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 12
 
 
@@ -222,7 +224,7 @@ def test_evaluate_of_a_classifier(bundle: Path, pictures: Path, tmp_path: Path, 
     for data, right in ((pictures, 1.0), (turned, 0.0)):
         done = sightline("evaluate", bundle, data, "--json", "--report", tmp_path / "page.html")
         assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert {m["accuracy"] for m in told["models"].values()} == {right}
-        assert len(told["worst"]) == (0 if right else told["images"])
+        document = json.loads(done.stdout)
+        assert {m["accuracy"] for m in document["models"].values()} == {right}
+        assert len(document["worst"]) == (0 if right else document["images"])
     assert "confuses" in (tmp_path / "page.html").read_text()

@@ -81,15 +81,17 @@ def test_the_error_names_op_module_line_and_a_way_out(
     path = save_program(tmp_path / "mine.pt2", net(kind()), ONE)
     with pytest.raises(ModelError) as e:
         to_tflite(path)
-    said = str(e.value)
-    assert re.search(rf"mine\.pt2: litert-torch cannot convert .*({op}) in module '1\.1' \({kind.__name__}\) at ", said)
-    assert line(kind) in said
-    assert advice in said
-    assert re.search(r"\(full output: \S+\.log\)$", said)
-    assert "\n" not in said
+    message = str(e.value)
+    assert re.search(
+        rf"mine\.pt2: litert-torch cannot convert .*({op}) in module '1\.1' \({kind.__name__}\) at ", message
+    )
+    assert line(kind) in message
+    assert advice in message
+    assert re.search(r"\(full output: \S+\.log\)$", message)
+    assert "\n" not in message
 
 
-def test_a_module_in_memory_is_told_the_same(pictures: Path, tmp_path: Path) -> None:
+def test_a_module_in_memory_gets_the_same_error(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=rf"Sequential: .*aten\.linalg_det in module '1\.1' .*{HERE}:\d+: return x \*"):
         convert(
             net(Determinant()).eval(),
@@ -199,6 +201,6 @@ def test_a_module_that_cannot_be_exported_says_why(tmp_path: Path, module: nn.Mo
         ("aten.convolution.default", ""),
     ],
 )
-def test_advice_is_given_only_where_it_is_known(target: str, advice: str) -> None:
+def test_advice_appears_only_where_it_is_known(target: str, advice: str) -> None:
     assert alternative(target).startswith(advice)
     assert bool(alternative(target)) == bool(advice)

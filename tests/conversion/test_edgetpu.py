@@ -56,9 +56,9 @@ def test_a_lowered_graph_computes_the_same_to_the_last_bit(
 ) -> None:
     plain, lowered = mobile[scheme], lower(mobile[scheme])
     assert plain != lowered
-    given = Interpreter(lowered, delegate=delegate)(FRAME)[0]
-    assert np.array_equal(given, Interpreter(plain, delegate=delegate)(FRAME)[0])
-    assert not np.array_equal(given, Interpreter(lowered, delegate=delegate)(255 - FRAME)[0])
+    actual = Interpreter(lowered, delegate=delegate)(FRAME)[0]
+    assert np.array_equal(actual, Interpreter(plain, delegate=delegate)(FRAME)[0])
+    assert not np.array_equal(actual, Interpreter(lowered, delegate=delegate)(255 - FRAME)[0])
 
 
 def test_versions_are_those_that_tensorflow_2_5_gave_int8(mobile: dict[str, bytes]) -> None:
@@ -274,7 +274,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return install
 
 
-def test_what_the_compiler_made_is_read_with_what_it_said(compiler: Any) -> None:
+def test_the_compilers_file_and_output_are_read(compiler: Any) -> None:
     compiler(SUCCESS)
     compiled = compile_model(b"a model", "lamp")
     assert compiled is not None
@@ -300,7 +300,7 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch,
         ("not a program", "lamp: .*edgetpu_compiler cannot be run: Exec format error"),
     ],
 )
-def test_a_compiler_that_fails_is_told_with_its_reason(compiler: Any, script: str, message: str) -> None:
+def test_a_compiler_that_fails_is_reported_with_its_reason(compiler: Any, script: str, message: str) -> None:
     compiler(script)
     with pytest.raises(ModelError, match=message):
         compile_model(b"a model", "lamp")
@@ -323,7 +323,7 @@ def test_a_compiler_that_hangs_is_ended_with_its_children(compiler: Any, tmp_pat
 # --- a bundle for a Coral
 
 
-def test_without_a_compiler_a_bundle_says_how_to_finish(
+def test_without_a_compiler_the_manifest_says_how_to_continue(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sightline: Sightline
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -21,23 +21,23 @@ from sightline.errors import ConfigError, ModelError
 from tests.conftest import SIZE, need
 from tests.support.fitted import colours
 
-# what `read` says of each model, all in one process, and the largest difference between net.keras and net.h5
+# the answer of `read` to each model, all in one process, and the largest difference between net.keras and net.h5
 READ = """
 import json, sys
 import numpy as np
 from pathlib import Path
 from converters.sources.keras_child import ModelRefusedError, read
-folder, said = Path(sys.argv[1]), {}
+folder, answers = Path(sys.argv[1]), {}
 for name in sys.argv[2:]:
     try:
         read(folder / name)
-        said[name] = "read"
+        answers[name] = "read"
     except ModelRefusedError as e:
-        said[name] = str(e)
+        answers[name] = str(e)
 frames = np.load(folder / "pictures.npz")["frames"][:4].astype(np.float32)
 a, b = ([np.asarray(read(folder / n)[0](f[None])) for f in frames] for n in ("net.keras", "net.h5"))
-said["difference"] = float(np.abs(np.array(a) - np.array(b)).max())
-Path(sys.argv[1], "said.json").write_text(json.dumps(said))
+answers["difference"] = float(np.abs(np.array(a) - np.array(b)).max())
+Path(sys.argv[1], "answers.json").write_text(json.dumps(answers))
 """
 SAVED = r"Save it with `model\.export\(FOLDER\)`"
 REFUSED = {
@@ -85,31 +85,31 @@ def test_a_net_becomes_an_int8_bundle(models: Path, pictures: Path, tmp_path: Pa
     contents = read_bundle(tmp_path / "mine.bundle")
     assert contents.manifest.output.activation == "none", "it ends in probabilities"
     assert contents.manifest.metrics["float32"]["parity"] < 1e-4
-    found = [op.name for op in list_ops(contents.variant("float32")[1])]
-    assert found[-1] == "SOFTMAX"
-    assert found.count("DEPTHWISE_CONV_2D") == found.count("CONV_2D") == 3
+    kinds = [op.name for op in list_ops(contents.variant("float32")[1])]
+    assert kinds[-1] == "SOFTMAX"
+    assert kinds.count("DEPTHWISE_CONV_2D") == kinds.count("CONV_2D") == 3
     assert "tensorflow" not in sys.modules
 
 
 @pytest.fixture(scope="module")
-def said(models: Path) -> dict[str, str]:
+def answers(models: Path) -> dict[str, str]:
     child("-c", READ, models, *REFUSED)
-    result: dict[str, str] = json.loads((models / "said.json").read_text())
+    result: dict[str, str] = json.loads((models / "answers.json").read_text())
     return result
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_converted_is_refused_with_the_reason(said: dict[str, str], name: str) -> None:
+def test_what_cannot_be_converted_is_refused_with_the_reason(answers: dict[str, str], name: str) -> None:
     with pytest.raises(ModelError, match=REFUSED[name]):
-        raise ModelError(said[name])
+        raise ModelError(answers[name])
 
 
-def test_loading_a_saved_model_writes_nothing(said: dict[str, str], models: Path) -> None:
-    assert "writes" in said and not (models / "it-ran").exists()
+def test_loading_a_saved_model_writes_nothing(answers: dict[str, str], models: Path) -> None:
+    assert "writes" in answers and not (models / "it-ran").exists()
 
 
-def test_an_h5_file_is_the_same_model(said: dict[str, str]) -> None:
-    assert float(said["difference"]) < 1e-6
+def test_an_h5_file_is_the_same_model(answers: dict[str, str]) -> None:
+    assert float(answers["difference"]) < 1e-6
 
 
 def test_an_op_that_tflite_lacks_is_named_with_its_layer(models: Path) -> None:

@@ -1,4 +1,4 @@
-"""ONNX through onnx2tf, in a tool environment of its own, judged by ONNX Runtime."""
+"""ONNX through onnx2tf, in a tool environment of its own, checked against ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -90,15 +90,15 @@ def test_what_torch_exports_becomes_an_int8_bundle(
     pictures: Path, tmp_path: Path, arch: str, how: dict[str, bool]
 ) -> None:
     path = save_onnx(tmp_path / f"{arch}.onnx", fitted(arch, pictures, 64), 64, **how)
-    said: list[str] = []
+    lines: list[str] = []
     done = convert(
         path,
         tmp_path / "mine.bundle",
         ConvertOptions("desktop", model=ModelOptions(data=pictures, normalization="-1..1")),
-        log=said.append,
+        log=lines.append,
     )
     assert done.float_quality == done.variants["static_int8"].quality == 1.0
-    assert any("of ONNX Runtime" in line for line in said)
+    assert any("of ONNX Runtime" in line for line in lines)
     manifest = read_bundle(tmp_path / "mine.bundle").manifest
     assert (manifest.input.width, manifest.input.height) == (64, 64)
     assert manifest.metrics["float32"]["parity"] < 1e-4
@@ -117,10 +117,10 @@ def test_either_order_of_colours_gives_what_onnx_runtime_gives(
     frames[:2] //= 4
     spec = InputSpec(WIDTH, HEIGHT, mean=(127.5,) * 3, std=(64.0,) * 3)
     expected = outputs(path, spec.normalize(frames))
-    given = run_all(to_tflite(path), frames, spec, "net")
+    actual = run_all(to_tflite(path), frames, spec, "net")
     assert np.ptp(expected, axis=0).max() > 1e-3
-    assert np.abs(given - expected).max() < 1e-6
-    assert np.abs(given - expected[::-1]).max() > 1e-3
+    assert np.abs(actual - expected).max() < 1e-6
+    assert np.abs(actual - expected[::-1]).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,8 @@ def test_a_batch_becomes_one(float_model: bytes, frames: Frame, tmp_path: Path, 
     path = tmp_path / "m.tflite"
     path.write_bytes(changed(float_model, batch(size)))
     content = to_tflite(path)
-    entry = litert.Interpreter(model_content=content).get_input_details()[0]
-    assert [*entry["shape"]] == [*entry["shape_signature"]] == [1, SIZE, SIZE, 3]
+    details = litert.Interpreter(model_content=content).get_input_details()[0]
+    assert [*details["shape"]] == [*details["shape_signature"]] == [1, SIZE, SIZE, 3]
     assert np.array_equal(run_all(content, frames, SPEC, "m"), run_all(float_model, frames, SPEC, "m"))
     assert np.allclose(outputs(path, frames.astype(np.float32)), run_all(content, frames, SPEC, "m"), atol=1e-4)
 
@@ -121,9 +121,9 @@ def test_a_batch_that_is_built_into_the_graph_is_refused(float_model: bytes) -> 
 
 def other_input(**changes: Any) -> Callable[[schema.ModelT], None]:
     def change(model: schema.ModelT) -> None:
-        entry = model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]]
+        details = model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]]
         for name, value in changes.items():
-            setattr(entry, name, value)
+            setattr(details, name, value)
 
     return change
 
@@ -228,18 +228,18 @@ def leaky(alpha: float) -> bytes:
     ],
     ids=["relu6", "relu_0_to_1", "leaky_relu", "prelu"],
 )
-def test_an_op_that_the_quantizer_does_not_know_is_said_in_others(content: bytes) -> None:
+def test_an_op_that_the_quantizer_does_not_know_becomes_others(content: bytes) -> None:
     spec = InputSpec(4, 4, mean=(127.5,) * 3, std=(16.0,) * 3)  # -8..8
     frames = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
     result = rewrite_for_quantizer(content)
     assert not {op.name for op in list_ops(content)} & {op.name for op in list_ops(result)}
     assert {op.name for op in list_ops(result)} <= {"MUL", "MAXIMUM"}
-    given, expected = (run_all(c, frames, spec, "op") for c in (result, content))
+    actual, expected = (run_all(c, frames, spec, "op") for c in (result, content))
     assert np.ptp(expected) > 0.9
-    assert np.allclose(given, expected, atol=1e-6)
+    assert np.allclose(actual, expected, atol=1e-6)
 
 
-def test_an_op_that_has_no_other_words_stays() -> None:
+def test_an_op_that_has_no_equivalent_stays() -> None:
     for content in (leaky(1.5), one_op(schema.BuiltinOperator.PRELU, None, 0, slopes=[0.25, -0.5, 1.0])):
         assert rewrite_for_quantizer(content) == content
 

@@ -49,8 +49,8 @@ def test_weights_in_channels_last_arrive_each_in_its_own_layer(tmp_path: Path, f
     """litert-torch alone gives one layer another's weights, when they are not contiguous and of the same shape."""
     exported = program(tmp_path, Net(depth=6).to(memory_format=torch.channels_last))
     expected = outputs(exported, SPEC.normalize(frames))
-    given = run_all(to_tflite(exported), frames, SPEC, "net")
-    assert np.abs(given - expected).max() < 1e-4 * np.abs(expected).max()
+    actual = run_all(to_tflite(exported), frames, SPEC, "net")
+    assert np.abs(actual - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_the_border_of_a_max_pooling_stays_below_every_value_in_integers(tmp_path: Path, frames: Frame) -> None:
@@ -58,8 +58,8 @@ def test_the_border_of_a_max_pooling_stays_below_every_value_in_integers(tmp_pat
     content = to_tflite(program(tmp_path, Net(depth=1)))
     expected = run_all(content, frames, SPEC, "net")
     int8 = quantize(content, "static_int8", ranges(observe(content, frames, SPEC), "min_max"), "per_channel")
-    given = run_all(int8, frames, SPEC, "net")
-    assert np.abs(given - expected).max() < 0.1 * np.ptp(expected)
+    actual = run_all(int8, frames, SPEC, "net")
+    assert np.abs(actual - expected).max() < 0.1 * np.ptp(expected)
 
 
 class Nchw(nn.Module):

@@ -62,8 +62,10 @@ def test_macs_are_those_that_one_counts_by_hand(bundle: Path) -> None:
 
 
 def test_a_depthwise_convolution_counts_each_channel_once(mobile: dict[str, bytes]) -> None:
-    found = [op.macs for op in inspect_model(mobile["float32"], "mobile").ops if op.name == "DEPTHWISE_CONV_2D"]
-    assert found == [16 * 16 * 16 * 9, 8 * 8 * 32 * 9]
+    depthwise_macs = [
+        op.macs for op in inspect_model(mobile["float32"], "mobile").ops if op.name == "DEPTHWISE_CONV_2D"
+    ]
+    assert depthwise_macs == [16 * 16 * 16 * 9, 8 * 8 * 32 * 9]
 
 
 def test_parameters_are_pytorchs_with_the_constants_that_conversion_adds(mobile: dict[str, bytes]) -> None:
@@ -154,14 +156,14 @@ def test_what_xnnpack_took_has_no_memory_of_tflites(mobile: dict[str, bytes], sc
     interpreter = opened(content)
     interpreter.invoke()
     delegates = [d for d in interpreter._get_ops_details() if d["op_name"] == "DELEGATE"]
-    given_out = {int(t) for d in delegates for t in d["outputs"]}
+    partition_outputs = {int(t) for d in delegates for t in d["outputs"]}
     assert i.runtime.partitions == len(delegates)
     graph = read_graph(unpack(content))
     for op, node in zip(i.ops, graph.nodes, strict=True):
         if op.name == "DEQUANTIZE":  # of a constant: XNNPACK may read the weights before it
             continue
         for tensor in node.outputs:
-            if op.xnnpack and tensor.index not in given_out:
+            if op.xnnpack and tensor.index not in partition_outputs:
                 with pytest.raises(ValueError, match="null"):
                     interpreter.get_tensor(tensor.index)
             else:
@@ -217,9 +219,9 @@ def test_what_travels_inside_the_file_is_listed(mobile: dict[str, bytes]) -> Non
     appended.seek(0, io.SEEK_END)
     with zipfile.ZipFile(appended, "a") as archive:
         archive.writestr("labels.txt", "a\nb\n")
-    found = inspect_model(appended.getvalue(), "with labels").embedded
-    assert found.files == ("labels.txt",)
-    assert "min_runtime_version" in found.metadata_names
+    embedded = inspect_model(appended.getvalue(), "with labels").embedded
+    assert embedded.files == ("labels.txt",)
+    assert "min_runtime_version" in embedded.metadata_names
     assert inspect_model(mobile["static_int8"], "without").embedded.files == ()
 
 

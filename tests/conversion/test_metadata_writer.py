@@ -46,12 +46,12 @@ def outputs(content: bytes) -> list[np.ndarray[Any, Any]]:
     interpreter = LiteRT(model_content=content)
     interpreter.allocate_tensors()
     (entry,) = interpreter.get_input_details()
-    rng, found = np.random.default_rng(0), []
+    rng, tensors = np.random.default_rng(0), []
     for _ in range(4):
         interpreter.set_tensor(entry["index"], rng.integers(0, 127, entry["shape"]).astype(entry["dtype"]))
         interpreter.invoke()
-        found += [interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()]
-    return found
+        tensors += [interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()]
+    return tensors
 
 
 def places(content: bytes) -> list[int]:
@@ -126,9 +126,9 @@ def test_the_archive_is_stored_and_has_the_labels_alone(plain: bytes) -> None:
         assert archive.testzip() is None
 
 
-def test_older_metadata_is_replaced_and_other_entries_are_kept(plain: bytes) -> None:
-    kept = [m.name for m in unpack(plain).metadata]
-    assert b"min_runtime_version" in kept
+def test_older_metadata_is_replaced_and_other_entries_stay(plain: bytes) -> None:
+    names = [m.name for m in unpack(plain).metadata]
+    assert b"min_runtime_version" in names
     first = add(plain, output=OutputSpec("classify", "none", ("x", "y", "z")), version="0")
     second = add(first)
     check_unchanged(plain, first)
@@ -136,7 +136,7 @@ def test_older_metadata_is_replaced_and_other_entries_are_kept(plain: bytes) -> 
     read = read_metadata(second)
     assert read is not None
     assert (read.labels, read.version) == (LABELS, "1")
-    assert [m.name for m in unpack(second).metadata] == [*kept, b"TFLITE_METADATA"]
+    assert [m.name for m in unpack(second).metadata] == [*names, b"TFLITE_METADATA"]
     with zipfile.ZipFile(io.BytesIO(second)) as archive:
         assert archive.namelist() == ["labels.txt"]
 

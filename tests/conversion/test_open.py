@@ -286,15 +286,15 @@ def test_held_out_pictures_that_are_none_are_refused(
         read_run(run).heldout()
 
 
-def test_other_pictures_calibrate_when_they_are_given(run_folder: Path, pictures: Path, tmp_path: Path) -> None:
+def test_other_pictures_calibrate_when_they_are_passed(run_folder: Path, pictures: Path, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
     (tmp_path / "c.npz").write_bytes(pack(frames=frames))
     assert np.array_equal(open_source(run_folder, ModelOptions(calibration=tmp_path / "c.npz")).calibration, frames)
     (tmp_path / "folder" / "deeper").mkdir(parents=True)
     for i, frame in enumerate(frames):
         cv2.imwrite(str(tmp_path / "folder" / "deeper" / f"{i}.PNG"), frame)
-    given = open_source(run_folder, ModelOptions(calibration=tmp_path / "folder")).calibration
-    assert np.array_equal(given, frames[:, :, :, ::-1])
+    actual = open_source(run_folder, ModelOptions(calibration=tmp_path / "folder")).calibration
+    assert np.array_equal(actual, frames[:, :, :, ::-1])
     usual = open_source(run_folder, ModelOptions()).calibration
     assert usual.shape == (48, SIZE, SIZE, 3)
 

@@ -262,9 +262,9 @@ def test_running_a_program_leaves_its_inputs_alone(tmp_path: Path) -> None:
         return x.add_(1).mean((2, 3))
 
     path, images = save_program(tmp_path / "m.pt2", Calls(clamps), torch.zeros(1, 3, 8, 8)), np.zeros((2, 8, 8, 3))
-    given = np.float32(images)
-    assert np.array_equal(outputs(path, given), np.ones((2, 3)))
-    assert not given.any()
+    inputs = np.float32(images)
+    assert np.array_equal(outputs(path, inputs), np.ones((2, 3)))
+    assert not inputs.any()
 
 
 def test_a_program_that_fails_on_an_image_is_named(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_it_gives_what_the_int8_model_gives(neighbours: Neighbours, frames: Fram
     real = np.concatenate([interpreter(frame)[0] for frame in frames])
     step = interpreter.outputs[0].scale
     assert np.abs(simulated - real).max() < 2.01 * step
-    # the noise itself is foretold, not only its size
+    # the simulation predicts the noise itself, not only its size
     assert np.square(simulated - real).mean() < 0.5 * np.square(exact - real).mean()
 
 

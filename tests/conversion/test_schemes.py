@@ -76,17 +76,17 @@ def test_a_scheme_passes_and_its_shuffled_self_does_not(five: tuple[Path, Conver
 def test_a_variant_computes_what_the_bundle_recorded_of_it(contents: Bundle, scheme: Scheme) -> None:
     golden = unpack(contents.contents["golden.npz"], "golden.npz", "frames", f"{scheme}/output_0")
     interpreter = Interpreter(contents.variant(scheme)[1])
-    given = np.concatenate([interpreter(frame)[0] for frame in golden["frames"]])
-    assert np.allclose(given, golden[f"{scheme}/output_0"], atol=1e-3)
-    assert len(given) == 12
-    assert np.ptp(given) > 1
+    actual = np.concatenate([interpreter(frame)[0] for frame in golden["frames"]])
+    assert np.allclose(actual, golden[f"{scheme}/output_0"], atol=1e-3)
+    assert len(actual) == 12
+    assert np.ptp(actual) > 1
 
 
 def test_the_float_variant_computes_what_pytorch_did(contents: Bundle, run_folder: Path) -> None:
     golden = unpack(read_run(run_folder).read("golden.npz"), "golden.npz", "frames", "output_0")
     interpreter = Interpreter(contents.variant("float32")[1])
-    given = np.concatenate([interpreter(frame)[0] for frame in golden["frames"]])
-    assert np.allclose(given, golden["output_0"], rtol=1e-4, atol=1e-4)
+    actual = np.concatenate([interpreter(frame)[0] for frame in golden["frames"]])
+    assert np.allclose(actual, golden["output_0"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_float_variant_computes_what_pytorch_did(contents: Bundle, run_folde
         ("static_int8_float_io", "float32", {"int8"}),
     ],
 )
-def test_a_scheme_is_what_its_name_says(contents: Bundle, scheme: Scheme, end: str, weights: set[str]) -> None:
+def test_a_scheme_is_what_its_name_promises(contents: Bundle, scheme: Scheme, end: str, weights: set[str]) -> None:
     content = contents.variant(scheme)[1]
     interpreter = Interpreter(content)
     assert interpreter.input.dtype == end
@@ -114,9 +114,9 @@ def test_the_int8_input_is_the_byte_less_128_exactly(contents: Bundle) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_only_static_schemes_compute_in_integers(contents: Bundle, scheme: Scheme) -> None:
-    found = list_ops(contents.variant(scheme)[1])
-    assert {"CONV_2D", "FULLY_CONNECTED"} <= {op.name for op in found}
-    floats = [op.name for op in found if op.computes_in_float]
+    all_ops = list_ops(contents.variant(scheme)[1])
+    assert {"CONV_2D", "FULLY_CONNECTED"} <= {op.name for op in all_ops}
+    floats = [op.name for op in all_ops if op.computes_in_float]
     assert bool(floats) == (scheme not in STATIC), floats
 
 
@@ -127,7 +127,7 @@ def test_the_float_ends_of_an_integer_model_are_a_conversion_each(contents: Bund
     assert not {"QUANTIZE", "DEQUANTIZE"} & inside
 
 
-def test_the_manifest_says_what_was_measured(five: tuple[Path, ConversionResult], contents: Bundle) -> None:
+def test_the_manifest_records_what_was_measured(five: tuple[Path, ConversionResult], contents: Bundle) -> None:
     manifest = contents.manifest
     assert manifest.default == SCHEMES[0]
     assert manifest.variants == {s: f"colours.{s}.tflite" for s in SCHEMES}
@@ -161,15 +161,15 @@ def test_the_device_says_which_scheme_and_how_fine_its_scales(
 def test_ranges_are_true_minima_and_maxima_and_the_inputs_is_that_of_bytes(contents: Bundle) -> None:
     content = contents.variant("float32")[1]
     frames = np.random.default_rng(0).integers(50, 150, (6, SIZE, SIZE, 3), dtype=np.uint8)
-    found = ranges(observe(content, frames, InputSpec(SIZE, SIZE)), "min_max")
+    limits = ranges(observe(content, frames, InputSpec(SIZE, SIZE)), "min_max")
     interpreter = Interpreter(content, delegate="none")
     outputs = np.concatenate([interpreter(frame)[0] for frame in frames])
-    end = found[interpreter.outputs[0].name]
+    end = limits[interpreter.outputs[0].name]
     assert float(end["min"].item()) == pytest.approx(outputs.min(), rel=1e-5)
     assert float(end["max"].item()) == pytest.approx(outputs.max(), rel=1e-5)
-    entry = found[interpreter.input.name]
-    assert (entry["min"].item(), entry["max"].item()) == (0.0, 255.0)
-    assert len(found) == len(list_ops(content)) + 1
+    input_range = limits[interpreter.input.name]
+    assert (input_range["min"].item(), input_range["max"].item()) == (0.0, 255.0)
+    assert len(limits) == len(list_ops(content)) + 1
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -212,9 +212,9 @@ def test_the_report_shows_where_answers_differ_and_trusts_no_text(
     )
     step = SearchStep(evil, evil, 1.0, float("inf"), True)
     content = evaluation.source.float_model
-    found = SearchResult(content, {}, {}, (), (step,), (), "static_int8", content, m)
+    search = SearchResult(content, {}, {}, (), (step,), (), "static_int8", content, m)
     report = Report(
-        evil, evil, evaluation, Limits(), 1e-6, {"static_int8": m}, found, [OpNoise(Op(evil, evil, ()), 10.0)][:0],
+        evil, evil, evaluation, Limits(), 1e-6, {"static_int8": m}, search, [OpNoise(Op(evil, evil, ()), 10.0)][:0],
         {"float32": 2.0, "static_int8": 1.0}, {evil: 1.0},
     )  # fmt: skip
     page = render(report)

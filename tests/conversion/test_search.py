@@ -38,7 +38,7 @@ SPEC = InputSpec(SIZE, SIZE)
 
 @pytest.fixture(scope="module")
 def hard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, HeldOutEvaluation]:
-    """A model that naive int8 breaks, and what judges it."""
+    """A model that naive int8 breaks, and its evaluation."""
     folder = tmp_path_factory.mktemp("hard")
     data = read_class_folders(write_coloured(folder / "colours", 40))
     export_run(folder / "run", HardNet(), data, SPEC, name="hard", metrics={}, provenance={})
@@ -47,11 +47,11 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, HeldOutEvalu
 
 
 def search(hard: tuple[Source, HeldOutEvaluation], device: str = "desktop") -> tuple[SearchResult, Search]:
-    made = Search(hard[0], "static_int8", load_device(device)[1])
-    return made.run(hard[1], DEFAULT_LIMITS), made
+    trial = Search(hard[0], "static_int8", load_device(device)[1])
+    return trial.run(hard[1], DEFAULT_LIMITS), trial
 
 
-def test_a_model_that_naive_int8_breaks_passes_and_each_methods_share_is_told(
+def test_a_model_that_naive_int8_breaks_passes_and_each_methods_share_is_reported(
     hard: tuple[Source, HeldOutEvaluation],
 ) -> None:
     source, evaluation = hard
@@ -63,18 +63,18 @@ def test_a_model_that_naive_int8_breaks_passes_and_each_methods_share_is_told(
     assert not passes(broken, evaluation, DEFAULT_LIMITS)
     assert broken.drop is not None
     assert broken.drop > 20
-    found, _ = search(hard)
-    content = requantize(found, "static_int8", "per_channel")
+    result, _ = search(hard)
+    content = requantize(result, "static_int8", "per_channel")
     good = evaluation.measure("static_int8", content)
     assert passes(good, evaluation, DEFAULT_LIMITS)
     assert good.agreement == 1.0
-    assert found.float_ops == ()
-    accepted = [step for step in found.steps if step.accepted]
+    assert result.float_ops == ()
+    accepted = [step for step in result.steps if step.accepted]
     assert [step.name for step in accepted] == ["ranges", "cross-layer equalization, 1 pairs"]
     assert accepted[-1].divergence < 0.01 * accepted[0].divergence
     assert accepted[0].agreement is not None
     assert accepted[0].agreement < 0.8 < accepted[-1].agreement == 1.0  # type: ignore[operator]
-    assert {step.detail for step in found.steps} == {f"ranges by {m}" for m in METHODS}
+    assert {step.detail for step in result.steps} == {f"ranges by {m}" for m in METHODS}
 
 
 def test_the_same_search_finds_the_same(hard: tuple[Source, HeldOutEvaluation]) -> None:
@@ -86,10 +86,10 @@ def test_the_same_search_finds_the_same(hard: tuple[Source, HeldOutEvaluation]) 
 def test_a_model_that_int8_suits_is_left_as_it_is(run_folder: Path) -> None:
     source = open_source(run_folder, ModelOptions())
     evaluation = HeldOutEvaluation(source)
-    found, _ = search((source, evaluation))
-    assert [step.name for step in found.steps] == ["ranges"] * len(METHODS)
-    assert found.float_model == source.float_model
-    assert sum(step.accepted for step in found.steps) == 1
+    result, _ = search((source, evaluation))
+    assert [step.name for step in result.steps] == ["ranges"] * len(METHODS)
+    assert result.float_model == source.float_model
+    assert sum(step.accepted for step in result.steps) == 1
 
 
 class Pairs(nn.Module):
@@ -131,8 +131,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, np.ndarray, 
 
 
 def test_equalization_changes_weights_and_no_output(pairs: tuple[bytes, np.ndarray, dict[str, Activation]]) -> None:
-    content, frames, found = pairs
-    changed, count = equalize(content, found)
+    content, frames, activations = pairs
+    changed, count = equalize(content, activations)
     assert count == 2, "first with depthwise, depthwise with pointwise; the residual is read by two"
     assert changed != content
     before, after = run_all(content, frames, SPEC, "net"), run_all(changed, frames, SPEC, "net")
@@ -140,7 +140,7 @@ def test_equalization_changes_weights_and_no_output(pairs: tuple[bytes, np.ndarr
     layers = list(Network(content).layers())
     for layer in layers[:2]:  # each with 100:1 between its channels before
         name = Network(content).name(layer.output)
-        old, new = found[name].channel_high, observe(changed, frames, SPEC)[name].channel_high
+        old, new = activations[name].channel_high, observe(changed, frames, SPEC)[name].channel_high
         assert old.max() / old.min() > 50
         assert new.max() / new.min() < 0.2 * old.max() / old.min()
 
@@ -149,12 +149,12 @@ def test_equalization_makes_int8_better(pairs: tuple[bytes, np.ndarray, dict[str
     """Of the layers that allow it; what the residual's rounding adds after them would hide it."""
     path = save_program(tmp_path / "net.pt2", Pairs(residual=False), torch.zeros(1, SIZE, SIZE, 3))
     content, frames = torch_source.to_tflite(path), pairs[1]
-    wanted = run_all(content, frames, SPEC, "net")
+    expected = run_all(content, frames, SPEC, "net")
 
     def error(float_model: bytes) -> float:
         limits = ranges(observe(float_model, frames, SPEC), "min_max")
         int8 = quantize(float_model, "static_int8_float_io", limits, "per_channel")
-        return float(np.square(run_all(int8, frames, SPEC, "net") - wanted).mean())
+        return float(np.square(run_all(int8, frames, SPEC, "net") - expected).mean())
 
     assert error(equalize(content, observe(content, frames, SPEC))[0]) < 0.5 * error(content)
 
@@ -163,8 +163,8 @@ def test_biases_take_back_the_shift_of_rounded_weights(
     pairs: tuple[bytes, np.ndarray, dict[str, Activation]],
 ) -> None:
     """With the pointwise layer's weights rounded and nothing else, its mean output is float's again."""
-    content, frames, found = pairs
-    corrected, count = correct_biases(content, found, "per_channel")
+    content, frames, activations = pairs
+    corrected, count = correct_biases(content, activations, "per_channel")
     network = Network(content)
     assert count == len(list(network.layers()))
     layer = next(x for x in network.layers() if x.activation == 0 and network.values(x.weights).shape[1:3] == (1, 1))
@@ -176,8 +176,8 @@ def test_biases_take_back_the_shift_of_rounded_weights(
         made.replace(layer.bias, Network(biases).values(layer.bias))  # type: ignore[arg-type]
         return observe(made.pack(), frames, SPEC)[name].channel_mean
 
-    wanted = found[name].channel_mean
-    assert np.abs(mean(corrected) - wanted).max() < 0.1 * np.abs(mean(content) - wanted).max()
+    expected = activations[name].channel_mean
+    assert np.abs(mean(corrected) - expected).max() < 0.1 * np.abs(mean(content) - expected).max()
 
 
 def test_rounded_weights_are_what_the_quantizer_writes(
@@ -185,9 +185,9 @@ def test_rounded_weights_are_what_the_quantizer_writes(
 ) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
-    content, _, found = pairs
+    content, _, activations = pairs
     network = Network(content)
-    int8 = quantize(content, "static_int8", ranges(found, "min_max"), "per_channel")
+    int8 = quantize(content, "static_int8", ranges(activations, "min_max"), "per_channel")
     model = schema.Model.GetRootAs(int8, 0)
     graph = model.Subgraphs(0)
     stored = {graph.Tensors(i).Name().decode(): graph.Tensors(i) for i in range(graph.TensorsLength())}
@@ -217,18 +217,18 @@ def test_of_very_many_ops_neighbours_are_looked_at_together(
     pairs: tuple[bytes, np.ndarray, dict[str, Activation]],
 ) -> None:
     every = [op.output for op in list_ops(pairs[0]) if op.computes_in_float]
-    asked: list[list[str]] = []
+    calls: list[list[str]] = []
 
     def divergence_of(outputs: Sequence[str]) -> float:
-        asked.append(list(outputs))
-        return float(len(asked))
+        calls.append(list(outputs))
+        return float(len(calls))
 
     rank_ops(pairs[0], divergence_of)
-    assert asked == [[output] for output in every]
-    asked.clear()
+    assert calls == [[output] for output in every]
+    calls.clear()
     sensitivities = rank_ops(pairs[0], divergence_of, max_groups=2)
     half = -(-len(every) // 2)
-    assert asked == [every[:half], every[half:]]
+    assert calls == [every[:half], every[half:]]
     assert [s.op.output for s in sensitivities] == every[half:] + every[:half], (
         "the dearest first, neighbours in their order"
     )
@@ -237,17 +237,17 @@ def test_of_very_many_ops_neighbours_are_looked_at_together(
 def test_ops_that_are_left_in_float_compute_in_float_and_the_output_with_them(
     pairs: tuple[bytes, np.ndarray, dict[str, Activation]],
 ) -> None:
-    content, frames, found = pairs
+    content, frames, activations = pairs
     sensitivities = rank_ops(content, lambda outputs: 0.0)
     last = list_ops(content)[-1].output
-    mixed = quantize(content, "static_int8", ranges(found, "min_max"), "per_channel", (last,))
+    mixed = quantize(content, "static_int8", ranges(activations, "min_max"), "per_channel", (last,))
     left = [op for op in list_ops(mixed) if op.computes_in_float]
     assert [op.name for op in left] == ["FULLY_CONNECTED"]
     assert len(sensitivities) == sum(op.computes_in_float for op in list_ops(content))
-    wanted = run_all(content, frames, SPEC, "net")
-    all_int8 = quantize(content, "static_int8", ranges(found, "min_max"), "per_channel")
-    assert np.square(run_all(mixed, frames, SPEC, "net") - wanted).mean() < (
-        np.square(run_all(all_int8, frames, SPEC, "net") - wanted).mean()
+    expected = run_all(content, frames, SPEC, "net")
+    all_int8 = quantize(content, "static_int8", ranges(activations, "min_max"), "per_channel")
+    assert np.square(run_all(mixed, frames, SPEC, "net") - expected).mean() < (
+        np.square(run_all(all_int8, frames, SPEC, "net") - expected).mean()
     )
 
 
@@ -271,10 +271,10 @@ def act(values: np.ndarray, **changes: object) -> Activation:
 def test_each_method_sets_the_range_that_it_says() -> None:
     values = np.random.default_rng(0).normal(0, 1, (100_000, 4)).astype(np.float32)
     values[0, 0] = 100.0
-    found = {"a": act(values), "bytes": act(values, pinned=True, low=0.0, high=255.0)}
+    activations = {"a": act(values), "bytes": act(values, pinned=True, low=0.0, high=255.0)}
 
     def limits(method: str, name: str = "a") -> tuple[float, float]:
-        r = ranges(found, method)[name]  # type: ignore[arg-type]
+        r = ranges(activations, method)[name]  # type: ignore[arg-type]
         assert r["min"].shape == (1, 1)
         return float(r["min"].item()), float(r["max"].item())
 
@@ -308,10 +308,10 @@ def test_least_squares_is_no_worse_than_any_other_clipping() -> None:
 def test_observation_does_not_depend_on_the_number_of_cores(
     pairs: tuple[bytes, np.ndarray, dict[str, Activation]],
 ) -> None:
-    content, frames, found = pairs
+    content, frames, activations = pairs
     for name, a in observe(content, frames, SPEC, workers=1).items():
         for key, value in a.__dict__.items():
-            assert np.array_equal(value, getattr(found[name], key)), (name, key)
+            assert np.array_equal(value, getattr(activations[name], key)), (name, key)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])
@@ -331,10 +331,10 @@ def test_scales_at_which_xnnpack_would_crash_are_known_before(
 ) -> None:
     """ai-edge-litert 2.3 frees twice at a multiplier of 256: the process ends, and no error can be caught."""
     source, _ = hard
-    found = observe(source.float_model, source.calibration, SPEC)
-    assert xnnpack_survives(quantize(source.float_model, "static_int8", ranges(found, "min_max"), "per_channel"))
+    activations = observe(source.float_model, source.calibration, SPEC)
+    assert xnnpack_survives(quantize(source.float_model, "static_int8", ranges(activations, "min_max"), "per_channel"))
     assert xnnpack_survives(source.float_model)
-    limits = ranges(found, "min_max")
+    limits = ranges(activations, "min_max")
     for name in limits:
         if "second" in name:
             limits[name] = {"min": limits[name]["min"], "max": limits[name]["max"] * np.float32(1e-6)}

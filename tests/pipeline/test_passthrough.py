@@ -1,4 +1,4 @@
-"""A model of somebody else's, from its .tflite to what the agent says."""
+"""A model of somebody else's, from its .tflite to the predictions of the agent."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def test_a_bare_file_runs(yolo: Path, spots: Path, sightline: Sightline) -> None
     (result,) = map(json.loads, done.stdout.splitlines())
     assert result["model"]["name"] == "yolo-spots" and len(result["model"]["sha256"]) == 64
     document = json.loads((spots / "val" / "_annotations.coco.json").read_text())
-    wanted = sorted(a["bbox"] for a in document["annotations"] if a["image_id"] == 0)
-    given = sorted([round(p["box"][k]) for k in ("x", "y", "width", "height")] for p in result["predictions"])
-    assert given == wanted
+    expected = sorted(a["bbox"] for a in document["annotations"] if a["image_id"] == 0)
+    actual = sorted([round(p["box"][k]) for k in ("x", "y", "width", "height")] for p in result["predictions"])
+    assert actual == expected
 
 
 def test_a_bundle_of_it_is_measured_and_proves_itself(
@@ -42,16 +42,16 @@ def test_a_bundle_of_it_is_measured_and_proves_itself(
     out = tmp_path / "yolo.bundle"
     done = sightline("convert", yolo, "--scheme", "passthrough", *DEVICE, "--data", spots, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["task"] == "detect" and told["decoder"] == "yolo" and told["images"] == 36
-    assert told["map"] > 0.99 and told["map50"] > 0.99
+    result = json.loads(done.stdout)
+    assert result["task"] == "detect" and result["decoder"] == "yolo" and result["images"] == 36
+    assert result["map"] > 0.99 and result["map50"] > 0.99
     bundle = read_bundle(out)
     assert bundle.variant()[1] == yolo.read_bytes(), "not a byte of it was touched"
-    assert bundle.manifest.metrics["passthrough"]["map"] == told["map"]
+    assert bundle.manifest.metrics["passthrough"]["map"] == result["map"]
     picture = spots / "val" / "000.png"
     assert sightline("run", out, "--source", picture, "--json", "--no-page").returncode == 0
-    told = json.loads(sightline("evaluate", out, spots, "--json").stdout)
-    assert told["models"]["yolo passthrough"]["map"] > 0.99
+    result = json.loads(sightline("evaluate", out, spots, "--json").stdout)
+    assert result["models"]["yolo passthrough"]["map"] > 0.99
     # and where it computes something else it does not run: another colour is red
     other = tmp_path / "other.bundle"
     model = tmp_path / "other.tflite"

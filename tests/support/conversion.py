@@ -1,4 +1,4 @@
-"""Programs of somebody's own, right and wrong ones."""
+"""Help for tests of conversion: programs to convert, changed runs, and the content of folders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Calls(nn.Module):
 
 
 def save_program(path: Path, module: nn.Module, *inputs: Tensor, dynamic: Any = None) -> Path:
-    """`path` with the torch.export program of a module."""
+    """Export a module to the .pt2 file `path`. Returns the path."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecations inside torch's exporter
         buffer = io.BytesIO()
@@ -37,11 +37,12 @@ def save_program(path: Path, module: nn.Module, *inputs: Tensor, dynamic: Any = 
 
 
 def rewrite(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """A run's model.json as a wrong writer would make it: changed, and properly sealed."""
+    """Change a run's model.json and seal it again, as a faulty writer would."""
     document = json.loads((run / "model.json").read_text(encoding="utf-8"))
     change(document)
     (run / "model.json").write_bytes(seal(document))
 
 
 def tree(folder: Path) -> dict[str, bytes]:
+    """{relative path: content} of all files in a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

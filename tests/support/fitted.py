@@ -1,4 +1,4 @@
-"""Nets of every op that a real one has, which know colours without training: only their last layer is solved for."""
+"""Real networks that classify colours without training: only their last layer is solved for."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sightline.preprocess import InputSpec
 
 
 def colours(pictures: Path, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Every picture, uint8 [n, size, size, 3], and its class."""
+    """Every image, uint8 [n, size, size, 3], and its class."""
     data = read_class_folders(pictures)
     every = [*data.train, *data.val]
     return read_frames(pictures, every, InputSpec(size, size)), np.asarray([p.label for p in every])
 
 
 def solve(features: NDArray[np.float32], classes: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(weights [features, classes], bias [classes]) of the linear layer that gives 4 for the class and 0 for others."""
+    """The linear layer that gives 4 for the class and 0 for others: (weights [features, classes], bias [classes])."""
     x = np.concatenate([features, np.ones((len(features), 1))], 1).astype(np.float64)
     y = 4 * np.eye(classes.max() + 1)[classes]
     solution = np.linalg.solve(x.T @ x + 1e-2 * len(x) * np.eye(x.shape[1]), x.T @ y)
@@ -32,7 +32,7 @@ def solve(features: NDArray[np.float32], classes: NDArray[np.int64]) -> tuple[ND
 
 
 def fitted(arch: str, pictures: Path, size: int, seed: int = 0) -> nn.Module:
-    """A net of timm, float32 [n, 3, size, size] in -1..1 -> logits of the colours; right on every picture."""
+    """A network of timm, float32 [n, 3, size, size] in -1..1 -> logits of the colours; right on every image."""
     torch.manual_seed(seed)
     net = timm.create_model(arch, num_classes=3)
     for module in net.modules():
@@ -69,5 +69,6 @@ def save_onnx(
 
 
 def labels(path: Path, names: Sequence[str]) -> Path:
+    """Write one label a line. Returns the path."""
     path.write_text("\n".join(names) + "\n", encoding="utf-8")
     return path

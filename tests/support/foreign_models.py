@@ -1,4 +1,4 @@
-"""Models in the forms that other people's have, whose answers are known: they see red and blue squares."""
+"""Models in the formats of other tools with known answers: they find red and blue squares."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _centres(stride: int) -> Tensor:
 
 
 class Cells(nn.Module):
-    """float32 [1, 64, 64, 3], 0..255 -> for each stride what a cell shows: [1, cells, 2], blue and red, logits."""
+    """float32 [1, 64, 64, 3], 0..255 -> for each stride [1, cells, 2]: logits of blue and red in each cell."""
 
     def __init__(self, strides: tuple[int, ...] = STRIDES) -> None:
         super().__init__()
@@ -45,14 +45,26 @@ class Cells(nn.Module):
 
 
 class Yolo(nn.Module):
-    """[1, 4 + 2, 84], a box of 16 pixels around each cell; sure: a number after the box, as YOLOv5 has it, three times
-    as many; turned: [1, 84, 6]; points: of a pose, instead of the second class."""
+    """[1, 4 + 2, 84]: a box of 16 pixels around each cell.
+
+    relative: coordinates in 0..1 instead of pixels.
+    turned: [1, 84, 6].
+    objectness: a score after the box, and three times as many boxes, as YOLOv5 has them.
+    points: number of keypoints of a pose, instead of the second class.
+    scale: factor of the input.
+    """
 
     def __init__(
-        self, *, relative: bool = True, turned: bool = False, sure: bool = False, points: int = 0, scale: float = 1.0
+        self,
+        *,
+        relative: bool = True,
+        turned: bool = False,
+        objectness: bool = False,
+        points: int = 0,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.cells, self.turned, self.sure, self.points, self.scale = Cells(), turned, sure, points, scale
+        self.cells, self.turned, self.objectness, self.points, self.scale = Cells(), turned, objectness, points, scale
         centres = torch.cat([_centres(s) for s in STRIDES])
         boxes = torch.cat([centres, torch.full_like(centres, 16.0)], 1) / (SIZE if relative else 1)
         self.boxes = nn.Parameter(boxes[None])
@@ -63,7 +75,7 @@ class Yolo(nn.Module):
         if self.points:
             where = torch.cat([boxes[..., :2], scores[..., 1:]], -1).repeat(1, 1, self.points)
             rows = torch.cat([boxes, scores[..., 1:], where], -1)
-        elif self.sure:
+        elif self.objectness:
             rows = torch.cat([boxes, scores.amax(-1, keepdim=True), scores], -1).repeat(1, 3, 1)
         else:
             rows = torch.cat([boxes, scores], -1)
@@ -71,7 +83,7 @@ class Yolo(nn.Module):
 
 
 class Finished(nn.Module):
-    """[1, 64, 6]: left, top, right, bottom, score, class, as exports with suppression have it."""
+    """[1, 64, 6]: left, top, right, bottom, score, class, as exports with NMS have them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +98,7 @@ class Finished(nn.Module):
 
 
 class Mask(nn.Module):
-    """[1, 16, 16, 3]: how much each pixel is nothing, blue or red."""
+    """[1, 16, 16, 3]: scores of background, blue and red for each pixel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +110,7 @@ class Mask(nn.Module):
 
 
 class Outputs(nn.Module):
-    """Anything of some shapes: what its structure alone says."""
+    """Outputs of any shapes, for tests of structure alone."""
 
     def __init__(self, *shapes: tuple[int, ...]) -> None:
         super().__init__()
@@ -115,8 +127,8 @@ def tflite(module: nn.Module, size: int = SIZE) -> bytes:
 
 
 def with_ultralytics(content: bytes, task: str = "detect", **more: Any) -> bytes:
-    """What its exports carry in an archive at their end."""
-    said = {
+    """Add the metadata that Ultralytics exports have in an archive at their end."""
+    metadata = {
         "description": "a test",
         "task": task,
         "imgsz": [SIZE, SIZE],
@@ -125,7 +137,7 @@ def with_ultralytics(content: bytes, task: str = "detect", **more: Any) -> bytes
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("metadata.json", json.dumps({**said, **more}))
+        archive.writestr("metadata.json", json.dumps({**metadata, **more}))
     return content + buffer.getvalue()
 
 
@@ -141,7 +153,10 @@ class _Raw(nn.Module):
 
 
 def ssd(order: tuple[int, ...] = (0, 1, 2, 3)) -> bytes:
-    """With the op that TensorFlow's detectors end in; order: in which the model lists boxes, classes, scores, count."""
+    """A model that ends in the post-processing op of TensorFlow's detectors.
+
+    order: of boxes, classes, scores and count among the outputs.
+    """
     model = unpack(tflite(_Raw()))
     graph = model.subgraphs[0]
     centres = _centres(8).numpy()[:, ::-1] / SIZE
@@ -156,14 +171,14 @@ def ssd(order: tuple[int, ...] = (0, 1, 2, 3)) -> bytes:
         graph.tensors.append(t)
         return len(graph.tensors) - 1
 
-    most = 10
+    max_detections = 10
     constant = tensor("anchors", anchors.shape, len(model.buffers) - 1)
-    made = [
+    results = [
         tensor(name, shape, 0)
         for name, shape in (
-            ("boxes", (1, most, 4)),
-            ("classes", (1, most)),
-            ("scores", (1, most)),
+            ("boxes", (1, max_detections, 4)),
+            ("classes", (1, max_detections)),
+            ("scores", (1, max_detections)),
             ("count", (1,)),
         )
     ]
@@ -174,14 +189,14 @@ def ssd(order: tuple[int, ...] = (0, 1, 2, 3)) -> bytes:
     op = schema.OperatorT()
     op.opcodeIndex = len(model.operatorCodes) - 1
     op.inputs = np.asarray([*graph.outputs, constant], np.int32)
-    op.outputs = np.asarray(made, np.int32)
+    op.outputs = np.asarray(results, np.int32)
     options = {
-        "max_detections": most, "max_classes_per_detection": 1, "num_classes": 2, "detections_per_class": 100,
+        "max_detections": max_detections, "max_classes_per_detection": 1, "num_classes": 2, "detections_per_class": 100,
         "nms_score_threshold": 0.1, "nms_iou_threshold": 0.6, "use_regular_nms": False,
         "x_scale": 10.0, "y_scale": 10.0, "h_scale": 5.0, "w_scale": 5.0,
     }  # fmt: skip
     op.customOptions = np.frombuffer(bytes(flexbuffers.Dumps(options)), np.uint8)
     graph.operators.append(op)
-    graph.outputs = np.asarray([made[i] for i in order], np.int32)
+    graph.outputs = np.asarray([results[i] for i in order], np.int32)
     model.signatureDefs = []
     return pack(model)

@@ -1,4 +1,4 @@
-"""Makes the Keras models that the tests read, in a process of its own: python keras_models.py PICTURES.npz FOLDER."""
+"""Write the Keras models for the tests, in a child process: python keras_models.py IMAGES.npz FOLDER."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 class Table(tf.lookup.experimental.DenseHashTable):
-    """Whose preparation, which loading runs, writes a file."""
+    """A table whose initialization, which runs at load, writes a file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = str(mark)
@@ -74,7 +74,7 @@ class Fourier(layers.Layer):
 
 
 def colour_net(frames: np.ndarray, classes: np.ndarray) -> keras.Model:
-    """Depthwise-separable, of bytes 0..255, probabilities out; its last layer is solved for, the rest is random."""
+    """Depthwise-separable, of bytes 0..255, probabilities out; its last layer is solution for, the rest is random."""
     keras.utils.set_random_seed(0)
     x = entry = keras.Input(frames.shape[1:], name="picture")
     x = layers.Rescaling(1 / 127.5, -1)(x)
@@ -87,11 +87,11 @@ def colour_net(frames: np.ndarray, classes: np.ndarray) -> keras.Model:
     for _ in range(10):
         body(frames, training=True)  # the statistics of its batch norms
     features = np.c_[body(frames, training=False).numpy(), np.ones(len(frames))]
-    wanted = 4 * np.eye(classes.max() + 1)[classes]
-    solved = np.linalg.solve(features.T @ features + 1e-3 * np.eye(features.shape[1]), features.T @ wanted)
-    head = layers.Dense(wanted.shape[1], activation="softmax")
+    targets = 4 * np.eye(classes.max() + 1)[classes]
+    solution = np.linalg.solve(features.T @ features + 1e-3 * np.eye(features.shape[1]), features.T @ targets)
+    head = layers.Dense(targets.shape[1], activation="softmax")
     net = keras.Model(entry, head(x))
-    head.set_weights([solved[:-1], solved[-1]])
+    head.set_weights([solution[:-1], solution[-1]])
     assert (net(frames).numpy().argmax(1) == classes).all()
     return net
 

@@ -1,4 +1,4 @@
-"""Runs where MediaPipe is, in an environment of its own: MODEL.tflite FRAMES.npy -> one JSON line.
+"""Classify frames with MediaPipe, in an environment of its own: MODEL.tflite FRAMES.npy -> one JSON line.
 
 FRAMES: uint8 [n, height, width, 3], RGB. The line: for each frame [[label, score], ..], best first; or {"error": why}.
 """
