@@ -1,4 +1,4 @@
-"""A .pt2 is data: what would run when torch opens it is refused, and does not run."""
+"""A .pt2 is data: code in it that would run when torch opens it is refused, and does not run."""
 
 from __future__ import annotations
 
