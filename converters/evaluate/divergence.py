@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.metrics import paired_iou
 from sightline.output_spec import OutputSpec, scores
 
 MIN_PROBABILITY = 1e-3
@@ -56,7 +57,7 @@ def box_divergence(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> fl
         best = _sigmoid(logits).max(axis=-1)
         occupied = best > 10 * MIN_PROBABILITY
         a, b = edges[occupied].clip(0), actual_edges[occupied].clip(0)
-        total += float((best[occupied] * (1 - _centred_iou(a, b))).sum())
+        total += float((best[occupied] * (1 - paired_iou(_boxes(a), _boxes(b)))).sum())
     return total / len(expected[0])
 
 
@@ -71,11 +72,6 @@ def _sigmoid(logits: Outputs) -> Outputs:
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))))
 
 
-def _centred_iou(a: Outputs, b: Outputs) -> Outputs:
-    """IoU of each row of `a` with the same row of `b`, [n, 4] distances from one point to left, top, right, bottom."""
-    shared = _area(np.minimum(a, b))
-    return np.asarray(shared / np.maximum(_area(a) + _area(b) - shared, 1e-9))
-
-
-def _area(edges: Outputs) -> Outputs:
-    return np.asarray((edges[:, 0] + edges[:, 2]) * (edges[:, 1] + edges[:, 3]))
+def _boxes(distances: Outputs) -> Outputs:
+    """[n, 4] x, y, width, height around the origin, from distances to the left, top, right and bottom edge."""
+    return np.concatenate([-distances[:, :2], distances[:, :2] + distances[:, 2:]], axis=1)
