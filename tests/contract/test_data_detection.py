@@ -360,12 +360,12 @@ def test_inspect_shows_what_a_folder_holds(tmp_path: Path, sightline: Sightline)
     yolo(tmp_path, {**GIVEN, "01.png": [*GIVEN["01.png"], ("cap", 70, 5, 20, 30)]})
     done = sightline("inspect", tmp_path, "--sheet", tmp_path / "sheet.png")
     assert done.returncode == 0, done.stderr
-    for words in ("YOLO, 21 pictures, 34 boxes", "no cap", "wrong: 1 outside", "1 pictures have none"):
+    for words in ("YOLO, 21 images, 34 boxes", "no cap", "problems: 1 outside", "1 images have none"):
         assert words in done.stdout, done.stdout
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet is not None and sheet.shape == (1200, 1280, 3)
     figures = json.loads(sightline("inspect", tmp_path, "--json").stdout)
-    assert figures["boxes"] == 34 and figures["problems"] == {"outside": 1}
+    assert figures["boxes"] == 34 and figures["problem_counts"] == {"outside": 1}
     assert figures["classes"]["cap"][0] + figures["classes"]["cap"][1] == 14
     assert sum(figures["sizes"]) == 34
 
