@@ -41,17 +41,17 @@ COMMANDS = {
     "convert": Entry(
         "converters.cli.convert:convert",
         "convert",
-        "Quantize a run for a device, check its accuracy, and write a bundle.",
+        "Convert a model for a device, check its accuracy, and write a bundle.",
     ),
     "inspect": Entry(
         "converters.cli.inspect:inspect",
         "",
-        "Show a model's tensors, ops, memory and delegate support, or the contents of a box dataset.",
+        "Show what is in a model or in a data set.",
     ),
     "evaluate": Entry(
         "converters.cli.evaluate:evaluate",
         "convert",
-        "Measure the accuracy or mAP of models on labelled images, computed as on the device.",
+        "Measure the accuracy or mAP of models on labelled images, as a device runs them.",
     ),
     "run": Entry("edge.cli.run:run", "", "Run a bundle on a camera, a clip or images, and stream the results."),
     "bench": Entry(

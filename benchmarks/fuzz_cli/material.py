@@ -45,7 +45,7 @@ def make(root: Path) -> None:
     """Make a data set, a run and a bundle of a small model for three colours."""
     from benchmarks.support.colour_net import ColourNet
     from benchmarks.support.colours import SIZE, write_coloured
-    from converters.convert import convert
+    from converters.convert import ConvertOptions, convert
     from sightline.data.classification import read_class_folders
     from sightline.preprocess import InputSpec
     from trainer.export import export_run
@@ -56,7 +56,7 @@ def make(root: Path) -> None:
         root / "colour-run", ColourNet(), read_class_folders(images), InputSpec(SIZE, SIZE), name="colours",
         metrics={"accuracy": 1.0}, provenance={"seed": 0, "recipe": recipe},
     )  # fmt: skip
-    convert(root / "colour-run", root / "colours.bundle", device="desktop", schemes=("static_int8", "float32"))
+    convert(root / "colour-run", root / "colours.bundle", ConvertOptions("desktop", schemes=("static_int8", "float32")))
 
 
 def add_special_files(root: Path) -> Place:
