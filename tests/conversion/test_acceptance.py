@@ -199,7 +199,7 @@ def evaluation(source: Source) -> HeldOutEvaluation:
             r"static_int8 lost 0\.51 points of accuracy, --max-drop is 0\.5, on 12 .*8\.3 points",
         ),
         ({"drop": 0.1}, Limits(max_drop=0), r"lost 0\.10 points"),
-        ({"worst_drop": 50.0}, Limits(), None),  # two pictures of four: chance
+        ({"worst_drop": 50.0}, Limits(), None),  # two images of four: chance
         ({"worst_drop": 75.0}, Limits(), r"lost 75\.0 points on 'red', --max-class-drop is 10"),
         ({"worst_drop": 75.0}, Limits(max_class_drop=80), None),
         ({"agreement": 0.95}, Limits(), None),
@@ -212,7 +212,7 @@ def evaluation(source: Source) -> HeldOutEvaluation:
         ({"negative_control_drop": -5.0}, Limits(), "cannot tell"),
     ],
 )
-def test_the_judgement_is_strict_at_its_limits(
+def test_the_limits_are_exact(
     evaluation: HeldOutEvaluation, changes: dict[str, Any], limits: Limits, why: str | None
 ) -> None:
     good = VariantResult(
@@ -242,7 +242,7 @@ def permuted(content: bytes) -> bytes:
 
 
 def test_what_is_measured_is_what_a_hand_counts(evaluation: HeldOutEvaluation, float_model: bytes) -> None:
-    """A candidate that takes green for red, and red for green, is wrong on two thirds of the pictures."""
+    """A candidate that takes green for red, and red for green, is wrong on two thirds of the images."""
     m = evaluation.with_negative_control(evaluation.measure("float16", permuted(float_model)), permuted(float_model))
     assert evaluation.quality == 1.0
     assert m.quality == m.agreement == pytest.approx(4 / 12)
@@ -272,13 +272,13 @@ def test_without_labels_only_agreement_is_known(evaluation: HeldOutEvaluation, f
         judge(m, unlabelled, Limits())
 
 
-def test_every_picture_gives_what_it_gives_alone(evaluation: HeldOutEvaluation, float_model: bytes) -> None:
+def test_every_image_gives_what_it_gives_alone(evaluation: HeldOutEvaluation, float_model: bytes) -> None:
     alone = Interpreter(float_model)
     for i, row in enumerate(run_all(float_model, evaluation.frames, SPEC, "float32")):
         assert row.tolist() == alone(evaluation.frames[i])[0][0].tolist()
 
 
-def test_parity_compares_picture_by_picture(evaluation: HeldOutEvaluation, float_model: bytes) -> None:
+def test_parity_compares_picture_by_image(evaluation: HeldOutEvaluation, float_model: bytes) -> None:
     frames = np.stack([np.full((SIZE, SIZE, 3), colour, np.uint8) for colour in (30, 90, 150, 210)])
     frames[:, :, :, 0] = [[[40]], [[200]], [[90]], [[10]]]
     expected = run_all(float_model, frames, SPEC, "float32")

@@ -25,7 +25,7 @@ from tests.support.fitted import labels
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
-    """A float .tflite that knows every picture. Read only."""
+    """A float .tflite that knows every image. Read only."""
     path = tmp_path_factory.mktemp("model") / "mine.tflite"
     path.write_bytes(read_bundle(bundle).variant("float32")[1])
     return path
@@ -103,7 +103,7 @@ def test_a_normalization_that_is_missing_or_garbled(
     refused(tmp_path, model, why, data=pictures, normalization=normalization)
 
 
-def test_no_pictures(model: Path, tmp_path: Path) -> None:
+def test_no_images(model: Path, tmp_path: Path) -> None:
     refused(tmp_path, model, r"Cannot measure accuracy without images\. Pass --data DIR \(labelled\)",
             normalization="0..255")  # fmt: skip
 
@@ -129,7 +129,7 @@ def test_calibration_of_the_wrong_kind(model: Path, pictures: Path, tmp_path: Pa
         refused(tmp_path, model, why, data=pictures, calibration=tmp_path / name, normalization="0..255")
 
 
-def test_a_corrupt_picture_is_named(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_corrupt_image_is_named(model: Path, pictures: Path, tmp_path: Path) -> None:
     data = shutil.copytree(pictures, tmp_path / "data")
     bad = data / "red" / "003.png"
     bad.write_bytes(bad.read_bytes()[:60])
@@ -164,7 +164,7 @@ def test_a_disk_that_is_full_leaves_nothing(
     assert not any(tmp_path.iterdir())
 
 
-def test_the_command_says_it_in_one_line(
+def test_the_command_prints_one_line(
     model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, stderr = command(monkeypatch, capsys, model, "--data", pictures, "--out", tmp_path / "c.bundle")

@@ -39,7 +39,7 @@ def spots_bundle(tmp_path_factory: pytest.TempPathFactory, spots_run: Path) -> B
     return read_bundle(path)
 
 
-def test_the_manifest_says_what_the_boxes_are_worth(spots_bundle: Bundle) -> None:
+def test_the_manifest_records_map(spots_bundle: Bundle) -> None:
     m = spots_bundle.manifest
     assert m.output == OutputSpec("detect", "sigmoid", LABELS, (8, 16), 0.5)
     for scheme in ("float32", "static_int8"):

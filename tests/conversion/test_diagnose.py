@@ -1,4 +1,4 @@
-"""An op that cannot be converted: the error says which, in which module, on whose line, and what to do instead."""
+"""An op that cannot be converted: the error names it, its module and its line, and what to use instead."""
 
 from __future__ import annotations
 
@@ -183,7 +183,9 @@ def meta(module: nn.Module) -> nn.Module:
     ],
     ids=["training", "elsewhere", "channels", "control flow"],
 )
-def test_a_module_that_cannot_be_exported_says_why(tmp_path: Path, module: nn.Module, why: str) -> None:
+def test_a_module_that_cannot_be_exported_is_refused_with_the_reason(
+    tmp_path: Path, module: nn.Module, why: str
+) -> None:
     with pytest.raises(ModelError, match=why):
         save_module(module, tmp_path / "m.pt2", height=16, width=24)
     assert not (tmp_path / "m.pt2").exists()

@@ -135,7 +135,7 @@ def test_a_compiler_that_hangs_is_ended_with_its_children(compiler: Any, tmp_pat
     pytest.fail("its child still runs")
 
 
-def test_without_a_compiler_the_manifest_says_how_to_continue(
+def test_without_a_compiler_the_manifest_explains_how_to_continue(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sightline: Sightline
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

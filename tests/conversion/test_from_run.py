@@ -31,7 +31,7 @@ from trainer.export import export_run
 
 @pytest.fixture
 def moved(tmp_path: Path) -> tuple[Path, Path]:
-    """A run, and its pictures, which are no longer where they were."""
+    """A run, and its images, which are no longer where they were."""
     data = write_coloured(tmp_path / "before" / "colours", 5)
     export_run(
         tmp_path / "run", ColourNet(), read_class_folders(data), InputSpec(SIZE, SIZE),
@@ -51,7 +51,7 @@ def test_a_data_set_that_moved_is_asked_for_and_taken(moved: tuple[Path, Path], 
         open_source(run, ModelOptions(data=data))
 
 
-def test_a_corrupt_held_out_picture_is_refused_by_name(moved: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_corrupt_held_out_image_is_refused_by_name(moved: tuple[Path, Path], tmp_path: Path) -> None:
     run, data = moved
     bad = open_source(run, ModelOptions(data=data)).heldout[1][0]
     bad.write_bytes(bad.read_bytes()[:50])
@@ -115,7 +115,7 @@ def test_a_run_that_is_not_understood_to_the_last_key_is_refused(
     ],
     ids=["a label too many", "a label too few", "another size"],
 )
-def test_a_run_whose_program_is_not_what_it_says_is_refused(
+def test_a_run_whose_program_differs_from_its_manifest_is_refused(
     run_folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
     """A run of somebody's own may be wrong in this; the agent would refuse the bundle, on the device, too late."""
@@ -142,9 +142,7 @@ def test_a_run_whose_program_is_not_what_it_says_is_refused(
         (b'{"root": "/data", "files": [["a.png", 0], ["b.png", [[0, 1, 2, 3, 4]]]]}', "file 2: neither one of 3"),
     ],
 )
-def test_held_out_pictures_that_are_none_are_refused(
-    run_folder: Path, tmp_path: Path, content: bytes, why: str
-) -> None:
+def test_held_out_images_that_are_none_are_refused(run_folder: Path, tmp_path: Path, content: bytes, why: str) -> None:
     run = shutil.copytree(run_folder, tmp_path / "run")
     (run / "heldout.json").write_bytes(content)
     rewrite(run, lambda d: d["files"].update(file_table({"heldout.json": content})))
@@ -152,7 +150,7 @@ def test_held_out_pictures_that_are_none_are_refused(
         read_run(run).heldout()
 
 
-def test_other_pictures_calibrate_when_they_are_passed(run_folder: Path, pictures: Path, tmp_path: Path) -> None:
+def test_other_images_calibrate_when_they_are_passed(run_folder: Path, pictures: Path, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
     (tmp_path / "c.npz").write_bytes(pack(frames=frames))
     assert np.array_equal(open_source(run_folder, ModelOptions(calibration=tmp_path / "c.npz")).calibration, frames)

@@ -29,7 +29,7 @@ SPEC = InputSpec(SIZE, SIZE)
 
 @pytest.fixture(scope="module")
 def float_model(bundle: Path) -> bytes:
-    """The colour model, which knows every picture."""
+    """The colour model, which knows every image."""
     return read_bundle(bundle).variant("float32")[1]
 
 
@@ -50,7 +50,7 @@ def flowing(model: schema.ModelT) -> list[schema.TensorT]:
 
 
 def batch(size: int) -> Callable[[schema.ModelT], None]:
-    """Every tensor that flows for `size` pictures; -1: of any number."""
+    """Every tensor that flows for `size` images; -1: of any number."""
 
     def change(model: schema.ModelT) -> None:
         for tensor in flowing(model):

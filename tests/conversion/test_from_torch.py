@@ -74,7 +74,7 @@ class Nchw(nn.Module):
         return self.conv(x).amax((2, 3))
 
 
-def test_a_program_of_pytorchs_own_layout_takes_the_same_pictures(tmp_path: Path, frames: Frame) -> None:
+def test_a_program_of_pytorchs_own_layout_takes_the_same_images(tmp_path: Path, frames: Frame) -> None:
     path = save_program(tmp_path / "net.pt2", Nchw(), torch.zeros(1, 3, SIZE, SIZE))
     spec = InputSpec(SIZE, SIZE, mean=(120.0, 110.0, 100.0), std=(60.0, 55.0, 50.0))
     inputs = (frames.astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)

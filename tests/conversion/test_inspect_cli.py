@@ -100,7 +100,7 @@ def device(tmp_path: Path, base: str, **changes: Any) -> Any:
     return load_device(str(tmp_path / "mine.yaml"))[1]
 
 
-def test_a_device_says_what_would_have_to_change(mobile: dict[str, bytes], tmp_path: Path) -> None:
+def test_remarks_for_a_device_name_what_to_change(mobile: dict[str, bytes], tmp_path: Path) -> None:
     def changes(scheme: str, config: Any) -> str:
         return " ".join(r.text for r in remarks_for(inspect_model(mobile[scheme], scheme), config) if not r.fits)
 
@@ -128,7 +128,7 @@ def with_custom_op(content: bytes, name: bytes) -> bytes:
 
 
 def without_scales(content: bytes) -> bytes:
-    """An addition whose second input is int8 and says nothing of its scale: LiteRT 2.3 aborts on it."""
+    """An addition whose second input is int8 without a scale: LiteRT 2.3 aborts on it."""
     model = unpack(content)
     add = next(n for n in read_graph(model).nodes if n.name == "ADD")
     assert add.inputs[1] is not None

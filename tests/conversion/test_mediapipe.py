@@ -57,7 +57,7 @@ def mediapipe(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def frames() -> Frame:
-    """Two pictures of each class in the model's own size and RGB: nothing is left to resize."""
+    """Two images of each class in the model's own size and RGB: nothing is left to resize."""
     rng = np.random.default_rng(3)
     return np.stack([coloured(label, rng, SIZE, SIZE)[:, :, ::-1] for label in (*LABELS, *LABELS)])
 

@@ -77,7 +77,7 @@ def check_unchanged(before: bytes, after: bytes) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_every_variant_of_a_bundle_says_what_its_manifest_says(bundle: Path) -> None:
+def test_every_variant_of_a_bundle_agrees_with_its_manifest(bundle: Path) -> None:
     opened = read_bundle(bundle)
     manifest = opened.manifest
     for scheme in ("static_int8", "float32"):

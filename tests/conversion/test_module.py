@@ -46,7 +46,7 @@ def test_a_net_of_timm_becomes_an_int8_bundle(pictures: Path, tmp_path: Path) ->
 
 
 class Imagenet(nn.Module):
-    """The colour model, for pictures normalised as ImageNet's."""
+    """The colour model, for images normalised as ImageNet's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,9 @@ def test_the_module_is_as_it_was(pictures: Path) -> None:
     ],
     ids=["no size", "training", "NHWC", "a number", "a file"],
 )
-def test_what_cannot_be_taken_says_why(pictures: Path, model: Any, size: Any, error: type[Exception], why: str) -> None:
+def test_unsupported_models_are_refused_with_the_reason(
+    pictures: Path, model: Any, size: Any, error: type[Exception], why: str
+) -> None:
     with pytest.raises(error, match=why):
         open_source(model, ModelOptions(data=pictures, normalization="0..255", size=size))
 

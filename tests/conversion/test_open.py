@@ -31,7 +31,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_program(tmp_path_factory.mktemp("program") / "mine.pt2", ColourNet(), ONE)
 
 
-def test_a_program_with_pictures_becomes_a_bundle(program: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_program_with_images_becomes_a_bundle(program: Path, pictures: Path, tmp_path: Path) -> None:
     convert(
         program,
         tmp_path / "mine.bundle",
@@ -46,17 +46,17 @@ def test_a_program_with_pictures_becomes_a_bundle(program: Path, pictures: Path,
     assert manifest.version == manifest.provenance["source"]["sha256"][:8]
 
 
-def test_a_program_is_judged_by_pictures_that_did_not_calibrate_it(program: Path, pictures: Path) -> None:
+def test_a_program_is_evaluated_on_images_that_did_not_calibrate_it(program: Path, pictures: Path) -> None:
     source = open_source(program, ModelOptions(data=pictures, normalization="0..255"))
     data = read_class_folders(pictures)
     assert source.heldout == [(pictures / p.path, p.label) for p in data.val]
-    judges = {f.tobytes() for f in read_frames(pictures, data.val, source.input)}
-    assert {f.tobytes() for f in source.golden} == judges
-    assert not {f.tobytes() for f in source.calibration} & judges
+    held_out = {f.tobytes() for f in read_frames(pictures, data.val, source.input)}
+    assert {f.tobytes() for f in source.golden} == held_out
+    assert not {f.tobytes() for f in source.calibration} & held_out
     assert source.input == InputSpec(SIZE, SIZE, "letterbox")
 
 
-def test_a_program_without_pictures_is_refused_with_what_is_needed(program: Path) -> None:
+def test_a_program_without_images_is_refused_with_what_is_needed(program: Path) -> None:
     with pytest.raises(
         DataError, match=r"mine\.pt2: Cannot measure accuracy without images\. Pass --data DIR \(labelled\), or --calib"
     ):

@@ -202,7 +202,7 @@ def act(values: np.ndarray, **changes: object) -> Activation:
     return Activation(**{**a.__dict__, **changes})
 
 
-def test_each_method_sets_the_range_that_it_says() -> None:
+def test_each_method_sets_its_range() -> None:
     values = np.random.default_rng(0).normal(0, 1, (100_000, 4)).astype(np.float32)
     values[0, 0] = 100.0
     activations = {"a": act(values), "bytes": act(values, pinned=True, low=0.0, high=255.0)}

@@ -1,4 +1,4 @@
-"""Every scheme of one model: what is in its file, what it computes, and what the bundle says of it."""
+"""Every scheme of one model: what is in its file, what it computes, and what the bundle records of it."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_bundle_that_is_written_twice_is_the_same_to_the_last_byte(
     assert tree(tmp_path / "colours.bundle") == tree(five[0])
 
 
-def test_the_device_says_which_scheme_and_how_fine_its_scales(
+def test_the_device_decides_the_scheme_and_the_granularity_of_scales(
     contents: Bundle, run_folder: Path, tmp_path: Path
 ) -> None:
     convert(run_folder, tmp_path / "coral.bundle", ConvertOptions("coral_usb"))

@@ -17,7 +17,7 @@ DEVICE = ("--device", "desktop")
 
 @pytest.fixture(scope="module")
 def yolo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As Ultralytics exports one: it says everything of itself."""
+    """As Ultralytics exports one: its metadata describe it completely."""
     path = tmp_path_factory.mktemp("foreign") / "yolo spots.tflite"
     path.write_bytes(f.with_ultralytics(f.tflite(f.Yolo(scale=255.0))))
     return path
@@ -117,7 +117,7 @@ def test_text_counts_people_and_names_regions(tmp_path: Path, sightline: Sightli
         assert words in done.stdout, (done.stdout, done.stderr)
 
 
-def test_what_cannot_be_made_a_bundle_says_why(
+def test_what_cannot_be_made_a_bundle_is_refused_with_the_reason(
     yolo: Path, pictures: Path, tmp_path: Path, sightline: Sightline
 ) -> None:
     plain, mask = tmp_path / "plain.tflite", tmp_path / "mask.tflite"
