@@ -73,7 +73,7 @@ def convert(
     log: Log = silent,
     progress: Progress = no_progress,
 ) -> ConversionResult:
-    """Convert a run, anybody's model or a PyTorch module: write the bundle `out` and its report beside it.
+    """Convert a run, a foreign model or a PyTorch module: write the bundle `out` and its report beside it.
 
     model: see `open_source`.
     log: receives a line for each step.

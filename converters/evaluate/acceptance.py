@@ -206,7 +206,7 @@ def passes(result: VariantResult, evaluation: HeldOutEvaluation, limits: Limits)
     return not _violations(result, evaluation, limits)
 
 
-def judge(result: VariantResult, evaluation: HeldOutEvaluation, limits: Limits) -> None:
+def check_accuracy(result: VariantResult, evaluation: HeldOutEvaluation, limits: Limits) -> None:
     """Raises QualityError if a variant exceeds a limit, or if its negative control passes."""
     images = len(evaluation.frames)
     violations = _violations(result, evaluation, limits)

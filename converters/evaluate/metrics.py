@@ -79,7 +79,7 @@ class Metrics(Protocol):
 
 
 def metrics_for(output: OutputSpec, input: InputSpec, truth: Sequence[Any]) -> Metrics:
-    """The metrics of a task. truth: the class or boxes of each image; None where nobody labelled it."""
+    """The metrics of a task. truth: the class or boxes of each image; None without labels."""
     if output.task != "detect":
         return ClassificationMetrics(output, truth)
     return (PointMetrics if output.decoder == "points" else DetectionMetrics)(output, input, truth)

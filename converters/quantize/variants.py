@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from converters.edgetpu.lowering import lower
-from converters.evaluate.acceptance import HeldOutEvaluation, Limits, VariantResult, check_integer, judge
+from converters.evaluate.acceptance import HeldOutEvaluation, Limits, VariantResult, check_accuracy, check_integer
 from converters.log_capture import Log
 from converters.quantize.quantize import Quantizer
 from converters.quantize.search import Search, SearchResult, requantize
@@ -62,7 +62,7 @@ class VariantBuilder:
                 f"{limit:,} (max_model_kib). Train a smaller --arch."
             )
         result = evaluation.with_negative_control(result, content)
-        judge(result, evaluation, target.limits)
+        check_accuracy(result, evaluation, target.limits)
         self.log(f"{scheme}: {len(content) / 1024:,.0f} KiB, {result.agreement:.2%} of the answers as float32's")
         return Variant(content, result)
 

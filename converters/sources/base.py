@@ -69,8 +69,7 @@ class Source:
     calibration, golden: uint8 [n, height, width, 3].
     expected: float32 [n, values], the original's outputs for the golden frames, one after the other.
     shapes: of each output of one image.
-    heldout: (path, class or boxes) of the images that neither training nor calibration used; None where nobody
-        labelled them.
+    heldout: (path, class or boxes) of the images that neither training nor calibration used; None without labels.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Anybody's float .tflite files, and the check of every float .tflite before it is quantized."""
+"""Foreign float .tflite files, and the check of every float .tflite before it is quantized."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open a run folder, or anybody's model with images to measure it by. The result is always a `Source`."""
+"""Open a run folder, or a foreign model with images to measure it with. The result is always a `Source`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_source(model: Path | str | nn.Module, options: ModelOptions, log: Log =
 
     model: a run folder, a .pt2, .onnx, .keras, .h5, SavedModel or float .tflite; or a PyTorch module that takes float32
         [1, 3, height, width], with `options.size`.
-    options: anybody's model needs images: class folders (`data`), or unlabelled ones (`calibration`) with `labels`.
+    options: a foreign model needs images: class folders (`data`), or unlabelled ones (`calibration`) with `labels`.
     Raises InputError.
     """
     if not isinstance(model, (str, Path)):

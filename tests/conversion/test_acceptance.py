@@ -13,7 +13,14 @@ import yaml
 from ai_edge_litert import schema_py_generated as schema
 
 from converters.convert import ConvertOptions, convert, convert_source
-from converters.evaluate.acceptance import HeldOutEvaluation, Limits, VariantResult, check_integer, check_parity, judge
+from converters.evaluate.acceptance import (
+    HeldOutEvaluation,
+    Limits,
+    VariantResult,
+    check_accuracy,
+    check_integer,
+    check_parity,
+)
 from converters.evaluate.run import run_all
 from converters.quantize.quantize import quantize
 from converters.sources.base import ModelOptions, Source
@@ -221,10 +228,10 @@ def test_the_limits_are_exact(
     )  # fmt: skip
     measured = dataclasses.replace(good, **changes)
     if why is None:
-        judge(measured, evaluation, limits)
+        check_accuracy(measured, evaluation, limits)
     else:
         with pytest.raises(QualityError, match=why):
-            judge(measured, evaluation, limits)
+            check_accuracy(measured, evaluation, limits)
 
 
 def permuted(content: bytes) -> bytes:
@@ -269,7 +276,7 @@ def test_without_labels_only_agreement_is_known(evaluation: HeldOutEvaluation, f
     assert m.negative_control_drop is not None
     assert m.negative_control_drop > 30
     with pytest.raises(QualityError, match=r"float16 gives float32's answer for 33\.33%"):
-        judge(m, unlabelled, Limits())
+        check_accuracy(m, unlabelled, Limits())
 
 
 def test_every_image_gives_what_it_gives_alone(evaluation: HeldOutEvaluation, float_model: bytes) -> None:

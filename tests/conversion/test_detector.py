@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from converters.convert import ConvertOptions, convert, report_path
-from converters.evaluate.acceptance import HeldOutEvaluation, Limits, judge
+from converters.evaluate.acceptance import HeldOutEvaluation, Limits, check_accuracy
 from converters.evaluate.divergence import box_divergence, split
 from converters.evaluate.metrics import DetectionMetrics
 from converters.evaluate.run import run_all
@@ -82,8 +82,8 @@ def test_a_detector_that_lost_its_boxes_is_refused(spots: Path, spots_run: Path,
     m = evaluation.with_negative_control(evaluation.measure("float16", content), content)
     assert m.quality is not None and 0.5 < m.quality < 0.9, "81 % of each box's area is left"
     with pytest.raises(QualityError, match=r"lost .* points of mAP, --max-drop is 0.5"):
-        judge(m, evaluation, Limits())
-    judge(m, evaluation, Limits(max_drop=90, max_class_drop=90))  # and only for this
+        check_accuracy(m, evaluation, Limits())
+    check_accuracy(m, evaluation, Limits(max_drop=90, max_class_drop=90))  # and only for this
 
 
 def test_a_run_whose_outputs_are_not_its_strides_is_refused(spots_run: Path, tmp_path: Path) -> None:
