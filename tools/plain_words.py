@@ -104,20 +104,20 @@ def _name_of(call: ast.Call) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
-def _literals(node: ast.AST) -> Iterator[tuple[int, str]]:
+def literals(node: ast.AST) -> Iterator[tuple[int, str]]:
     """(line, text) of the string literals below a node; the values inside an f-string count as `{}`."""
     if isinstance(node, ast.JoinedStr):
         parts = (str(v.value) if isinstance(v, ast.Constant) else "{}" for v in node.values)
         yield node.lineno, "".join(parts)
         for value in node.values:
             if isinstance(value, ast.FormattedValue):
-                yield from _literals(value.value)
+                yield from literals(value.value)
     elif isinstance(node, ast.Constant):
         if isinstance(node.value, str):
             yield node.lineno, node.value
     else:
         for child in ast.iter_child_nodes(node):
-            yield from _literals(child)
+            yield from literals(child)
 
 
 def message_faults(place: str, source: str) -> Iterator[Fault]:
@@ -127,7 +127,7 @@ def message_faults(place: str, source: str) -> Iterator[Fault]:
             literal
             for node in ast.walk(ast.parse(source))
             if isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and _PRINTS.search(_name_of(node)))
-            for literal in _literals(node)
+            for literal in literals(node)
         }
     ):
         yield from text_faults(f"{place}:{line}", text)
