@@ -41,7 +41,7 @@ Path(sys.argv[1], "answers.json").write_text(json.dumps(answers))
 """
 SAVED = r"Save it with `model\.export\(FOLDER\)`"
 REFUSED = {
-    "lambda.keras": rf"has a Lambda layer, which is code inside the file, and is not run\. .*{SAVED}",
+    "lambda.keras": rf"has a Lambda layer, which is code inside the file and is not run\. .*{SAVED}",
     "own.keras": rf"has a custom layer, 'Own', whose code is not in the file\. {SAVED}",
     "two_outputs.keras": r"gives 2 outputs\. It must give one",
     "two_inputs.keras": r"takes 2 inputs \('picture' float32 \[\?, 16, 16, 3\], 'other' .*It must take one RGB image",

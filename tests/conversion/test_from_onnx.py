@@ -138,12 +138,12 @@ def test_either_order_of_colours_gives_what_onnx_runtime_gives(
         (
             [node("Wobble", "x", "first", domain="mine"), *TAIL],
             {},
-            r"has no TFLite for the op Wobble \(node 'my_first'\); Express it in other ops",
+            r"has no TFLite for the op Wobble \(node 'my_first'\)\. Express it in other ops",
         ),
         (
             [node("DynamicQuantizeLinear", "x", "q"), *NCHW],
             {},
-            r"is quantized already \(DynamicQuantizeLinear, node 'my_q'\); Convert the float model",
+            r"is quantized already \(DynamicQuantizeLinear, node 'my_q'\)\. Convert the float model",
         ),
     ],
     ids=["dynamic height", "a batch", "grey", "bytes", "two inputs", "an op of one's own", "quantized"],

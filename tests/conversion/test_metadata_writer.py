@@ -153,7 +153,7 @@ def newer(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (newer, "its root has 11 fields, of which only 10 are known"),
+        (newer, "its root table has 11 fields; only 10 are known"),
         (
             lambda content: content[: len(content) // 2],
             "colours: metadata cannot be added to its .tflite: it refers to",
