@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.evaluate.divergence import split
-from converters.evaluate.evaluate import Candidate, Result, measure, read_labelled
+from converters.evaluate.evaluate import EvaluatedModel, Result, measure, read_labelled
 from converters.evaluate.metrics import Scores
 from converters.evaluate.run import Progress, no_progress, run_all
 from converters.sources.base import ModelOptions
@@ -79,8 +79,8 @@ def pass_through(
     device, _ = load_device(options.device)
     bare = _read(model, options)
     spec, output, content = bare.manifest.input, bare.manifest.output, bare.contents[model.name]
-    candidate = Candidate(name, content, spec, output, seed=0)
-    result = _measure(candidate, options.model.data, progress)
+    evaluated = EvaluatedModel(name, content, spec, output, seed=0)
+    result = _measure(evaluated, options.model.data, progress)
     frames = _golden_frames(content, spec, options.model.calibration, result)
     metrics: dict[str, object] = {"bytes": len(content)}
     if result:
@@ -94,7 +94,7 @@ def pass_through(
         variants={PASSTHROUGH: file},
         metrics={"images": images, PASSTHROUGH: metrics},
     )
-    outputs = _golden_outputs(candidate, frames, str(model))
+    outputs = _golden_outputs(evaluated, frames, str(model))
     arrays = {f"{PASSTHROUGH}/output_{i}": part for i, part in enumerate(outputs)}
     write_bundle(out, manifest, {file: content, "golden.npz": pack(frames=frames, **arrays)})
     return PassthroughResult(
@@ -127,15 +127,15 @@ def _read(model: Path, options: PassthroughOptions) -> Bundle:
     return bare_bundle(model, hints)
 
 
-def _measure(candidate: Candidate, data: Path | None, progress: Progress) -> Result | None:
+def _measure(evaluated: EvaluatedModel, data: Path | None, progress: Progress) -> Result | None:
     """The model on all labelled images of `data`; None without data. Raises ConfigError for a task without a metric."""
     if data is None:
         return None
-    task = candidate.output.task
+    task = evaluated.output.task
     if task not in ("classify", "detect"):
         raise ConfigError(f"--data: there is no metric for a model of the task {task}. Leave --data out.")
     images = read_labelled(data, task, "all", 0, "refuse", progress)
-    return measure(candidate, images, progress)
+    return measure(evaluated, images, progress)
 
 
 def _golden_frames(content: bytes, spec: InputSpec, calibration: Path | None, result: Result | None) -> Frame:
@@ -149,7 +149,7 @@ def _golden_frames(content: bytes, spec: InputSpec, calibration: Path | None, re
     return _smooth_noise(count, spec)
 
 
-def _golden_outputs(c: Candidate, frames: Frame, name: str) -> list[NDArray[Any]]:
+def _golden_outputs(c: EvaluatedModel, frames: Frame, name: str) -> list[NDArray[Any]]:
     """Each output for all frames, [n, ...], in the form in which devices compare them."""
     shapes = _shapes(c.content, c.input)
     rows = [split(row[None], shapes) for row in run_all(c.content, frames, c.input, name)]

@@ -27,7 +27,7 @@ OnCorrupt = Literal["refuse", "skip"]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class EvaluatedModel:
     """A model to measure.
 
     name: shown in tables.
@@ -60,14 +60,14 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class Result:
-    """A candidate's answers to the images.
+    """A model's answers to the images.
 
     frames: uint8 [n, height, width, 3], as the model takes them.
     answers: one for each image.
     mistakes: how many there are in each image.
     """
 
-    candidate: Candidate
+    model: EvaluatedModel
     metrics: Metrics
     frames: Frame
     scores: Scores
@@ -112,13 +112,13 @@ def evaluate(
     corrupt: what to do with images that cannot be read, and with wrong boxes.
     Raises DataError, ConfigError or ModelError.
     """
-    candidates = [c for path in models for c in _candidates(path, schemes)]
-    first = candidates[0]
-    seeds = {c.seed for c in candidates}
+    evaluated = [c for path in models for c in _models(path, schemes)]
+    first = evaluated[0]
+    seeds = {c.seed for c in evaluated}
     if seed is None and part == "val" and len(seeds) > 1:
         raise ConfigError(f"the models' data was split with different seeds, {sorted(seeds)}. Choose one with --seed.")
     split_seed = first.seed if seed is None else seed
-    for c in candidates:
+    for c in evaluated:
         if c.output.task != first.output.task:
             raise ConfigError(
                 f"{first.name} is for {first.output.task} and {c.name} for {c.output.task}. "
@@ -126,13 +126,13 @@ def evaluate(
             )
     images = read_labelled(root, first.output.task, part, split_seed, corrupt, progress)
     results: list[Result] = []
-    for c in candidates:
+    for c in evaluated:
         results.append(measure(c, images, progress, results))
     return Evaluation(root, part, split_seed, [path for path, _ in images.items], images.skipped, results)
 
 
-def measure(c: Candidate, images: LabelledImages, progress: Progress, others: Sequence[Result] = ()) -> Result:
-    """Run one candidate.
+def measure(c: EvaluatedModel, images: LabelledImages, progress: Progress, others: Sequence[Result] = ()) -> Result:
+    """Run one model.
 
     others: results whose frames are used again if their model has the same input and output.
     Raises DataError for a label that the model does not have.
@@ -143,7 +143,7 @@ def measure(c: Candidate, images: LabelledImages, progress: Progress, others: Se
         raise DataError(f"{images.root}: {c.name} has no label {unknown[0]!r}; its labels are {known}")
     index = np.asarray([c.output.labels.index(label) for label in images.labels])
     truth = [_renumbered(target, index) for _, target in images.items]
-    same = next((r for r in others if r.candidate.input == c.input and r.candidate.output == c.output), None)
+    same = next((r for r in others if r.model.input == c.input and r.model.output == c.output), None)
     metrics = same.metrics if same else metrics_for(c.output, c.input, truth)
     frames = same.frames if same else read_all([path for path, _ in images.items], c.input, metrics, progress)
     answers = metrics.collect(map_frames(c.content, frames, c.input, c.name, metrics.read_answer))
@@ -153,11 +153,11 @@ def measure(c: Candidate, images: LabelledImages, progress: Progress, others: Se
     return Result(c, metrics, frames, scores, answers, mistakes)
 
 
-def _candidates(path: Path, schemes: Sequence[str]) -> list[Candidate]:
+def _models(path: Path, schemes: Sequence[str]) -> list[EvaluatedModel]:
     if (path / "model.json").is_file():
         if schemes:
             raise ConfigError(f"{path}: --scheme chooses variants of a bundle, and a run is float32. Leave it out.")
-        return [_run_candidate(path)]
+        return [_run_model(path)]
     if not path.exists():
         raise ModelError(f"{path}: no such run or bundle")
     bundle = read_model(path)
@@ -171,19 +171,19 @@ def _candidates(path: Path, schemes: Sequence[str]) -> list[Candidate]:
         )
     seed = _seed(manifest.provenance)
     return [
-        Candidate(f"{manifest.name} {scheme}", content, manifest.input, manifest.output, seed)
+        EvaluatedModel(f"{manifest.name} {scheme}", content, manifest.input, manifest.output, seed)
         for scheme, content in usable.items()
     ]
 
 
-def _run_candidate(path: Path) -> Candidate:
+def _run_model(path: Path) -> EvaluatedModel:
     from converters.sources import from_torch  # PyTorch is needed for runs only
 
     run = read_run(path)
     program = from_torch.open_program(run.read("model.pt2"), f"{path / 'model.pt2'}")
     manifest = run.manifest
     content = from_torch.convert_program(program, str(path))
-    return Candidate(
+    return EvaluatedModel(
         f"{manifest.name} float32", content, manifest.input, manifest.output, _seed(manifest.provenance)
     )  # fmt: skip
 

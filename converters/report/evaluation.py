@@ -28,21 +28,21 @@ def to_json(e: Evaluation) -> dict[str, Any]:
         "images": len(e.paths),
         "skipped": e.skipped,
         "models": {
-            r.candidate.name: {
-                "bytes": len(r.candidate.content),
+            r.model.name: {
+                "bytes": len(r.model.content),
                 r.metrics.metric: r.scores.value,
                 **r.scores.extra,
                 "per_class": {
                     label: {r.metrics.metric: value, "count": r.scores.counts[label]}
                     for label, value in r.scores.per_class.items()
                 },
-                "threshold": r.candidate.output.threshold,
+                "threshold": r.model.output.threshold,
                 "mistakes": sum(r.mistakes),
             }
             for r in e.results
         },
         "worst": [
-            {"file": str(e.paths[i]), **{r.candidate.name: r.metrics.describe(r.answers[i]) for r in e.results}}
+            {"file": str(e.paths[i]), **{r.model.name: r.metrics.describe(r.answers[i]) for r in e.results}}
             for i in worst(e)[:MAX_IMAGES]
         ],
     }
@@ -61,7 +61,7 @@ def variants(e: Evaluation) -> Table:
     extra = ["mAP50" if key == "map50" else key for key in first.scores.extra]
     rows = [
         [
-            r.candidate.name, kib(len(r.candidate.content)), percent(r.scores.value),
+            r.model.name, kib(len(r.model.content)), percent(r.scores.value),
             *map(percent, r.scores.extra.values()), f"{sum(r.mistakes):,}",
         ]
         for r in e.results
@@ -77,12 +77,12 @@ def classes(e: Evaluation) -> Table:
         [label, f"{counts[label]:,}", *(percent(r.scores.per_class[label]) for r in e.results)]
         for label in sorted(last, key=lambda label: last[label])
     ]
-    return Table([*heads, *(r.candidate.name for r in e.results)], rows)
+    return Table([*heads, *(r.model.name for r in e.results)], rows)
 
 
 def render(e: Evaluation) -> str:
     """The report as an HTML page."""
-    names = ", ".join(dict.fromkeys(r.candidate.name.rsplit(" ", 1)[0] for r in e.results))
+    names = ", ".join(dict.fromkeys(r.model.name.rsplit(" ", 1)[0] for r in e.results))
     data, indices = e.root.resolve().name, worst(e)
     part = "all images" if e.part == "all" else f"held-out part (seed {e.seed})"
     return render_template(
@@ -92,7 +92,7 @@ def render(e: Evaluation) -> str:
         models=variants(e),
         curves=_curves(e),
         classes=classes(e),
-        last_model=e.results[-1].candidate.name,
+        last_model=e.results[-1].model.name,
         confusions=_confusions(e),
         mistaken=len(indices),
         boxes=_box_legend(e),
@@ -110,7 +110,7 @@ def _curves(e: Evaluation) -> list[dict[str, str]]:
         charts.append((label, [(r, r.scores.curves[label]) for r in e.results]))
     return [
         {
-            "chart": curves(RECALLS, [(r.candidate.name, y) for r, y in lines]),
+            "chart": curves(RECALLS, [(r.model.name, y) for r, y in lines]),
             "text": f"{title}: {', '.join(f'{y.mean():.1%}' for _, y in lines)}",
         }
         for title, lines in charts
@@ -133,9 +133,9 @@ def _box_legend(e: Evaluation) -> dict[str, Any] | None:
     if not isinstance(first.metrics, DetectionMetrics):
         return None
     return {
-        "first_model": first.candidate.name,
-        "last_model": last.candidate.name if last is not first else "",
-        "threshold": first.candidate.output.threshold,
+        "first_model": first.model.name,
+        "last_model": last.model.name if last is not first else "",
+        "threshold": first.model.output.threshold,
     }
 
 
@@ -150,5 +150,5 @@ def _image(e: Evaluation, i: int) -> ImageCard:
     else:
         assert isinstance(metrics, ClassificationMetrics)
         src, text = frame_address(first.frames[i]), metrics.labels[metrics.truth[i]]
-    answers = [f"{r.candidate.name}: {r.metrics.describe(r.answers[i])}" for r in e.results]
+    answers = [f"{r.model.name}: {r.metrics.describe(r.answers[i])}" for r in e.results]
     return ImageCard(src, text, answers, e.paths[i].name)
