@@ -53,7 +53,7 @@ HELP = (
         r"^(Of|The same|Such as|As|To|Whose|Its|Than) ",
         "start with the noun or verb",
     ),
-    (r"^[a-z]", "start with a capital letter"),
+    (r"^[a-z](?![\w-]*:)", "start with a capital letter"),  # but `classify: one label per image.`
     (r"[^.!?)]$|[^.!?]\)$", "end with a full stop"),
     (r"^(\S+ ?){1,2}$", "write a whole sentence"),
 )

@@ -53,6 +53,7 @@ def test_a_bad_help_text_is_reported(text: str | None, reason: str) -> None:
         "Quantization scheme. You can pass this option more than once (the first one is the default).",
         "Raspberry Pi camera, read with picamera2. Raspberry Pi Imager installs its system.",
         "Number of predictions. 0 means as many as there are.",
+        "classify: one label per image. detect: bounding boxes.",
     ],
 )
 def test_a_good_help_text_is_not(text: str) -> None:
