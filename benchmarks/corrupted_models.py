@@ -97,7 +97,7 @@ def make_bundle(folder: Path) -> Path:
     from trainer.export import export_run
 
     images = read_class_folders(write_coloured(folder / "images", 20))
-    export_run(folder / "run", ColourNet(), images, InputSpec(SIZE, SIZE), name="c", metrics={}, provenance={})
+    export_run(folder / "run", ColourNet(), images, InputSpec(SIZE, SIZE), metrics={}, provenance={})
     convert(folder / "run", folder / "c.bundle", ConvertOptions("desktop"))
     return folder / "c.bundle"
 

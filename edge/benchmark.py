@@ -24,7 +24,7 @@ from sightline.bare_model import read_model
 from sightline.child import python
 from sightline.device import DeviceConfig, load_device
 from sightline.errors import DeviceError
-from sightline.postprocess import answer
+from sightline.postprocess import postprocess
 from sightline.preprocess import Frame, Preprocessor
 from sightline.timing import durations_ms
 
@@ -169,7 +169,7 @@ def _whole(s: Subject, frame: Frame) -> Callable[[], object]:
         interpreter.quantizer(preprocess(frame, out=image), input_tensor)
         interpreter.feed(input_tensor)
         interpreter.invoke()
-        return answer(interpreter.raw(), interpreter.outputs, m.input, m.output, size, m.output.threshold)
+        return postprocess(interpreter.raw(), interpreter.outputs, m.input, m.output, size, m.output.threshold)
 
     return once
 

@@ -1,4 +1,4 @@
-"""What the camera sees, one line a change: `python -m examples.print_predictions BUNDLE SOURCE`."""
+"""Prints a line when the best prediction changes: `python -m examples.print_predictions BUNDLE SOURCE`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from edge import predictions
 
 def main(bundle: str, source: str) -> None:
     before = ""
-    with predictions(bundle, source) as seen:
-        for result in seen:
+    with predictions(bundle, source) as results:
+        for result in results:
             if result.status != "ok":
-                print(f"not seen: {result.cause.text if result.cause else ''}")
+                print(f"no inference: {result.cause.text if result.cause else ''}")
             elif result.predictions and result.predictions[0].label != before:
                 best = result.predictions[0]
                 before = best.label

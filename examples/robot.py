@@ -1,7 +1,6 @@
-"""A robot that stops for what it was told to stop for: `python -m examples.robot BUNDLE SOURCE LABEL`.
+"""A robot that stops when the camera shows LABEL: `python -m examples.robot BUNDLE SOURCE LABEL`.
 
-The two lines a robot's program must not leave out: what was not seen is no reason to go on, and neither is what was
-seen too long ago.
+It also stops if a frame got no inference, or if the result is too old. A robot's program needs both checks.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ import time
 
 from edge import predictions
 
-OLDEST_S = 0.3
+MAX_AGE_S = 0.3  # of a result
 
 
 def main(bundle: str, source: str, label: str) -> None:
     moving = False
-    with predictions(bundle, source, threshold=0.6) as seen:
-        for result in seen:
-            late = (time.monotonic_ns() - result.captured_ns) / 1e9 > OLDEST_S
-            free = result.status == "ok" and not late and all(p.label != label for p in result.predictions)
+    with predictions(bundle, source, threshold=0.6) as results:
+        for result in results:
+            is_late = (time.monotonic_ns() - result.captured_ns) / 1e9 > MAX_AGE_S
+            free = result.status == "ok" and not is_late and all(p.label != label for p in result.predictions)
             if free != moving:
                 moving = free
                 drive(1.0 if free else 0.0)
@@ -27,7 +26,7 @@ def main(bundle: str, source: str, label: str) -> None:
 
 
 def drive(speed: float) -> None:
-    """Yours: a motor driver, ROS, a serial line."""
+    """Replace it with your motor driver, ROS or serial line."""
     print(f"drive {speed:.1f}", flush=True)
 
 

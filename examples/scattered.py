@@ -1,7 +1,6 @@
-"""Pictures with boxes that need no download: scans of handwritten digits, scattered over photographs.
+"""Images with boxes that need no download: scans of handwritten digits, scattered over photographs.
 
-Scans and photographs ship with scikit-learn. What is held out shares neither with what is learned: other scans, and
-another part of each photograph.
+Scans and photographs ship with scikit-learn. The held-out images have other scans, and another part of each photograph.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT = 320, 240
+WIDTH, HEIGHT = 320, 240  # pixels of an image
 SIZES = (28, 84)  # pixels of a digit's longer side
-MOST = 6  # digits in a picture
-HELD_OUT = 0.3  # of the scans, and of each photograph, at its right
+MAX_DIGITS = 6  # of an image
+VAL_FRACTION = 0.3  # of the scans, and of each photograph, at its right
 Part = Literal["train", "val"]
 
 
 @dataclass(frozen=True)
 class Digit:
-    """A digit in a picture: label, and left, top, width, height in pixels."""
+    """A digit in an image. x, y, width, height: pixels, from the left and the top."""
 
     label: int
     x: int
@@ -34,20 +33,20 @@ class Digit:
 
 
 class Scatter:
-    """Draws pictures of one part, each a function of (seed, index)."""
+    """Draws the images of one part. Each is a function of (seed, index)."""
 
     def __init__(self, part: Part, seed: int = 0, sizes: tuple[int, int] = SIZES) -> None:
-        """sizes: pixels of a digit's longer side, the least and the most."""
+        """sizes: smallest and largest longer side of a digit, in pixels."""
         from sklearn.datasets import load_digits, load_sample_images
 
         digits = load_digits()
-        first = round(len(digits.images) * (1 - HELD_OUT))
+        first = round(len(digits.images) * (1 - VAL_FRACTION))
         chosen = slice(first) if part == "train" else slice(first, None)
         self.scans = digits.images[chosen] / 16
         self.labels = digits.target[chosen]
         self.photos = []
         for photo in load_sample_images().images:
-            edge = round(photo.shape[1] * (1 - HELD_OUT))
+            edge = round(photo.shape[1] * (1 - VAL_FRACTION))
             half = photo[:, :edge] if part == "train" else photo[:, edge:]
             self.photos.append(np.ascontiguousarray(half[..., ::-1]))
         self.sizes = sizes
@@ -57,18 +56,18 @@ class Scatter:
         """(uint8 [HEIGHT, WIDTH, 3] BGR, the digits in it)."""
         rng = np.random.default_rng((*self.seed, index))
         frame = self.background(rng)
-        found: list[Digit] = []
-        for _ in range(int(rng.integers(0, MOST + 1))):
+        placed: list[Digit] = []
+        for _ in range(int(rng.integers(0, MAX_DIGITS + 1))):
             k = int(rng.integers(len(self.scans)))
             ink = glyph(self.scans[k], int(rng.integers(*self.sizes)), rng.uniform(-12, 12))
             height, width = ink.shape
             x, y = int(rng.integers(WIDTH - width)), int(rng.integers(HEIGHT - height))
-            if any(_overlap((x, y, width, height), d) for d in found):
+            if any(_overlap((x, y, width, height), d) for d in placed):
                 continue
             draw(frame, ink, x, y, colour(frame[y : y + height, x : x + width], rng))
-            found.append(Digit(int(self.labels[k]), x, y, width, height))
+            placed.append(Digit(int(self.labels[k]), x, y, width, height))
         noise = rng.normal(0, rng.uniform(1, 8), frame.shape)
-        return np.clip(frame + noise, 0, 255).astype(np.uint8), found
+        return np.clip(frame + noise, 0, 255).astype(np.uint8), placed
 
     def background(self, rng: np.random.Generator) -> NDArray[np.float32]:
         """A part of a photograph, float32 [HEIGHT, WIDTH, 3]."""
@@ -82,7 +81,7 @@ class Scatter:
 
 
 def glyph(scan: NDArray[np.float64], size: int, angle: float) -> NDArray[np.float32]:
-    """How much ink lies where, 0..1, cut to what is drawn. size: pixels of its longer side. angle: degrees."""
+    """The ink of a digit, float32 [height, width] in 0..1. size: pixels of its longer side. angle: degrees."""
     large = cv2.resize(np.pad(scan, 2).astype(np.float32), (size * 2, size * 2), interpolation=cv2.INTER_CUBIC)
     middle = (size - 0.5, size - 0.5)
     large = cv2.warpAffine(large, cv2.getRotationMatrix2D(middle, angle, 1.0), (size * 2, size * 2))
@@ -95,20 +94,20 @@ def glyph(scan: NDArray[np.float64], size: int, angle: float) -> NDArray[np.floa
 
 
 def colour(under: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Of an ink that can be seen on what lies under it: three channels."""
+    """A colour that contrasts with the image under it: three channels."""
     bright = under.mean() < 128
     return rng.uniform(190, 255, 3).astype(np.float32) if bright else rng.uniform(0, 60, 3).astype(np.float32)
 
 
 def draw(frame: NDArray[np.float32], ink: NDArray[np.float32], x: int, y: int, paint: NDArray[np.float32]) -> None:
-    """Into the frame."""
+    """Draw the ink into the frame, with its top left corner at x, y."""
     height, width = ink.shape
     part = frame[y : y + height, x : x + width]
     part += ink[..., None] * (paint - part)
 
 
 def write_scattered(folder: Path, *, train: int, val: int, seed: int = 0, sizes: tuple[int, int] = SIZES) -> int:
-    """folder/train and folder/val with pictures and COCO's _annotations.coco.json; returns the number of boxes."""
+    """Write folder/train and folder/val with images and a COCO _annotations.coco.json. Returns the number of boxes."""
     total = 0
     for part, count in (("train", train), ("val", val)):
         scatter = Scatter(part, seed, sizes)  # type: ignore[arg-type]
@@ -138,8 +137,10 @@ def _overlap(box: tuple[int, int, int, int], d: Digit) -> bool:
 def write_moving(
     path: Path, *, seconds: float = 20.0, fps: int = 15, count: int = 3, seed: int = 0
 ) -> list[list[Digit]]:
-    """A clip: digits that were not learned from go their ways over a photograph, turn at its edges, and cross. Returns
-    where they are in each frame, each at the same place of the list; the first ones go behind the others."""
+    """Write a clip in which held-out digits move over a photograph, turn at its edges, and cross.
+
+    Returns the digits of each frame, always in the same order. The first ones pass behind the others.
+    """
     scatter = Scatter("val", seed)
     rng = np.random.default_rng((seed, 2))
     ground = scatter.background(rng)
@@ -155,13 +156,13 @@ def write_moving(
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (WIDTH, HEIGHT))  # type: ignore[attr-defined]
     truth = []
     for i in range(round(seconds * fps)):
-        frame, there = ground.copy(), []
+        frame, digits = ground.copy(), []
         for label, ink, room, at, speed, paint in moving:
             way = (at + speed * i / fps) % (2 * room)  # there and back
             x, y = np.minimum(way, 2 * room - way).astype(int).tolist()
             draw(frame, ink, x, y, paint)
-            there.append(Digit(label, x, y, ink.shape[1], ink.shape[0]))
+            digits.append(Digit(label, x, y, ink.shape[1], ink.shape[0]))
         writer.write(np.clip(frame + rng.normal(0, 3, frame.shape), 0, 255).astype(np.uint8))
-        truth.append(there)
+        truth.append(digits)
     writer.release()
     return truth

@@ -1,8 +1,8 @@
-"""`sightline`, and `python -m sightline`: what has to come before the imports, which take a while."""
+"""`sightline` and `python -m sightline`: sets up Ctrl-C before the imports, which take a while."""
 
 import _signal  # type: ignore[import-not-found]  # the built-in part: `signal` imports enum, where Ctrl-C shows a traceback
 
-# Ctrl-C just ends the process: nothing is begun yet, so there is nothing to undo or say. nohup and `&` ignore it.
+# Ctrl-C ends the process at once: there is nothing to undo yet. nohup and `&` ignore it.
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 

@@ -1,10 +1,10 @@
-"""A bundle: the folder that a converter hands to a device, hashed to the last byte.
+"""A bundle: the folder in which a converted model travels to a device. Every file is hashed.
 
 NAME.bundle/
-  manifest.json     what the model is, takes in and gives out, how it was measured; the hash of every other file
-  NAME.SCHEME.tflite   one a variant
-  labels.txt        one label a line, in the order of the model's outputs
-  golden.npz        inputs, and the outputs that each variant gave when it was measured
+  manifest.json        the model's input and output, its metrics, and the hash of every other file
+  NAME.SCHEME.tflite   one for each variant
+  labels.txt           one label per line, in the order of the model's outputs
+  golden.npz           inputs, and the outputs of each variant when it was measured
 """
 
 from __future__ import annotations
@@ -40,8 +40,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle says of itself. variants: {scheme: file}. default: the scheme that runs unless another is asked.
-    metrics, provenance: for people and reports; nothing runs by them."""
+    """What a bundle states about its model.
+
+    name, version: of the model.
+    device: name of the device config for which it was converted.
+    default: scheme of the variant that runs by default.
+    input, output: what the model takes in and gives out.
+    variants: {scheme: file}.
+    metrics: {scheme: scores}, and `evidence` of devices. For people and reports.
+    provenance: where the model comes from. For people and reports.
+    """
 
     name: str
     version: str
@@ -55,10 +63,10 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if not self.version.isprintable() or len(self.version) > 100:
-            raise ValueError(f"version {self.version[:100]!r}: up to 100 characters that can be shown are needed")
+            raise ValueError(f"version {self.version[:100]!r}: must be up to 100 printable characters")
         for scheme in self.variants:
             if not isinstance(self.metrics.get(scheme) or {}, dict):
-                raise ValueError(f"metrics: a mapping is needed for {scheme}, found {self.metrics[scheme]!r:.100}")
+                raise ValueError(f"metrics: {scheme} must be a mapping, not {self.metrics[scheme]!r:.100}")
         evidence = self.metrics.get("evidence", [])
         if not isinstance(evidence, list) or not all(isinstance(record, dict) for record in evidence):
             raise ValueError("metrics: evidence must be a list of mappings")
@@ -66,20 +74,25 @@ class Manifest:
 
 
 def check_provenance(provenance: Mapping[str, Any]) -> None:
-    """Raises ValueError where what programs look into is of another type; the rest is for people."""
+    """Raise ValueError if a value that programs read has another type. The rest is for people."""
     for key, kind, name in (("recipe", dict, "mapping"), ("dataset", dict, "mapping"), ("assumed", list, "list")):
         if not isinstance(provenance.get(key, kind()), kind):
             raise ValueError(f"provenance: {key} must be a {name}, not {provenance[key]!r:.100}")
     if not all(isinstance(note, str) for note in provenance.get("assumed", [])):
-        raise ValueError("provenance: assumed must be a list of texts")
+        raise ValueError("provenance: assumed must be a list of strings")
     seed = provenance.get("recipe", {}).get("seed", 0)
     if not isinstance(seed, int) or abs(seed) >= 2**63:
-        raise ValueError(f"provenance: the recipe's seed must be a whole number, not {seed!r:.100}")
+        raise ValueError(f"provenance: the recipe's seed must be an integer, not {seed!r:.100}")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose every file has been read and found to be the one that was written. `contents` holds them."""
+    """A bundle whose files have all been read and verified.
+
+    path: of its folder.
+    files: hash and size of each file.
+    contents: the bytes of each file.
+    """
 
     path: Path
     manifest: Manifest
@@ -87,17 +100,20 @@ class Bundle:
     contents: dict[str, bytes]
 
     def variant(self, scheme: str | None = None) -> tuple[str, bytes, ModelId]:
-        """(scheme, .tflite bytes, identity) of a variant, the default one unless a scheme is named."""
+        """(scheme, .tflite bytes, identity) of a variant. scheme: None = the default one."""
         chosen = scheme or self.manifest.default
         if chosen not in self.manifest.variants:
-            raise ModelError(f"{self.path}: no variant {chosen!r}; it has: {', '.join(self.manifest.variants)}")
+            raise ModelError(f"{self.path}: no variant {chosen!r}. Its variants: {', '.join(self.manifest.variants)}")
         file = self.manifest.variants[chosen]
         identity = ModelId(self.manifest.name, self.manifest.version, self.files[file]["sha256"])
         return chosen, self.contents[file], identity
 
     def fitting(self, delegate: Delegate) -> str:
-        """The scheme that runs on a device with this delegate unless another is asked: the default one, or, for an Edge
-        TPU, what was compiled for it; elsewhere, what was not. Raises ModelError where the bundle has neither."""
+        """The scheme that runs by default on a device with this delegate.
+
+        It is the default variant, or else the first one, that is compiled for the Edge TPU if and only if the delegate
+        needs it. Raises ModelError if there is none.
+        """
         on_edgetpu = delegate == "edgetpu"
         manifest = self.manifest
         for scheme in dict.fromkeys((manifest.default, *manifest.variants)):
@@ -106,22 +122,24 @@ class Bundle:
         variants = f"its variants ({', '.join(manifest.variants)})"
         if on_edgetpu:
             raise ModelError(
-                f"{self.path}: none of {variants} is compiled for the Edge TPU; convert with --device coral_usb where "
-                "edgetpu_compiler is installed, or run it on the CPU with --device desktop"
+                f"{self.path}: none of {variants} is compiled for the Edge TPU. Convert with --device coral_usb where "
+                "edgetpu_compiler is installed, or run it on the CPU with --device desktop."
             )
         raise ModelError(
-            f"{self.path}: all of {variants} are compiled for the Edge TPU; run it with a --device that has one"
+            f"{self.path}: all of {variants} are compiled for the Edge TPU. Run it with a --device that has one."
         )
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    """Write the bundle as a whole, or nothing. An older bundle at `path` is replaced; anything else there is refused.
+    """Write the whole bundle or nothing. It replaces an older bundle at `path`, but nothing else.
 
-    files: every variant's .tflite and golden.npz; labels.txt and manifest.json are made here.
+    files: the .tflite of each variant, and golden.npz. labels.txt and manifest.json are made here.
+
+    Raises InputError if something else is at `path`.
     """
     check_bundle_path(path)
     check_name(manifest.name, str(path))
-    # what a classifier does not have is not said of it: a Sightline before detectors reads it too
+    # leaves out what a classifier does not have: a Sightline before detectors can read it too
     output = {k: v for k, v in dataclasses.asdict(manifest.output).items() if v or k in ("task", "activation")}
     labels = output.pop("labels")
     everything = {**files, "labels.txt": "".join(f"{label}\n" for label in labels).encode()}
@@ -142,21 +160,24 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
 
 def add_evidence(path: Path, record: dict[str, Any]) -> None:
-    """Put what a machine measured into the manifest of the bundle at `path`, in place of what it said before of the
-    same variant. record: JSON, with `machine`, `device` and `scheme`. No other file changes. Raises ModelError.
+    """Write what a machine measured into the manifest of the bundle at `path`. No other file changes.
+
+    It replaces the earlier record of the same machine, device and variant. Raises ModelError.
+
+    record: JSON, with `machine`, `device` and `scheme`.
     """
     bundle = read_bundle(path)
     document = unseal(path / "manifest.json", "bundle", SCHEMA)
-    said = ("machine", "device", "scheme")
-    kept = [r for r in bundle.manifest.metrics.get("evidence", []) if any(r.get(k) != record[k] for k in said)]
-    document["metrics"] = {**bundle.manifest.metrics, "evidence": [*kept, record]}
+    keys = ("machine", "device", "scheme")
+    others = [r for r in bundle.manifest.metrics.get("evidence", []) if any(r.get(k) != record[k] for k in keys)]
+    document["metrics"] = {**bundle.manifest.metrics, "evidence": [*others, record]}
     write_file(path / "manifest.json", seal(document))
 
 
 def name_of_new(out: Path) -> str:
-    """The name that a bundle to be written at `out` has. Raises InputError early, before the work."""
+    """The name of a bundle that will be written at `out`. Raises InputError early, before the work."""
     if out.suffix != ".bundle":
-        raise InputError(f"{out}: a bundle's name ends in .bundle, so: --out {out.name}.bundle")
+        raise InputError(f"{out}: the name of a bundle must end in .bundle. Pass --out {out.name}.bundle")
     check_bundle_path(out)
     name = out.name.removesuffix(".bundle")
     check_name(name, "--out")
@@ -164,31 +185,32 @@ def name_of_new(out: Path) -> str:
 
 
 def check_bundle_path(path: Path) -> None:
-    """Refuse early what `write_bundle` would refuse after the work."""
+    """Raise InputError early for a path at which `write_bundle` would fail after the work."""
     if path.exists() and not (path / "manifest.json").is_file():
-        raise InputError(f"{path}: exists and is not a bundle; it is left alone. Give another --out")
+        raise InputError(f"{path}: exists and is not a bundle. Choose another --out.")
 
 
 def check_name(name: str, where: str, error: type[InputError] = InputError) -> None:
+    """Raise `error` if a model cannot have this name. where: the option or file that has it."""
     if not _NAME.fullmatch(name):
         raise error(
-            f"{where}: the name {name[:120]!r} must start with a letter or digit and have only letters, digits, '.', "
-            "'_', '-', 100 at most"
+            f"{where}: the name {name[:120]!r} must start with a letter or digit and have at most 100 letters, "
+            "digits, '.', '_' and '-'"
         )
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Open a bundle strictly: unknown keys, a newer schema, a missing file or one other byte are errors by name."""
+    """Read and verify a bundle. Raises ModelError for an unknown key, a newer schema, or a missing or changed file."""
     heal(path)
     if not path.is_dir():
         what = "is a file, not a bundle folder" if path.is_file() else "no such bundle"
-        raise ModelError(f"{path}: {what}; `sightline convert` makes one")
+        raise ModelError(f"{path}: {what}. Make one with `sightline convert`.")
     document = unseal(path / "manifest.json", "bundle", SCHEMA)
     where = str(path / "manifest.json")
     table = checked_table(document, where)
     contents = {name: read_verified(path, table, name) for name in table}
     if "labels.txt" not in contents:
-        raise ModelError(f"{where}: lists no labels.txt")
+        raise ModelError(f"{where}: does not list labels.txt")
     try:
         labels = contents["labels.txt"].decode("utf-8").splitlines()
     except UnicodeDecodeError as e:
@@ -205,7 +227,7 @@ def read_bundle(path: Path) -> Bundle:
     check_name(manifest.name, where, ModelError)
     for scheme, file in manifest.variants.items():
         if file not in table:
-            raise ModelError(f"{where}: the variant {scheme} names {file!r}, which is not among its files")
+            raise ModelError(f"{where}: the file {file!r} of the variant {scheme} is not in its list of files")
     if manifest.default not in manifest.variants:
-        raise ModelError(f"{where}: the default {manifest.default!r} is not among its variants")
+        raise ModelError(f"{where}: the default {manifest.default!r} is not one of its variants")
     return Bundle(path, manifest, table, contents)

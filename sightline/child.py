@@ -1,8 +1,8 @@
-"""Starts a module of ours in a Python process of its own, which never imports from the folder that the user is in.
+"""Starts a Sightline module in its own Python process, which never imports from the current folder.
 
-`python -m` and `python -c` look for every module in the current folder first, so a `cv2.py` that lies there would run.
-`-P` forbids it, but only Python 3.11 and later know it; `-I` does, but also hides PYTHONPATH and the user's own
-packages. A script's first place is its own folder, which this file then takes out again.
+`python -m` and `python -c` search the current folder first, so a `cv2.py` there would run. `-P` prevents this, but only
+Python 3.11 and later have it. `-I` prevents it too, but also hides PYTHONPATH and the user's own packages. A script
+searches its own folder first, which this file removes from the path.
 """
 
 import os
@@ -19,9 +19,9 @@ if __name__ == "__main__":
 
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # as in __main__.py: no traceback of an import
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    del sys.path[0]  # this folder: its modules are `sightline.NAME`, and never NAME
+    del sys.path[0]  # this folder: its modules are called `sightline.NAME`, never NAME
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH120, PTH100  pathlib costs 5 ms
-    if root not in sys.path:  # a clone that nobody installed
+    if root not in sys.path:  # a clone that is not installed
         sys.path.insert(0, root)
     import runpy
 

@@ -1,4 +1,4 @@
-"""A device is data: one flat YAML file says how to quantize for it and how to run on it."""
+"""A device is data: a flat YAML file states how to quantize for it and how to run on it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ FOLDER = Path(__file__).resolve().parent.parent / "device_configs"
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """One device. `convert` reads the first group, `run` the second; units are in the names or said here.
+    """One device. `convert` reads the first group of fields, `run` the second.
 
-    title: shown to people. scheme: quantization that `convert` uses by default. fully_connected: granularity of the
-    weights' scales in fully-connected layers. max_model_kib: largest .tflite that makes sense here; `convert` refuses
-    a larger one; 0 = no limit.
-    runner: what runs the model; only `agent` is `sightline run`. threads: of the interpreter. delegate: what executes
-    the graph. camera_width, camera_height, camera_fps: asked of a camera. latency_budget_ms: from capture to
-    prediction; the summary says how many frames were later. page_fps, page_width: of the live page's picture.
+    title: name for people.
+    scheme: quantization that `convert` uses by default.
+    fully_connected: granularity of the weights' scales in fully-connected layers.
+    max_model_kib: size of the largest .tflite that `convert` accepts, in KiB; 0 = no limit.
+
+    runner: what runs the model; `sightline run` is `agent`.
+    threads: of the interpreter.
+    delegate: what executes the graph.
+    camera_width, camera_height, camera_fps: requested from a camera, in pixels and frames per second.
+    latency_budget_ms: from capture to prediction; the summary counts the frames that took longer.
+    page_fps: frames per second of the live page's image.
+    page_width: width of the live page's image in pixels.
     """
 
     title: str
@@ -45,41 +51,41 @@ class DeviceConfig:
     page_width: int
 
     def __post_init__(self) -> None:
-        for key, most in _MOST.items():
+        for key, limit in _MAX.items():
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
-            if getattr(self, key) > most:
-                raise ValueError(f"{key} must be at most {most}, not {getattr(self, key)}")
+            if getattr(self, key) > limit:
+                raise ValueError(f"{key} must be at most {limit}, not {getattr(self, key)}")
         if self.max_model_kib < 0 or not 64 <= self.page_width <= 8192:
             raise ValueError("max_model_kib must be at least 0 and page_width at least 64 and at most 8192")
 
 
-_MOST = {"threads": 64, "camera_width": 16384, "camera_height": 16384, "camera_fps": 1000, "page_fps": 1000,
+_MAX = {"threads": 64, "camera_width": 16384, "camera_height": 16384, "camera_fps": 1000, "page_fps": 1000,
          "latency_budget_ms": 3_600_000}  # fmt: skip
 
 
 def device_names() -> list[str]:
-    """The devices that Sightline ships, sorted."""
+    """Names of the devices that Sightline ships, sorted."""
     return sorted(p.stem for p in FOLDER.glob("*.yaml"))
 
 
-def _may_be_there(path: Path) -> bool:
+def _may_exist(path: Path) -> bool:
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
-    except OSError:  # reading it says why
+    except OSError:  # reading it will report the reason
         return True
     return True
 
 
 def load_device(name_or_path: str) -> tuple[str, DeviceConfig]:
-    """A shipped device by name, or any file that ends in .yaml. Returns its name with its config.
+    """(name, config) of a device that Sightline ships, or of a .yaml file.
 
-    Raises ConfigError: an unknown device with near matches, an unknown key with the valid ones.
+    Raises ConfigError for an unknown device, with near matches, and for an unknown key, with the valid keys.
     """
     known = device_names()
-    own = name_or_path.endswith((".yaml", ".yml")) and _may_be_there(Path(name_or_path))
+    own = name_or_path.endswith((".yaml", ".yml")) and _may_exist(Path(name_or_path))
     if not own and name_or_path not in known:
         raise ConfigError(
             f"unknown device {shortened(name_or_path)!r}{near(name_or_path[:100], known)}; the devices are: "

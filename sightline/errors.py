@@ -1,17 +1,17 @@
-"""Everything that Sightline raises on purpose.
+"""The exceptions that Sightline raises on purpose.
 
     SightlineError
-    ├── InputError            what the user gave is wrong: exit code 2
-    │   ├── DataError         a data set or a picture
+    ├── InputError            the input is wrong: exit code 2
+    │   ├── DataError         a data set or an image
     │   ├── ModelError        a run, a program or a bundle that cannot be used
-    │   │   └── IntegrityError   a file is not the one that was written
+    │   │   └── IntegrityError   a file that has changed since it was written
     │   ├── ConfigError       a device file or an option
-    │   └── QualityError      a conversion that got worse than agreed
-    └── DeviceError           the machine failed, not the input: exit code 3
+    │   └── QualityError      a conversion that lost more accuracy than allowed
+    └── DeviceError           the machine failed: exit code 3
         ├── SourceError       a camera
         └── InterpreterError  the runtime or a delegate
 
-Errors are raised where they are known and caught once, in `sightline.cli.main`. A message names the thing, what is
+Errors are raised where they occur and caught once, in `sightline.cli.main`. A message names the file or option, what is
 wrong with it, and what would be right.
 """
 
@@ -19,7 +19,7 @@ import errno
 
 
 class SightlineError(Exception):
-    """The root; `exit_code` is what the command line ends with."""
+    """The root. exit_code: of the command line."""
 
     exit_code = 1
 
@@ -61,20 +61,24 @@ class InterpreterError(DeviceError):
 
 
 def known(error: OSError | MemoryError) -> SightlineError | None:
-    """What an error of the system means that nobody caught where it was known: bad input or a failing machine. None
-    for one that says neither, which is a fault of Sightline's own."""
+    """A system error that was not caught earlier, as bad input or as a failing machine.
+
+    None if it is neither: then it is a bug in Sightline.
+    """
     if isinstance(error, MemoryError):
-        return DeviceError("this machine has too little memory for it")
+        return DeviceError("this machine has too little memory for this")
     if error.errno is None or not error.strerror:
         return None
     name = error.filename if isinstance(error.filename, str) else ""
-    said = f"{name[:120]}: {error.strerror}" if name else error.strerror
-    return fault_type(error)(said) if name else DeviceError(said)
+    message = f"{name[:120]}: {error.strerror}" if name else error.strerror
+    return fault_type(error)(message) if name else DeviceError(message)
 
 
 def fault_type(error: OSError, of_input: type[InputError] = InputError) -> type[SightlineError]:
-    """Whether an error of the system is about what the user named (`of_input`) or about the machine as it is now, such
-    as a disk that is full or a port that is taken: DeviceError, after which it is worth trying again."""
+    """The exception for a system error: `of_input` if it is about a path that the user named, DeviceError otherwise.
+
+    A DeviceError is about the state of the machine, such as a full disk or a port in use: a retry may succeed.
+    """
     return of_input if error.errno in _ABOUT_A_PATH else DeviceError
 
 
@@ -85,6 +89,6 @@ _ABOUT_A_PATH = (
 
 
 def reason(error: BaseException) -> str:
-    """A foreign library's error in one line: the first that it has, or its type when it says nothing."""
+    """The first line of another library's error message, or the error's type if it has no message."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)[:300]

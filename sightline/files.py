@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and folders whose document knows the hash of every file in them."""
+"""Files that are complete or absent, and folders with a document that has the hash of every file in them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import hashlib
 import json
 import os
 import re
-import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sightline.documents import parse_json
+from sightline.documents import parse_json, read_regular
 from sightline.errors import DeviceError, IntegrityError, ModelError, fault_type
 
 LARGEST = 2**31  # bytes of a file: a .tflite cannot have more
-LARGEST_DOCUMENT = 2**26
-_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, of Linux
-_TRIES = 100  # of a writer whom other writers of the same path disturb
-
+LARGEST_DOCUMENT = 2**26  # bytes of a JSON document
+RENAME_S = 0.2  # a living writer needs less between its two renames
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of Linux
+_MAX_TRIES = 100  # of a writer that other writers of the same path disturb
 FileTable = dict[str, dict[str, Any]]
+Exchange = Callable[[Path, Path], bool]
 
 
 def sha256(data: bytes) -> str:
@@ -31,57 +31,50 @@ def sha256(data: bytes) -> str:
 
 
 def file_table(files: Mapping[str, bytes]) -> FileTable:
-    """{name: {"sha256": hex, "bytes": size}}, in the order of the names."""
+    """{name: {"sha256": hex, "bytes": size}}, sorted by name."""
     return {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in sorted(files.items())}
 
 
 def read_verified(folder: Path, table: FileTable, name: str) -> bytes:
-    """The bytes of a file, exactly as they were when the table was made; IntegrityError names it otherwise."""
+    """The bytes of a file, exactly as they were when the table was made. Raises IntegrityError if they have changed."""
     if name not in table:
-        raise ModelError(f"{folder}: its document does not list {name!r}, only {', '.join(table)}")
+        raise ModelError(f"{folder}: its document does not list {name!r}. It lists: {', '.join(table)}")
     path, size = folder / name, table[name]["bytes"]
     if not 0 <= size <= LARGEST:
-        raise ModelError(f"{path}: {size} bytes, by its document; at most {LARGEST} are taken")
+        raise ModelError(f"{path}: has {size} bytes according to its document. The limit is {LARGEST}.")
     try:
-        data, there = read_regular(path, size)
+        data, actual_size = read_regular(path, size)
     except OSError as e:
-        text = f"{path}: cannot be read ({e.strerror}); copy the whole folder again"
+        text = f"{path}: cannot be read ({e.strerror}). Copy the whole folder again."
         raise fault_type(e, IntegrityError)(text) from None
-    if there != size or sha256(data) != table[name]["sha256"]:
-        found = f"{there} bytes" if there != size else "same size, other content"
+    if actual_size != size or sha256(data) != table[name]["sha256"]:
+        difference = f"{actual_size} bytes" if actual_size != size else "same size, other content"
         raise IntegrityError(
-            f"{path}: is not the file that was written (sha256 differs; {found}); copy the folder again"
+            f"{path}: is not the file that was written (sha256 differs; {difference}). Copy the folder again."
         )
     return data
 
 
-def read_regular(path: Path, most: int) -> tuple[bytes, int]:
-    """(its first bytes, how many it has). Raises OSError, also for a pipe or a device, which could keep us for ever."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    info = os.fstat(handle)
-    if not stat.S_ISREG(info.st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "it is a folder" if stat.S_ISDIR(info.st_mode) else "it is no regular file")
-    with os.fdopen(handle, "rb") as f:
-        return f.read(most), info.st_size
-
-
 def seal(document: dict[str, Any]) -> bytes:
-    """The document as JSON with `sealed` as its last key: the sha256 of everything before it."""
+    """The document as JSON, with the sha256 of everything else as its last key, `sealed`."""
     body = {k: v for k, v in document.items() if k != "sealed"}
     body["sealed"] = sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
     return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def unseal(path: Path, what: str, current: int) -> dict[str, Any]:
-    """Read what `seal` wrote. `what` names it in errors; `current` is the schema number that this version reads."""
+    """Read what `seal` wrote, without its seal.
+
+    what: names the document in errors.
+    current: schema number that this version reads.
+    """
     try:
         data, size = read_regular(path, LARGEST_DOCUMENT)
     except OSError as e:
         text = f"{path.parent}: not a {what}: {path.name} cannot be read ({e.strerror})"
         raise fault_type(e, ModelError)(text) from None
     if size > LARGEST_DOCUMENT:
-        raise ModelError(f"{path}: {size} bytes; at most {LARGEST_DOCUMENT} are taken")
+        raise ModelError(f"{path}: has {size} bytes. The limit is {LARGEST_DOCUMENT}.")
     try:
         document = parse_json(data)
         if not isinstance(document, dict):
@@ -89,9 +82,9 @@ def unseal(path: Path, what: str, current: int) -> dict[str, Any]:
         body = {k: v for k, v in document.items() if k != "sealed"}
         digest = sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
     except RecursionError:
-        raise IntegrityError(f"{path}: damaged: nested too deeply; copy the folder again") from None
+        raise IntegrityError(f"{path}: damaged: nested too deep. Copy the folder again.") from None
     except ValueError as e:  # half a surrogate pair is one, too
-        raise IntegrityError(f"{path}: damaged, not valid JSON ({e}); copy the folder again") from None
+        raise IntegrityError(f"{path}: damaged, not valid JSON ({e}). Copy the folder again.") from None
     schema = document.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         raise ModelError(f"{path}: not a {what}: it has no schema number")
@@ -106,18 +99,18 @@ def unseal(path: Path, what: str, current: int) -> dict[str, Any]:
             f"Make the {what} again with this version."
         )
     if document.get("sealed") != digest:
-        raise IntegrityError(f"{path}: is not the document that was written (its seal differs); copy the folder again")
+        raise IntegrityError(f"{path}: is not the document that was written (its seal differs). Copy the folder again.")
     return body
 
 
 def checked_table(document: Mapping[str, Any], where: str) -> FileTable:
-    """The document's `files`, each a plain name: a crafted document must not reach outside its folder."""
+    """The document's `files`. All names must be plain: a crafted document must not reach outside its folder."""
     table = document.get("files")
     if not isinstance(table, dict) or not all(
         isinstance(v, dict) and isinstance(v.get("sha256"), str) and isinstance(v.get("bytes"), int)
         for v in table.values()
     ):
-        raise ModelError(f"{where}: 'files' is not a table of names with sha256 and bytes")
+        raise ModelError(f"{where}: 'files' must be a table of names with sha256 and bytes")
     for name in table:
         if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
             raise ModelError(f"{where}: {name!r} is not the plain name of a file in this folder")
@@ -125,11 +118,14 @@ def checked_table(document: Mapping[str, Any], where: str) -> FileTable:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write beside, fsync, rename: a reader, or a power cut, sees the old file or the new one, never a part."""
+    """Write a temporary file, fsync, rename: after a power cut there is the old file or the new one, never a part.
+
+    Raises DeviceError.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        with _begun(path, folder=False) as (temporary, handle):
+        with _temporary(path, folder=False) as (temporary, handle):
             with os.fdopen(handle, "wb", closefd=False) as f:
                 f.write(data)
                 f.flush()
@@ -141,7 +137,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_secret(path: Path, data: bytes) -> None:
-    """The same for what only this user may read, in a folder that is theirs alone if it has to be made."""
+    """Like `write_file`, but only this user may read the file. A new folder for it is also private."""
     old = os.umask(0o077)
     try:
         write_file(path, data)
@@ -149,46 +145,63 @@ def write_secret(path: Path, data: bytes) -> None:
         os.umask(old)
 
 
-def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """The same for a folder of files; whatever stood at `path` is replaced as a whole. Where the file system cannot
-    exchange two folders, `heal` finds the old one if the writer is killed between two renames."""
+def exchange_folders(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step. Returns False if the system or the file system cannot do that."""
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # an old libc, or not Linux
+        return False
+    failed: int = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return failed == 0
+
+
+def write_folder(path: Path, files: Mapping[str, bytes], *, exchange: Exchange = exchange_folders) -> None:
+    """Like `write_file` for a folder of files. It replaces whatever is at `path` as a whole. Raises DeviceError.
+
+    If the file system cannot exchange two folders, the old one is renamed first. If the writer is killed between these
+    two renames, `heal` restores the old folder.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         heal(path)
         _sweep(path)
-        with _begun(path, folder=True) as (temporary, _):
+        with _temporary(path, folder=True) as (temporary, _):
             for name, data in files.items():
                 with (temporary / name).open("wb") as f:
                     f.write(data)
                     f.flush()
                     os.fsync(f.fileno())
             _sync_folder(temporary)
-            _put_in_place(temporary, path)
+            _put_in_place(temporary, path, exchange)
         _sync_folder(path.parent)
     except OSError as e:
         raise DeviceError(f"{path}: cannot be written: {e.strerror}") from None
 
 
-def heal(path: Path, *, at_once: bool = False) -> None:
-    """Put a folder back in its place whose writer was killed between its two renames. at_once: this process was it."""
-    if os.path.lexists(path) or not (aside := _leftovers(path, "old")):
+def heal(path: Path, *, wait_s: float = RENAME_S) -> None:
+    """Restore a folder whose writer was killed between its two renames.
+
+    wait_s: seconds in which a living writer may finish. 0 if this process was the writer.
+    """
+    if os.path.lexists(path) or not (replaced := _leftovers(path, "old")):
         return
-    if not at_once:
-        time.sleep(0.2)  # a writer that lives is between them for a moment only
+    time.sleep(wait_s)
     with contextlib.suppress(OSError):
         if not os.path.lexists(path):
-            max(aside, key=lambda p: p.stat().st_mtime).rename(path)
+            max(replaced, key=lambda p: p.stat().st_mtime).rename(path)
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
-    """Another writer of the same path may come between any two steps: then again."""
+def _put_in_place(temporary: Path, path: Path, exchange: Exchange) -> None:
+    """Move a finished folder to `path`. Another writer of the same path may interfere at any step: then try again."""
     replaced = _beside(path, "old")
     try:
-        for _ in range(_TRIES):
+        for _ in range(_MAX_TRIES):
             if os.path.lexists(path):
-                if _exchanged(temporary, path):
+                if exchange(temporary, path):
                     return
-                _remove(replaced)  # of the try before, when a newer one stands in its place
+                _remove(replaced)  # of the previous try, if a newer folder is at `path`
                 with contextlib.suppress(FileNotFoundError):
                     path.rename(replaced)
             try:
@@ -197,18 +210,21 @@ def _put_in_place(temporary: Path, path: Path) -> None:
             except OSError as e:
                 if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
-        raise OSError(errno.EBUSY, "others write it again and again")
+        raise OSError(errno.EBUSY, "other processes keep writing it")
     finally:
-        heal(path, at_once=True)
+        heal(path, wait_s=0)
         if os.path.lexists(path):
             _remove(replaced)
 
 
 @contextlib.contextmanager
-def _begun(path: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
-    """(a new file or folder beside `path`, its open handle), locked as long as its writer lives; it is removed unless
-    it has been renamed. A sweeper may see it before it is locked, and remove it: then another one is made."""
-    for _ in range(_TRIES):
+def _temporary(path: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
+    """(a new file or folder beside `path`, its open handle).
+
+    It is locked while its writer lives, and removed at the end unless it has been renamed. A sweeper may remove it
+    before it is locked: then another one is made.
+    """
+    for _ in range(_MAX_TRIES):
         temporary, handle = _beside(path, "part"), -1
         try:
             if folder:
@@ -216,12 +232,12 @@ def _begun(path: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
             try:
                 handle = os.open(temporary, os.O_RDONLY if folder else os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
                 fcntl.flock(handle, fcntl.LOCK_EX)
-                is_there = os.path.samestat(os.fstat(handle), temporary.stat())
+                exists = os.path.samestat(os.fstat(handle), temporary.stat())
             except FileNotFoundError:
                 if not path.parent.is_dir():
                     raise
-                is_there = False
-            if is_there:
+                exists = False
+            if exists:
                 yield temporary, handle
                 return
         finally:
@@ -229,16 +245,16 @@ def _begun(path: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
                 os.close(handle)
             with contextlib.suppress(OSError):
                 _remove(temporary)
-    raise OSError(errno.EBUSY, "others remove what is written")
+    raise OSError(errno.EBUSY, "other processes keep removing the temporary file")
 
 
 def _beside(path: Path, kind: str) -> Path:
-    """A name that nobody else has: two containers, or two threads, may have the same PID."""
+    """A unique name beside `path`. The PID would not be unique: containers and threads share it."""
     return path.with_name(f".{path.name}.{os.urandom(8).hex()}.{kind}")
 
 
 def _leftovers(path: Path, kind: str) -> list[Path]:
-    """What `_beside` named, of any process; a user's own file beside it has another name."""
+    """The paths that `_beside` has named in any process. A user's own files have other names."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.{kind}")
     try:
         return [path.with_name(entry.name) for entry in os.scandir(path.parent) if pattern.fullmatch(entry.name)]
@@ -247,20 +263,20 @@ def _leftovers(path: Path, kind: str) -> list[Path]:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what writers that were killed have left. One that lives holds a lock on its own."""
+    """Remove the leftovers of writers that were killed. A living writer holds a lock on its temporary file."""
     for leftover in _leftovers(path, "part"):
         with contextlib.suppress(OSError), _locked(leftover, fcntl.LOCK_NB):
             _remove(leftover)
     replaced = _leftovers(path, "old")
-    if os.path.lexists(path):  # asked after the list was made: each of it has a successor
+    if os.path.lexists(path):  # checked after the listing: each replaced folder has a successor
         for leftover in replaced:
             _remove(leftover)
 
 
 def _remove(path: Path) -> None:
-    import shutil  # it brings every archive format: a device that only reads need not pay for it
+    import shutil  # loads every archive format, which a device that only reads does not need
 
-    if path.is_symlink() or path.is_file():  # a link: what was replaced was a link to a folder
+    if path.is_symlink() or path.is_file():  # a link: the replaced path was a link to a folder
         path.unlink(missing_ok=True)
     elif path.exists():
         shutil.rmtree(path, ignore_errors=True)
@@ -274,18 +290,6 @@ def _locked(path: Path, how: int = 0) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    """Whether the two have changed places, in one step; False where the system or the file system cannot do that."""
-    import ctypes
-
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:  # an old libc, or no Linux
-        return False
-    failed: int = rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
-    return failed == 0
 
 
 def _sync_folder(path: Path) -> None:

@@ -1,6 +1,6 @@
-"""FlatBuffers read strictly: each reference is checked against the end of the data before it is followed.
+"""Reads FlatBuffers strictly: each reference is checked against the end of the data before it is followed.
 
-The flatbuffers package follows what it finds: from a damaged file it reads other bytes, or goes on for minutes.
+The flatbuffers package follows any reference: in a damaged file it reads wrong bytes, or runs for minutes.
 """
 
 from __future__ import annotations
@@ -9,43 +9,49 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-# above what any model has; together they bound the time that a crafted file can take
-MOST_TABLES = 256
-MOST_CHARACTERS = 1 << 16
+# more than any model has; together they limit the time that a crafted file can take
+MAX_TABLES = 256  # of a vector
+MAX_CHARACTERS = 1 << 16  # bytes of a text
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a FlatBuffer; its fields are addressed by slot, in the order of the schema. A field that was not
-    written is None, or the default. All methods raise ValueError for what lies outside `data`, or is too long."""
+    """A table of a FlatBuffer. Its fields are addressed by slot, in the order of the schema.
+
+    A field that was not written is None, or the default. All methods raise ValueError for a value that lies outside
+    `data` or is too long.
+
+    data: the whole buffer.
+    position: of the table in it.
+    """
 
     data: bytes
     position: int
 
     @staticmethod
     def root(data: bytes, identifier: bytes) -> Table:
-        """The root of a buffer with a file identifier, as b"TFL3"."""
+        """The root of a buffer with a file identifier, such as b"TFL3"."""
         if data[4:8] != identifier:
             raise ValueError(f"its identifier is {data[4:8]!r}, not {identifier!r}")
         return Table(data, _follow(data, 0))
 
     def place(self, slot: int) -> int | None:
-        """Where a field's value is."""
+        """Position of a field's value; None if it was not written."""
         vtable = self.position - _number(self.data, self.position, "<i")
         offset = _number(self.data, vtable + 4 + 2 * slot, "<H") if slot < self._slots(vtable) else 0
         return self.position + offset if offset else None
 
     def slots(self) -> int:
-        """How many fields the writer knew."""
+        """Number of fields that the writer knew."""
         return self._slots(self.position - int(_number(self.data, self.position, "<i")))
 
     def number(self, slot: int, form: str, default: int = 0) -> int:
-        """form: of the struct module, as "<I"."""
+        """An integer field. form: a format of the struct module, such as "<I"."""
         place = self.place(slot)
         return default if place is None else int(_number(self.data, place, form))
 
     def target(self, slot: int) -> int | None:
-        """Where the table, vector or string is that a field refers to."""
+        """Position of the table, vector or string that a field refers to."""
         place = self.place(slot)
         return None if place is None else _follow(self.data, place)
 
@@ -54,7 +60,7 @@ class Table:
         return None if target is None else Table(self.data, target)
 
     def vector(self, slot: int, size: int) -> tuple[int, int]:
-        """(position of the first item, how many of `size` bytes each); (0, 0) when there is none."""
+        """(position of the first item, number of items of `size` bytes each); (0, 0) if the field was not written."""
         target = self.target(slot)
         if target is None:
             return 0, 0
@@ -64,7 +70,7 @@ class Table:
         return target + 4, count
 
     def item(self, slot: int, index: int) -> Table:
-        """The table at an index of a vector, which may be of any length."""
+        """The table at an index of a vector, which may have any length."""
         start, count = self.vector(slot, 4)
         if not 0 <= index < count:
             raise ValueError(f"it refers to item {index} of {count}")
@@ -72,26 +78,26 @@ class Table:
 
     def tables(self, slot: int) -> list[Table]:
         start, count = self.vector(slot, 4)
-        if count > MOST_TABLES:
-            raise ValueError(f"{count} tables at byte {start}, where {MOST_TABLES} would be many")
+        if count > MAX_TABLES:
+            raise ValueError(f"{count} tables at byte {start}, more than {MAX_TABLES}")
         return [Table(self.data, _follow(self.data, start + 4 * i)) for i in range(count)]
 
     def floats(self, slot: int) -> tuple[float, ...]:
         start, count = self.vector(slot, 4)
-        if count > MOST_TABLES:
-            raise ValueError(f"{count} numbers at byte {start}, where {MOST_TABLES} would be many")
+        if count > MAX_TABLES:
+            raise ValueError(f"{count} numbers at byte {start}, more than {MAX_TABLES}")
         return struct.unpack_from(f"<{count}f", self.data, start)
 
     def integers(self, slot: int) -> tuple[int, ...]:
-        """int32s."""
+        """A vector of int32."""
         start, count = self.vector(slot, 4)
-        if count > MOST_TABLES:
-            raise ValueError(f"{count} numbers at byte {start}, where {MOST_TABLES} would be many")
+        if count > MAX_TABLES:
+            raise ValueError(f"{count} numbers at byte {start}, more than {MAX_TABLES}")
         return struct.unpack_from(f"<{count}i", self.data, start)
 
     def text(self, slot: int) -> str:
         start, count = self.vector(slot, 1)
-        if count > MOST_CHARACTERS:
+        if count > MAX_CHARACTERS:
             raise ValueError(f"a text of {count} bytes at byte {start}")
         return self.data[start : start + count].decode("utf-8")
 

@@ -1,5 +1,7 @@
-"""Reading pictures from files: decoded once, the same way everywhere, never half, and never larger than memory allows:
-what the header announces is looked at before anything is made room for."""
+"""Decodes image files: the same way everywhere, never partly, and never larger than memory allows.
+
+The size in the header is checked before memory is allocated.
+"""
 
 from __future__ import annotations
 
@@ -9,38 +11,43 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sightline.documents import read_bytes
 from sightline.errors import DataError
 from sightline.preprocess import Frame
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-# 192 MB once it is decoded; while it is, OpenCV takes up to 400 MB, and 800 MB for a GIF or a TIFF of 16 bits a sample
-LARGEST_PIXELS = 64_000_000
+# 192 MB decoded; during decoding OpenCV needs up to 400 MB, and 800 MB for a GIF or a TIFF with 16 bits per sample
+MAX_PIXELS = 64_000_000
 # a JPEG spends at least one bit on each block of 8x8 pixels, however flat the image is
-_JPEG_PIXELS_A_BYTE = 8 * 64
-_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-# each of these is small; texts and profiles are compressed, and may be a thousand times their size
-_PNG_SMALL = (b"eXIf", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"hIST", b"pHYs", b"tIME")
-_LARGEST_SMALL = 65_536  # bytes, as many as JPEG allows for its EXIF
+_JPEG_PIXELS_PER_BYTE = 8 * 64
+_PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+# each of these is small; texts and profiles are compressed, and may unpack to a thousand times their size
+_PNG_SMALL_CHUNKS = (b"eXIf", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"bKGD", b"hIST", b"pHYs", b"tIME")
+_MAX_SMALL_CHUNK = 65_536  # bytes, as JPEG allows for its EXIF
 
 
-def decode_image(data: bytes | bytearray, name: str, largest: int = LARGEST_PIXELS) -> Frame:
-    """uint8 [height, width, 3] in BGR, turned upright by its EXIF orientation. largest: in pixels; what announces more
-    is not decoded. Raises DataError, which names `name`.
+def decode_image(data: bytes | bytearray, name: str, max_pixels: int = MAX_PIXELS) -> Frame:
+    """uint8 [height, width, 3] in BGR, upright according to its EXIF orientation. Raises DataError.
 
-    OpenCV fills the missing half of a truncated JPEG with grey and says nothing, so the end mark is looked for first.
+    OpenCV silently fills the missing half of a truncated JPEG with grey, so the end mark is checked first.
+
+    name: of the file, for errors.
+    max_pixels: a larger image is not decoded.
     """
     if not data:
         raise DataError(f"{name}: the file is empty")
     if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-4096:]:
-        raise DataError(f"{name}: the JPEG is cut off before its end")
+        raise DataError(f"{name}: the JPEG is truncated")
     if data[:8] == b"\x89PNG\r\n\x1a\n" and b"IEND" not in data[-4096:]:
-        raise DataError(f"{name}: the PNG is cut off before its end")
+        raise DataError(f"{name}: the PNG is truncated")
     size = image_size(data)
     if size is None:
-        raise DataError(f"{name}: not a picture that can be decoded")
-    if size[0] * size[1] > largest:
-        raise DataError(f"{name}: {size[0]}x{size[1]} pixels are too many; the limit is {largest / 1e6:.0f} million")
-    if data[:2] == b"\xff\xd8" and size[0] * size[1] > _JPEG_PIXELS_A_BYTE * len(data):
+        raise DataError(f"{name}: not an image that can be decoded")
+    if size[0] * size[1] > max_pixels:
+        raise DataError(
+            f"{name}: {size[0]}x{size[1]} pixels are too many. The limit is {max_pixels / 1e6:.0f} million."
+        )
+    if data[:2] == b"\xff\xd8" and size[0] * size[1] > _JPEG_PIXELS_PER_BYTE * len(data):
         raise DataError(f"{name}: damaged: {len(data)} bytes cannot hold the {size[0]}x{size[1]} pixels of its header")
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         data = _png_pixels(data, name)
@@ -49,13 +56,15 @@ def decode_image(data: bytes | bytearray, name: str, largest: int = LARGEST_PIXE
     except cv2.error as e:  # sizes beyond OpenCV's limits
         raise DataError(f"{name}: OpenCV cannot decode it: {e.err}") from None
     if image is None:
-        raise DataError(f"{name}: not a picture that can be decoded")
+        raise DataError(f"{name}: not an image that can be decoded")
     return np.asarray(image, np.uint8)
 
 
 def image_size(data: bytes | bytearray) -> tuple[int, int] | None:
-    """(width, height) in pixels by the header, without decoding and before the image is turned upright; None for
-    anything else than a JPEG, PNG, BMP, WebP, TIFF or GIF, and for a header that is cut off."""
+    """(width, height) in pixels according to the header, before the image is turned upright.
+
+    None unless it is a JPEG, PNG, BMP, WebP, TIFF or GIF with a complete header.
+    """
     try:
         if data[:2] == b"\xff\xd8":
             return _jpeg_size(data)
@@ -78,34 +87,35 @@ def image_size(data: bytes | bytearray) -> tuple[int, int] | None:
 
 
 def _png_pixels(data: bytes | bytearray, name: str) -> bytes | bytearray:
-    """Without what the decoder would unpack or keep for nothing: texts, colour profiles, animations, and chunks that it
-    does not know. The same object where there is none of these. Other formats need no such thing: their decoders skip
-    what they do not know, and unpack none of it."""
-    kept = bytearray()
-    start, at = 0, 8  # of what is kept next, and of the chunk
+    """The PNG without texts, colour profiles, animations and unknown chunks, which the decoder would unpack or keep.
+
+    The same object if there are none. Decoders of other formats skip what they do not know.
+    """
+    result = bytearray()
+    start, at = 0, 8  # start: of the next part that stays; at: position of the chunk
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
         if end > len(data) or (kind == b"IHDR") != (at == 8):
             break
-        if kind not in _PNG_PIXELS and (kind not in _PNG_SMALL or length > _LARGEST_SMALL):
-            kept += data[start:at]
+        if kind not in _PNG_PIXEL_CHUNKS and (kind not in _PNG_SMALL_CHUNKS or length > _MAX_SMALL_CHUNK):
+            result += data[start:at]
             start = end
         if kind == b"IEND":
-            return kept + data[start:end] if start else data
+            return result + data[start:end] if start else data
         at = end
-    raise DataError(f"{name}: the PNG is damaged or cut off: its chunks do not lead from a header to an end")
+    raise DataError(f"{name}: the PNG is damaged or truncated: its chunks do not lead from a header to an end")
 
 
 def _jpeg_size(data: bytes | bytearray) -> tuple[int, int] | None:
-    """Of the first frame header. What stands between two segments is skipped, as the decoder skips it."""
+    """From the first frame header. Bytes between two segments are skipped, as the decoder does."""
     at = 2
     while (at := data.find(b"\xff", at)) >= 0:
         while data[at] == 0xFF:
             at += 1
         marker = data[at]
         at += 1
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # these stand alone
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # markers without a segment
             continue
         if marker in (0xD9, 0xDA):  # the end, and the pixels: a frame header comes before
             return None
@@ -131,8 +141,11 @@ def _webp_size(data: bytes | bytearray) -> tuple[int, int] | None:
 
 
 def _tiff_size(data: bytes | bytearray) -> tuple[int, int] | None:
-    """Of the first image; of its tiles where they are larger. None where a size is there twice, is no single number, or
-    is of a type that TIFF has not for it: libtiff reads some of these, each in its own way."""
+    """From the first image, or its tiles if they are larger.
+
+    None if a size occurs twice, is not a single number, or has a type that TIFF does not allow: libtiff reads some of
+    these, each in its own way.
+    """
     order = "<" if data[:2] == b"II" else ">"
     large = b"+" in data[2:4]  # BigTIFF: 8 bytes where TIFF has 4
     if large:
@@ -156,9 +169,5 @@ def _tiff_size(data: bytes | bytearray) -> tuple[int, int] | None:
 
 
 def read_image(path: Path) -> Frame:
-    """`decode_image` of a file."""
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read: {e.strerror}") from None
-    return decode_image(data, str(path))
+    """`decode_image` for a file."""
+    return decode_image(read_bytes(path, DataError), str(path))

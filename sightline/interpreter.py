@@ -1,4 +1,4 @@
-"""The TFLite interpreter: the same for the converter that measures and the agent that runs."""
+"""The TFLite interpreter: the converter that measures and the agent that runs use the same one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ _EDGETPU_OP = b"edgetpu-custom-op"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output. scale 0 = not quantized; real value = scale * (stored - zero_point)."""
+    """An input or output of a model: real value = scale * (stored - zero_point).
+
+    index: of the tensor in the interpreter.
+    name, shape, dtype: of the tensor.
+    scale: 0 = not quantized.
+    zero_point: stored value of the real value 0.
+    """
 
     index: int
     name: str
@@ -34,16 +40,19 @@ class TensorInfo:
     zero_point: int
 
     def real(self, stored: NDArray[Any]) -> NDArray[np.float32]:
-        """float32: what the stored numbers stand for."""
+        """The real values of stored ones, float32."""
         values = stored.astype(np.float32, copy=False)
         return (values - self.zero_point) * np.float32(self.scale) if self.scale else values
 
 
 class Interpreter:
-    """One model, loaded from bytes that were hashed: what was verified is what runs.
+    """One model, loaded from the bytes that were verified. Only one thread may use it at a time.
 
-    The model takes one picture, [1, height, width, 3], or a plane a channel, [1, 3, height, width], as some converters
-    leave it: int8, uint8 or float32, of the values that its InputSpec says.
+    The model takes one image, [1, height, width, 3], or [1, 3, height, width] as some converters leave it: int8, uint8
+    or float32, with the values that its InputSpec states.
+
+    input, outputs: its tensors.
+    quantizer: makes the input tensor from an image; another thread may use it, see `InputQuantizer`.
     """
 
     def __init__(
@@ -55,10 +64,14 @@ class Interpreter:
         delegate: Delegate = "xnnpack",
         name: str = "model",
     ):
-        """spec: of the input; none = bytes as they are, of any size. threads: of the CPU kernels.
+        """content: of the .tflite.
+        spec: of the input; None = raw bytes, of any size.
+        threads: of the CPU kernels.
+        delegate: what executes the graph.
+        name: of the file, for errors.
 
-        Raises ModelError for a model that does not load or is not of this kind, InterpreterError (exit code 3) for a
-        delegate that is not there.
+        Raises ModelError if the model does not load or is not of this kind. Raises ConfigError if it is not compiled
+        for the delegate, and InterpreterError (exit code 3) if the delegate is missing.
         """
         runtime = find_runtime()
 
@@ -67,18 +80,20 @@ class Interpreter:
         if delegate == "edgetpu":
             if not compiled:
                 raise ConfigError(
-                    f"{name}: is not compiled for the Edge TPU, so this device's delegate cannot run it; compile it "
-                    "with edgetpu_compiler, or run it on the CPU with --device desktop"
+                    f"{name}: is not compiled for the Edge TPU, so this device's delegate cannot run it. Compile it "
+                    "with edgetpu_compiler, or run it on the CPU with --device desktop."
                 )
             options["experimental_delegates"] = [_load_edgetpu(runtime)]
         elif compiled:
-            raise ConfigError(f"{name}: is compiled for the Edge TPU; run it with a --device whose delegate is edgetpu")
+            raise ConfigError(
+                f"{name}: is compiled for the Edge TPU. Run it with a --device whose delegate is edgetpu."
+            )
         elif delegate == "none":
             resolver = runtime.more.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
             options["experimental_op_resolver_type"] = resolver
-        said: list[str] = []
+        errors: list[str] = []
         try:
-            with _stderr_kept(said):
+            with capture_stderr(errors):
                 self._lite = runtime.lite.Interpreter(**options)
                 self._lite.allocate_tensors()
             if _IS_32_BIT:
@@ -86,25 +101,25 @@ class Interpreter:
             inputs = [_tensor(d) for d in self._lite.get_input_details()]
             self.outputs = [_tensor(d) for d in self._lite.get_output_details()]
         except (ValueError, RuntimeError) as e:  # a name that is not UTF-8 is a ValueError too
-            reason = " ".join([*str(e).split(), *said])
+            reason = " ".join([*str(e).split(), *errors])
             raise ModelError(f"{name}: LiteRT cannot load it: {reason}") from None
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[0] != 1 or 3 not in inputs[0].shape[1::2]:
             shapes = ", ".join(f"{t.name} {list(t.shape)}" for t in inputs)
-            raise ModelError(f"{name}: one input [1, height, width, 3] is needed, it has: {shapes}")
+            raise ModelError(f"{name}: must have one input [1, height, width, 3], but has: {shapes}")
         self.input = inputs[0]
         if spec is not None and self.size != (spec.width, spec.height):
-            raise ModelError(f"{name}: takes {list(self.input.shape)}, not {spec.width}x{spec.height} as it should")
+            raise ModelError(f"{name}: its input is {list(self.input.shape)}, but should be {spec.width}x{spec.height}")
         self.quantizer = InputQuantizer(self.input, spec or InputSpec(1, 1), name)
-        self._entry = self.quantizer.empty()
+        self._input_tensor = self.quantizer.empty()
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of the picture that it takes."""
+        """(width, height) of the image that the model takes."""
         return _size(self.input)
 
     @property
     def table(self) -> NDArray[Any]:
-        """[3, 256]: what each byte of each channel is in the input's own dtype."""
+        """[3, 256]: the stored value of each byte of each channel, in the input's own dtype."""
         return self.quantizer.table
 
     def __call__(self, image: Frame) -> list[NDArray[np.float32]]:
@@ -114,15 +129,16 @@ class Interpreter:
         return self.results()
 
     def fill(self, image: Frame) -> None:
-        """Hand the picture to the model's input tensor."""
-        self.quantizer(image, self._entry)
-        self.feed(self._entry)
+        """Write the image into the model's input tensor."""
+        self.quantizer(image, self._input_tensor)
+        self.feed(self._input_tensor)
 
-    def feed(self, entry: NDArray[Any]) -> None:
-        """The same for what `quantizer` has made of a picture; a copy and nothing else."""
-        self._lite.set_tensor(self.input.index, entry)
+    def feed(self, input_tensor: NDArray[Any]) -> None:
+        """Copy what `quantizer` has made of an image into the model's input tensor."""
+        self._lite.set_tensor(self.input.index, input_tensor)
 
     def invoke(self) -> None:
+        """Run the model. Raises InterpreterError."""
         try:
             self._lite.invoke()
         except (ValueError, RuntimeError) as e:
@@ -138,25 +154,28 @@ class Interpreter:
 
 
 def dequantize(tensors: Sequence[TensorInfo], outputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-    """What `Interpreter.raw` gave, as float32."""
+    """What `Interpreter.raw` returned, as float32."""
     return [t.real(raw) for t, raw in zip(tensors, outputs, strict=True)]
 
 
 class InputQuantizer:
-    """RGB bytes to what the model's input tensor stores. Knows the interpreter's input, not the interpreter: the thread
-    that captures uses it while the other one infers.
+    """Converts RGB bytes to the stored values of the model's input tensor.
 
-    table: [3, 256], what each byte of each channel is in the input's own dtype.
+    It has no reference to the interpreter and does not change after `__init__`, so the capture thread can use it while
+    another thread runs the model.
+
+    spec, tensor: of the input.
+    table: [3, 256], the stored value of each byte of each channel, in the input's own dtype.
     """
 
     def __init__(self, tensor: TensorInfo, spec: InputSpec, name: str) -> None:
-        """name: of the model, for errors. Raises ModelError for a dtype that pictures do not have."""
+        """name: of the model, for errors. Raises ModelError for a dtype that images cannot have."""
         self.spec, self.tensor = spec, tensor
         self.table = _byte_table(tensor, spec, name)
         byte = np.arange(256, dtype=np.uint8)
         uniform = bool((self.table == self.table[0]).all())
-        self._planes = _in_planes(tensor)
-        self._plain = uniform and np.array_equal(self.table[0], byte)  # float32 or uint8, as it is
+        self._planes = _is_nchw(tensor)
+        self._plain = uniform and np.array_equal(self.table[0], byte)  # float32 or uint8, unchanged
         # int8 of scale 1 and zero point -128: `byte - 128` is one flipped bit, 7x faster than a table
         self._flip = uniform and np.array_equal(self.table[0], (byte ^ 0x80).view(np.int8))
 
@@ -165,10 +184,14 @@ class InputQuantizer:
         return np.empty(self.tensor.shape, self.tensor.dtype)
 
     def __call__(self, image: Frame, out: NDArray[Any]) -> None:
-        """image: uint8 [height, width, 3], RGB. out: as `empty` makes it."""
+        """Write the stored values of `image` into `out`.
+
+        image: uint8 [height, width, 3], RGB.
+        out: made by `empty`.
+        """
         width, height = _size(self.tensor)
         if image.shape != (height, width, 3):
-            raise ValueError(f"the model takes {[height, width, 3]}, not {list(image.shape)}")
+            raise ValueError(f"the model takes images of {[height, width, 3]}, not {list(image.shape)}")
         if self._planes:
             for channel, table in enumerate(self.table):
                 np.take(table, image[:, :, channel], out=out[0, channel], mode="clip")
@@ -181,58 +204,60 @@ class InputQuantizer:
                 np.take(table, image[:, :, channel], out=out[0, :, :, channel], mode="clip")
 
 
-def _in_planes(tensor: TensorInfo) -> bool:
+def _is_nchw(tensor: TensorInfo) -> bool:
     return tensor.shape[3] != 3
 
 
 def _size(tensor: TensorInfo) -> tuple[int, int]:
-    height, width = tensor.shape[2:] if _in_planes(tensor) else tensor.shape[1:3]
+    height, width = tensor.shape[2:] if _is_nchw(tensor) else tensor.shape[1:3]
     return width, height
 
 
 def is_compiled(content: bytes) -> bool:
-    """Whether edgetpu_compiler has made it: then only the Edge TPU runs it."""
+    """Whether the model is compiled for the Edge TPU. Then nothing else runs it."""
     return _EDGETPU_OP in content
 
 
 @contextmanager
-def _stderr_kept(said: list[str]) -> Iterator[None]:
-    """LiteRT writes to the process's stderr: a greeting that nobody needs, and the real reason of a failure. What other
-    threads write meanwhile comes a little later."""
-    # in memory: a device whose disk is read-only or full loads its model all the same
-    with open(os.memfd_create("stderr"), "w+b") if hasattr(os, "memfd_create") else _temporary() as kept:  # noqa: PTH123
+def capture_stderr(errors: list[str]) -> Iterator[None]:
+    """Keep LiteRT's lines off the process's stderr, and append its error messages to `errors`.
+
+    LiteRT writes a greeting and the real reason of a failure there. Lines of other threads appear a little later.
+    """
+    # in memory: a device whose disk is read-only or full can load its model too
+    with open(os.memfd_create("stderr"), "w+b") if hasattr(os, "memfd_create") else _temporary() as file:  # noqa: PTH123
         saved = os.dup(2)
-        os.dup2(kept.fileno(), 2)
+        os.dup2(file.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-            kept.seek(0)
-            for line in kept.read().splitlines(keepends=True):
+            file.seek(0)
+            for line in file.read().splitlines(keepends=True):
                 text = line.decode(errors="replace").rstrip("\n")
                 if text.startswith("ERROR: "):
-                    said.append(text.removeprefix("ERROR: "))
-                elif not text.startswith(("INFO:", "W0000")):  # of another thread, which wrote in the meantime
+                    errors.append(text.removeprefix("ERROR: "))
+                elif not text.startswith(("INFO:", "W0000")):  # of another thread
                     with suppress(OSError):
                         os.write(2, line)
 
 
 def _temporary() -> IO[bytes]:
-    import tempfile  # where there is no memfd, that is anywhere but on Linux
+    import tempfile  # only Linux has memfd
 
     return tempfile.TemporaryFile()
 
 
 def _check_fully_connected(lite: Any, name: str) -> None:
-    """tflite-runtime 2.14, the last one for 32-bit ARM, crashes on these. Raises ModelError rather than the process."""
+    """Raise ModelError for a model that crashes tflite-runtime 2.14, the last one for 32-bit ARM."""
     tensors = {t["index"]: t for t in lite.get_tensor_details()}
     for op in lite._get_ops_details():
         weights = tensors.get(op["inputs"][1]) if op["op_name"] == "FULLY_CONNECTED" else None
         if weights is not None and len(weights["quantization_parameters"]["scales"]) > 1:
             raise ModelError(
-                f"{name}: a fully-connected layer has a scale per channel, and tflite-runtime crashes on that on "
-                "32-bit systems; convert with --device raspberry_pi_32bit, or install a 64-bit system"
+                f"{name}: a fully-connected layer has a scale per channel, which crashes tflite-runtime on 32-bit "
+                "systems. Convert with --device raspberry_pi_32bit, or install a 64-bit system."
             )
 
 
@@ -241,10 +266,12 @@ def _load_edgetpu(runtime: Runtime) -> Any:
         return runtime.more.load_delegate(_EDGETPU_LIBRARY)
     except OSError:
         raise InterpreterError(
-            f"{_EDGETPU_LIBRARY} is not installed; install libedgetpu1-std from Coral's Debian repository"
+            f"{_EDGETPU_LIBRARY} is not installed. Install libedgetpu1-std from Coral's Debian repository."
         ) from None
     except ValueError:
-        raise InterpreterError("no Edge TPU answers; is it plugged in, and may this user open it (plugdev)?") from None
+        raise InterpreterError(
+            "no Edge TPU answers. Is it plugged in, and is this user in the group plugdev?"
+        ) from None
 
 
 def _tensor(details: dict[str, Any]) -> TensorInfo:
@@ -254,16 +281,16 @@ def _tensor(details: dict[str, Any]) -> TensorInfo:
 
 
 def _byte_table(tensor: TensorInfo, spec: InputSpec, name: str) -> NDArray[Any]:
-    """[3, 256]: what each byte of each channel is in the input's own dtype."""
+    """[3, 256]: the stored value of each byte of each channel, in the input's own dtype."""
     if tensor.dtype == "float32":
         return spec.values
-    if tensor.dtype == "uint8" and not tensor.scale:  # it says nothing: bytes as they are
+    if tensor.dtype == "uint8" and not tensor.scale:  # no quantization stated: raw bytes
         return spec.values.round().clip(0, 255).astype(np.uint8)
     if tensor.dtype not in ("int8", "uint8") or not tensor.scale:
-        raise ModelError(f"{name}: an input of {tensor.dtype} is not supported; int8, uint8 or float32 are")
+        raise ModelError(f"{name}: an input of {tensor.dtype} is not supported. Supported are int8, uint8 and float32.")
     limits = np.iinfo(tensor.dtype)
-    # -1..1 falls on halves: rounded to the nearest even number, pairs of bytes would be one, so all go the same way:
-    # down with zero point 0, up with -1, of which ai-edge-quantizer takes either
+    # -1..1 falls on halves. Rounding to the nearest even number would make pairs of bytes equal, so all are rounded the
+    # same way: down with zero point 0, up with -1. ai-edge-quantizer uses either.
     steps = spec.values / tensor.scale + tensor.zero_point
     stored = np.ceil(steps - 0.501)
     if stored.min() < limits.min:

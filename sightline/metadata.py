@@ -1,6 +1,6 @@
-"""What a .tflite says of itself: TFLite Metadata, the standard that MediaPipe and ML Kit read too.
+"""Reads TFLite Metadata, with which a .tflite describes itself. MediaPipe and ML Kit read it too.
 
-The model's `metadata` has an entry TFLITE_METADATA, a FlatBuffer of metadata_schema.fbs (tflite-support, identifier
+The model's `metadata` has an entry TFLITE_METADATA: a FlatBuffer of metadata_schema.fbs (tflite-support, identifier
 M001). The files that it names, such as the labels, are in a ZIP archive after the model's end.
 """
 
@@ -17,16 +17,19 @@ from sightline.errors import ModelError
 from sightline.flatbuffer import Table
 
 ENTRY = "TFLITE_METADATA"
-_NORMALIZATION = 1  # of the union ProcessUnitOptions
-_LABEL_FILES = (2, 3)  # TENSOR_AXIS_LABELS, TENSOR_VALUE_LABELS
-_MOST_BYTES = 16 << 20  # of a label file, unpacked
+_NORMALIZATION = 1  # NormalizationOptions in the union ProcessUnitOptions
+_LABEL_FILES = (2, 3)  # file types TENSOR_AXIS_LABELS and TENSOR_VALUE_LABELS
+_MAX_BYTES = 16 << 20  # of a label file, unpacked
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """name, description, version: empty where the file has none. labels: of the first output that has some, in the
-    order of the model's outputs. mean, std: what the first input takes is (byte - mean) / std, for R, G, B; None where
-    the file has none."""
+    """What a .tflite states about itself.
+
+    name, description, version: of the model; "" if the file has none.
+    labels: of the first output that has labels, in the order of the model's outputs; None if the file has none.
+    mean, std: the first input is (byte - mean) / std, for R, G, B; None if the file has none.
+    """
 
     name: str
     description: str
@@ -37,9 +40,9 @@ class Metadata:
 
 
 def read_metadata(content: bytes, name: str = "model") -> Metadata | None:
-    """The metadata of any .tflite; None when it carries none. name: of the file, in errors.
+    """The metadata of any .tflite; None if it has none. name: of the file, for errors.
 
-    Raises ModelError with the reason when it is no .tflite, or what it carries is damaged.
+    Raises ModelError if it is not a .tflite, or if its metadata are damaged.
     """
     if content[4:8] != b"TFL3":
         raise ModelError(f"{name}: not a .tflite file: TFL3 is missing at byte 4")
@@ -74,10 +77,10 @@ def _normalization(tensor: Table) -> tuple[tuple[float, float, float] | None, tu
         if unit.number(0, "<B") == _NORMALIZATION and options is not None:
             mean, std = options.floats(0), options.floats(1)
             if len(mean) != len(std) or len(mean) not in (1, 3):
-                raise ValueError(f"{len(mean)} means and {len(std)} deviations, where 1 or 3 of each are possible")
+                raise ValueError(f"{len(mean)} means and {len(std)} deviations. There must be 1 or 3 of each.")
             if not all(map(math.isfinite, mean + std)) or min(std) <= 0:
                 raise ValueError(f"means {mean} and deviations {std} must be finite, and the deviations above 0")
-            # one value stands for all channels
+            # a single value is for all channels
             r, g, b = range(3) if len(mean) == 3 else (0, 0, 0)
             return (mean[r], mean[g], mean[b]), (std[r], std[g], std[b])
     return None, None
@@ -96,15 +99,17 @@ def _labels(content: bytes, file: str) -> tuple[str, ...]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             info = archive.getinfo(file)
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(f"{file!r} is packed by method {info.compress_type}, not stored (0) or deflated (8)")
+                raise ValueError(
+                    f"{file!r} is compressed by method {info.compress_type}, not stored (0) or deflated (8)"
+                )
             with archive.open(info) as f:
-                data = f.read(_MOST_BYTES + 1)
+                data = f.read(_MAX_BYTES + 1)
     except KeyError:
         raise ValueError(f"it names {file!r}, which is not in the file's archive") from None
     # a damaged archive raises any of these
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, struct.error) as e:
-        raise ValueError(f"the archive with {file!r} is damaged or absent ({e})") from None
-    if len(data) > _MOST_BYTES:
-        raise ValueError(f"{file!r} is larger than {_MOST_BYTES >> 20} MiB")
+        raise ValueError(f"the archive with {file!r} is damaged or missing ({e})") from None
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f"{file!r} is larger than {_MAX_BYTES >> 20} MiB")
     lines = data.decode("utf-8").removesuffix("\n").split("\n")
     return tuple(line.removesuffix("\r") for line in lines)

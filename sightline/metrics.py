@@ -1,6 +1,6 @@
-"""The metrics of boxes and points: COCO's mean average precision by its own evaluator, pycocotools, and F1 of points.
+"""Metrics of boxes and points: COCO's mean average precision by its own evaluator, pycocotools, and F1 of points.
 
-A point is right in a box of its class that no point of a higher score has taken.
+A point is correct if it lies in a box of its class that no point with a higher score has matched.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from numpy.typing import NDArray
 
 from sightline.predictions import Detection
 
-RECALLS = np.linspace(0, 1, 101)  # at which COCO reads precision
-MOST = 100  # boxes of a picture that count
-STEPS = np.arange(0.05, 1.0, 0.05)  # thresholds that are tried
+RECALLS = np.linspace(0, 1, 101)  # at which COCO measures precision
+MAX_BOXES = 100  # of an image that count
+THRESHOLDS = np.arange(0.05, 1.0, 0.05)  # candidates for the threshold of points
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What is in one picture. labels: [n]. boxes: float64 [n, 4], x, y, width, height in its pixels."""
+    """The labelled objects of one image.
+
+    labels: [n], class indices.
+    boxes: float64 [n, 4], x, y, width, height in pixels.
+    """
 
     labels: NDArray[np.int64]
     boxes: NDArray[np.float64]
@@ -31,10 +35,14 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """All in 0..1. map: over IoU 0.50 to 0.95 and the classes that occur; map50: at 0.50 alone. per_class, per_class50:
-    the same of each class, NaN where it does not occur. precision50: [classes, 101] at `RECALLS`, NaN likewise.
-    threshold: the score that is worth showing, at which precision and recall are best together (F1 at IoU 0.5), mean
-    over the classes."""
+    """COCO's metrics, all in 0..1.
+
+    map: mean over IoU 0.50 to 0.95 and the classes that occur.
+    map50: the same at IoU 0.50.
+    per_class, per_class50: map and map50 of each class, NaN for a class that does not occur.
+    precision50: [classes, 101], precision at `RECALLS` and IoU 0.50; NaN for a class that does not occur.
+    threshold: the score with the best F1 at IoU 0.50, mean over the classes.
+    """
 
     map: float
     map50: float
@@ -45,48 +53,38 @@ class AveragePrecision:
 
 
 def average_precision(
-    found: Sequence[Sequence[Detection]], truth: Sequence[GroundTruth], classes: int
+    predictions: Sequence[Sequence[Detection]], truth: Sequence[GroundTruth], classes: int
 ) -> AveragePrecision:
-    """found: of each picture, what a detector said, at whatever score. truth: of the same pictures, in their order."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+    """COCO's metrics of a detector.
 
+    predictions: for each image, at any score.
+    truth: of the same images.
+    classes: number of classes.
+    """
     annotations: list[dict[str, Any]] = [
         {
             "id": 0, "image_id": i, "category_id": int(label), "bbox": box.tolist(), "area": float(box[2] * box[3]),
             "iscrowd": 0,
         }
-        for i, picture in enumerate(truth)
-        for label, box in zip(picture.labels, picture.boxes, strict=True)
+        for i, objects in enumerate(truth)
+        for label, box in zip(objects.labels, objects.boxes, strict=True)
     ]  # fmt: skip
-    for number, annotation in enumerate(annotations, 1):  # 0 is COCO's word for none
+    for number, annotation in enumerate(annotations, 1):  # 0 means none in COCO
         annotation["id"] = number
     results = [
         {
             "image_id": i, "category_id": d.index, "score": d.score,
             "bbox": [d.box.x, d.box.y, d.box.width, d.box.height],
         }
-        for i, picture in enumerate(found)
-        for d in picture
+        for i, detections in enumerate(predictions)
+        for d in detections
     ]  # fmt: skip
     if not results or not annotations:
-        nothing = np.full(classes, np.nan)
-        nothing[sorted({a["category_id"] for a in annotations})] = 0
-        return AveragePrecision(0.0, 0.0, nothing, nothing, np.repeat(nothing[:, None], len(RECALLS), axis=1), 0.5)
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells of each step
-        coco = COCO()
-        coco.dataset = {
-            "info": {},
-            "images": [{"id": i} for i in range(len(truth))],
-            "categories": [{"id": k, "name": str(k)} for k in range(classes)],
-            "annotations": annotations,
-        }
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.params.maxDets = [MOST]
-        evaluation.evaluate()
-        evaluation.accumulate()
+        zeros = np.full(classes, np.nan)
+        zeros[sorted({a["category_id"] for a in annotations})] = 0
+        return AveragePrecision(0.0, 0.0, zeros, zeros, np.repeat(zeros[:, None], len(RECALLS), axis=1), 0.5)
+    evaluation = _evaluate_coco(annotations, results, len(truth), classes)
+
     # [IoU thresholds, recalls, classes, 1, 1], -1 where a class does not occur
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     precision = np.where(precision < 0, np.nan, precision)
@@ -106,6 +104,28 @@ def average_precision(
     )
 
 
+def _evaluate_coco(annotations: list[dict[str, Any]], results: list[dict[str, Any]], images: int, classes: int) -> Any:
+    """COCO's evaluator after its evaluation. annotations, results: in COCO's form. images, classes: how many."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints every step
+        coco = COCO()
+        coco.dataset = {
+            "info": {},
+            "images": [{"id": i} for i in range(images)],
+            "categories": [{"id": k, "name": str(k)} for k in range(classes)],
+            "annotations": annotations,
+        }
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.maxDets = [MAX_BOXES]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
 def iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """Intersection over union of each of [n, 4] with each of [m, 4], x, y, width, height: [n, m]."""
     return paired_iou(a[:, None], b[None])
@@ -122,8 +142,13 @@ def paired_iou(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> ND
 
 @dataclass(frozen=True)
 class PointScore:
-    """All in 0..1. f1: harmonic mean of precision and recall over all classes, at `threshold`. per_class: F1 of each,
-    NaN where it does not occur."""
+    """Metrics of points, all in 0..1.
+
+    f1: harmonic mean of precision and recall, over all classes.
+    precision, recall: over all classes.
+    per_class: F1 of each class, NaN for a class that does not occur.
+    threshold: lowest score of the points that count.
+    """
 
     f1: float
     precision: float
@@ -133,48 +158,60 @@ class PointScore:
 
 
 def point_score(
-    found: Sequence[Sequence[Detection]], truth: Sequence[GroundTruth], classes: int, threshold: float | None = None
+    predictions: Sequence[Sequence[Detection]],
+    truth: Sequence[GroundTruth],
+    classes: int,
+    threshold: float | None = None,
 ) -> PointScore:
-    """found: of each picture what a model said, at whatever score. threshold: none = the one at which F1 is largest."""
+    """Judge points by the boxes in which they lie.
+
+    predictions: for each image, at any score, best first.
+    truth: of the same images.
+    classes: number of classes.
+    threshold: None = the one with the highest F1.
+    """
     rows = [
-        (d.index, d.score, right)
-        for said, real in zip(found, truth, strict=True)
-        for d, right in zip(said, in_boxes(said, real), strict=True)
+        (d.index, d.score, correct)
+        for points, boxes in zip(predictions, truth, strict=True)
+        for d, correct in zip(points, in_boxes(points, boxes), strict=True)
     ]
     table = np.asarray(rows, np.float64).reshape(-1, 3)
-    label, score, right = table[:, 0].astype(np.int64), table[:, 1], table[:, 2] > 0
-    there = np.bincount(np.concatenate([t.labels for t in truth]), minlength=classes)
+    label, score, correct = table[:, 0].astype(np.int64), table[:, 1], table[:, 2] > 0
+    objects = np.bincount(np.concatenate([t.labels for t in truth]), minlength=classes)
 
     def counts(at: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         shown = score >= at
-        hits = np.bincount(label[shown & right], minlength=classes)
+        hits = np.bincount(label[shown & correct], minlength=classes)
         return hits.astype(np.float64), np.bincount(label[shown], minlength=classes).astype(np.float64)
 
     def f1(at: float) -> float:
         hits, shown = counts(at)
-        return float(2 * hits.sum() / max(shown.sum() + there.sum(), 1))
+        return float(2 * hits.sum() / max(shown.sum() + objects.sum(), 1))
 
-    best = threshold if threshold is not None else round(float(max(STEPS, key=f1)), 2)
+    best = threshold if threshold is not None else round(float(max(THRESHOLDS, key=f1)), 2)
     hits, shown = counts(best)
-    each = np.where(there > 0, 2 * hits / np.maximum(shown + there, 1), np.nan)
+    each = np.where(objects > 0, 2 * hits / np.maximum(shown + objects, 1), np.nan)
     return PointScore(
-        f1(best), float(hits.sum() / max(shown.sum(), 1)), float(hits.sum() / max(there.sum(), 1)), each, best
+        f1(best), float(hits.sum() / max(shown.sum(), 1)), float(hits.sum() / max(objects.sum(), 1)), each, best
     )
 
 
-def in_boxes(found: Sequence[Detection], truth: GroundTruth, grow: float = 0.0) -> list[bool]:
-    """Whether each point lies in a box of its class that none before it took, best first. grow: of a box on each side,
-    in its own size."""
+def in_boxes(predictions: Sequence[Detection], truth: GroundTruth, grow: float = 0.0) -> list[bool]:
+    """Whether each point lies in a box of its class that no earlier point has matched.
+
+    predictions: best first; the point is the centre of the box.
+    grow: how far each box is enlarged on each side, as a fraction of its size.
+    """
     free = np.ones(len(truth.labels), bool)
-    right = []
-    for d in found:
+    correct = []
+    for d in predictions:
         x, y = d.box.x + d.box.width / 2, d.box.y + d.box.height / 2
         left, top = truth.boxes[:, 0] - grow * truth.boxes[:, 2], truth.boxes[:, 1] - grow * truth.boxes[:, 3]
         width, height = truth.boxes[:, 2] * (1 + 2 * grow), truth.boxes[:, 3] * (1 + 2 * grow)
         inside = (x >= left) & (x <= left + width) & (y >= top) & (y <= top + height)
-        where = np.flatnonzero(inside & free & (truth.labels == d.index))
-        right.append(bool(len(where)))
-        if len(where):
-            away = np.abs(truth.boxes[where, :2] + truth.boxes[where, 2:] / 2 - (x, y)).sum(axis=1)
-            free[where[int(away.argmin())]] = False
-    return right
+        matches = np.flatnonzero(inside & free & (truth.labels == d.index))
+        correct.append(bool(len(matches)))
+        if len(matches):
+            distance = np.abs(truth.boxes[matches, :2] + truth.boxes[matches, 2:] / 2 - (x, y)).sum(axis=1)
+            free[matches[int(distance.argmin())]] = False
+    return correct

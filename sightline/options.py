@@ -1,6 +1,6 @@
-"""The kinds of values that the command line takes, for click: each is finite, bounded, and possible.
+"""Types and decorators that the commands share, for click. Every value is finite and bounded.
 
-agent.yaml's options go through the same kinds.
+The options in agent.yaml are checked by the same types.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ import click
 from sightline.documents import shortened
 from sightline.errors import ConfigError
 
-_LONGEST = 220  # bytes of a new file's name: what is written beside it first has a longer one
+_MAX_NAME_BYTES = 220  # of a new file: it is first written under a longer name beside it
 
 
 class PathName(click.ParamType):  # type: ignore[type-arg]  # generic in newer stubs alone
-    """A path, as `pathlib.Path`. exists: it must be there. new: it is written, so it may be a pipe and need not be
-    readable. file, folder: which of them it may be. Raises ConfigError.
+    """A path, as `pathlib.Path`. Raises ConfigError.
 
-    What a command could not even ask about (a name too long, a folder that this user may not enter) is refused here.
+    Also refuses paths that no command can look up: a name that is too long, or a folder that this user may not enter.
+
+    exists: whether it must exist.
+    new: whether it is written, so that it may be a pipe and need not be readable.
+    file, folder: which of them it may be.
     """
 
     name = "path"
@@ -38,13 +41,13 @@ class PathName(click.ParamType):  # type: ignore[type-arg]  # generic in newer s
         path = Path(value)
         where = f"{option} {shortened(path)}".strip()
         if not os.fspath(value):
-            raise ConfigError(f"{option}: a path is needed, and this is empty")
+            raise ConfigError(f"{option}: the path is empty")
         try:
             mode = path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError) as e:
             if self.exists:
                 raise ConfigError(f"{where}: {e.strerror}") from None
-            if self.new and len(os.fsencode(path.name)) > _LONGEST:
+            if self.new and len(os.fsencode(path.name)) > _MAX_NAME_BYTES:
                 raise ConfigError(f"{where}: File name too long") from None
             return path
         except OSError as e:
@@ -64,7 +67,7 @@ class PathName(click.ParamType):  # type: ignore[type-arg]  # generic in newer s
 
 
 class Number(click.FloatRange):
-    """A finite number. least: what it must reach if it is not 0."""
+    """A finite number. least: smallest value other than 0."""
 
     def __init__(self, min: float, max: float, *, least: float = 0) -> None:
         super().__init__(min, max)
@@ -73,7 +76,7 @@ class Number(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             number = float(super().convert(value, param, ctx))
-        except OverflowError:  # a whole number that is too large for it
+        except OverflowError:  # an integer that is too large for a float
             number = math.inf
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number", param, ctx)
@@ -83,13 +86,13 @@ class Number(click.FloatRange):
 
 
 class Whole(click.IntRange):
-    """A whole number, of a size that every library takes."""
+    """A whole number in a range that every library accepts."""
 
     def __init__(self, min: int, max: int = 2**31 - 1) -> None:
         super().__init__(min, max)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, float):  # of a file
+        if isinstance(value, float):  # from agent.yaml
             self.fail(f"{value!r} is not a whole number", param, ctx)
         return int(super().convert(value, param, ctx))
 
@@ -101,3 +104,13 @@ NEW = PathName(new=True)
 NEW_FILE = PathName(new=True, folder=False)
 NEW_FOLDER = PathName(new=True, file=False)
 SEED = Whole(0, 2**32 - 1)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+corrupt_option = click.option(
+    "--corrupt",
+    type=click.Choice(["refuse", "skip"]),
+    default="refuse",
+    show_default=True,
+    help="What to do with images that cannot be read and boxes that are invalid. refuse: stop with an error. skip: "
+    "leave them out.",
+)

@@ -1,4 +1,4 @@
-"""What a model's outputs mean, and a classifier's predictions from them."""
+"""What a model's outputs mean, and the predictions of a classifier."""
 
 from __future__ import annotations
 
@@ -25,15 +25,21 @@ TASKS: dict[Decoder, tuple[Task, ...]] = {
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """What a model's outputs mean. Classification has one output, float [1, classes], in the order of `labels`;
-    detection two for each of its strides, see `sightline.detection_postprocess`; what others made has a `decoder`, one
-    of `sightline.decoders`.
+    """What a model's outputs mean.
 
-    activation: what turns the outputs into scores: `softmax` for exactly one class a picture, `sigmoid` for any number
-    of them, `none` where the graph ends in one. strides: of a detector's levels, in pixels of the input. threshold:
-    lowest score that is worth showing, where nobody asks for another. relative: whether a layout's coordinates are 0 to
-    1 of the input, not pixels. order: which output is which of a layout's; none = as they come. points: names
-    of a pose's.
+    A classifier has one output, float [1, classes], in the order of `labels`. Sightline's detectors have two outputs
+    for each stride; see `sightline.detection_postprocess`. Other models have a decoder of `sightline.decoders`.
+
+    task: what the model predicts.
+    activation: turns the outputs into scores. `softmax`: exactly one class per image. `sigmoid`: any number of
+        classes. `none`: the graph ends in scores.
+    labels: class names, in the order of the classes.
+    strides: of a detector's levels, in pixels of the input.
+    threshold: lowest score that is shown by default.
+    decoder: how outputs are read; "" for classifiers and Sightline's own detectors.
+    relative: whether the decoder's coordinates are 0..1 of the input instead of pixels.
+    order: indices of the outputs, in the order that the decoder expects; () = as they are.
+    points: names of a pose's points.
     """
 
     task: Task
@@ -48,45 +54,47 @@ class OutputSpec:
 
     @property
     def heads(self) -> tuple[int, ...]:
-        """Channels of the outputs that Sightline's own detectors give for each stride."""
+        """Channels of the outputs of Sightline's own detectors for each stride."""
         return (len(self.labels),) if self.decoder == "points" else (len(self.labels), 4)
 
     @property
     def metric(self) -> tuple[str, str]:
-        """What a model of this kind is judged by, as programs call it and as people do."""
+        """(key, title) of the metric by which such a model is judged."""
         if self.task != "detect":
             return "accuracy", "accuracy"
         return ("f1", "F1") if self.decoder == "points" else ("map", "mAP")
 
     def __post_init__(self) -> None:
         if not self.labels:
-            raise ValueError("a model without labels says nothing")
+            raise ValueError("the label list is empty")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("two classes have the same label")
         for label in self.labels:
             check_label(label)
         if (self.task == "detect" and self.decoder in ("", "points")) != bool(self.strides):
-            raise ValueError("a detector of Sightline's has strides, and nothing else has")
+            raise ValueError("Sightline's own detectors must have strides, and other models must not")
         if self.task not in TASKS[self.decoder]:
-            raise ValueError(f"the layout {self.decoder!r} is there to {' or '.join(TASKS[self.decoder])}")
+            raise ValueError(
+                f"the decoder {self.decoder!r} is for the task {' or '.join(TASKS[self.decoder])}, not {self.task}"
+            )
         if any(stride < 1 for stride in self.strides) or len(set(self.strides)) < len(self.strides):
-            raise ValueError(f"strides {self.strides}: different numbers of pixels are needed")
+            raise ValueError(f"strides {self.strides} must be different numbers of pixels")
         if self.strides and self.activation != "sigmoid":
-            raise ValueError("a detector's scores are sigmoids of its logits")
+            raise ValueError("the activation of a detector must be sigmoid")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold {self.threshold} is not a score from 0 to 1")
 
 
 def check_label(label: str) -> None:
-    """Raises ValueError for a text that a file of one label a line could not give back."""
+    """Raise ValueError for a label that a file with one label per line cannot hold."""
     if label != label.strip() or len(label.splitlines()) != 1:
-        raise ValueError(f"the label {label!r} must be one line, with no space around it")
+        raise ValueError(f"the label {label!r} must be one line without spaces at its ends")
     if label != label.encode("utf-8", "replace").decode():
         raise ValueError(f"the label {label!r} cannot be written in UTF-8")
 
 
 def scores(outputs: Sequence[Floats], spec: OutputSpec) -> Floats:
-    """float32 [classes]. Raises ValueError when the outputs are not what `spec` says."""
+    """The score of each class, float32 [classes]. Raises ValueError if the outputs do not match `spec`."""
     if len(outputs) != 1 or outputs[0].size != len(spec.labels):
         shapes = [list(o.shape) for o in outputs]
         raise ValueError(f"outputs of shapes {shapes} are not one score for each of {len(spec.labels)} labels")
@@ -95,7 +103,7 @@ def scores(outputs: Sequence[Floats], spec: OutputSpec) -> Floats:
         e = np.exp(x - x.max())
         return np.asarray(e / e.sum(), np.float32)
     if spec.activation == "sigmoid":
-        # exp of a large positive number overflows: clip where the score is 0 in float32 anyway
+        # exp of a large positive number overflows: clip it where the score is 0 in float32 anyway
         return np.asarray(1 / (1 + np.exp(np.minimum(-x, 88))), np.float32)
     return x
 
@@ -103,7 +111,7 @@ def scores(outputs: Sequence[Floats], spec: OutputSpec) -> Floats:
 def decode(
     outputs: Sequence[Floats], spec: OutputSpec, top: int = 3, threshold: float = 0.0
 ) -> tuple[Classification, ...]:
-    """The `top` classes whose score reaches `threshold`, best first; equal scores in the order of the labels."""
+    """The `top` classes whose score reaches `threshold`, best first. Equal scores are in the order of the labels."""
     s = scores(outputs, spec)
     order = np.argsort(-s, kind="stable")[:top]
     return tuple(Classification(spec.labels[i], int(i), float(s[i])) for i in order if s[i] >= threshold)

@@ -1,4 +1,4 @@
-"""What a model saw, and the one JSON form in which it leaves the device (`prediction.schema.json` is its schema)."""
+"""A model's predictions, and the JSON form in which they leave the device (schema: `prediction.schema.json`)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCHEMA = 1
-SCHEMA_FILE = Path(__file__).with_name("prediction.schema.json")  # what `Result.to_json` gives
+SCHEMA_FILE = Path(__file__).with_name("prediction.schema.json")  # of `Result.to_json`
 
 
 @dataclass(frozen=True)
 class Classification:
-    """One class with its score. `score` is a probability in 0..1 for a softmax or sigmoid head."""
+    """One class of the image.
+
+    label, index: of the class.
+    score: a probability in 0..1 for a softmax or sigmoid head.
+    """
 
     label: str
     index: int
@@ -27,7 +31,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class Box:
-    """x, y, width, height: pixels of the frame, from the left and the top of its first pixel."""
+    """A rectangle. x, y, width, height: pixels of the frame, from the left and the top of its first pixel."""
 
     x: float
     y: float
@@ -41,8 +45,13 @@ class Box:
 
 @dataclass(frozen=True)
 class Detection:
-    """One thing and where it is. score: 0..1. track: the same number for the same thing, as long as it is followed;
-    None where it is not."""
+    """One object.
+
+    label, index: of its class.
+    score: 0..1.
+    box: around it.
+    track: number of the object, the same in each frame while it is tracked; None without tracking.
+    """
 
     label: str
     index: int
@@ -52,14 +61,20 @@ class Detection:
 
     def to_json(self) -> dict[str, Any]:
         score, box = round(self.score, 5), self.box.to_json()
-        known = {"kind": "detection", "label": self.label, "index": self.index, "score": score, "box": box}
-        return known if self.track is None else {**known, "track": self.track}
+        document = {"kind": "detection", "label": self.label, "index": self.index, "score": score, "box": box}
+        return document if self.track is None else {**document, "track": self.track}
 
 
 @dataclass(frozen=True)
 class Region:
-    """All that is of one class. score: the share of `over` that it covers, 0..1. box: around it. mask: bool [rows,
-    columns], which lies over the part `over` of the frame; both in pixels of the frame."""
+    """All pixels of one class.
+
+    label, index: of the class.
+    score: share of `over` that the class covers, 0..1.
+    box: around the class.
+    over: the part of the frame that the mask covers.
+    mask: bool [rows, columns], stretched over `over`.
+    """
 
     label: str
     index: int
@@ -71,7 +86,7 @@ class Region:
     def to_json(self) -> dict[str, Any]:
         rows, columns = self.mask.shape
         flat = np.concatenate([[False], self.mask.reshape(-1), [False]])
-        edges = np.flatnonzero(flat[1:] != flat[:-1])  # where runs of what it is not, and of what it is, change
+        edges = np.flatnonzero(flat[1:] != flat[:-1])  # where runs of other classes and runs of this class change
         runs = np.diff([0, *edges.tolist(), self.mask.size]).tolist()
         return {
             "kind": "region",
@@ -85,7 +100,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Point:
-    """x, y: pixels of the frame. score: 0..1."""
+    """One point of a pose. x, y: pixels of the frame. score: 0..1."""
 
     name: str
     x: float
@@ -95,7 +110,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Pose:
-    """One person, or whatever else the model knows. score: 0..1. box: around it, or around its points."""
+    """One person, or another kind of body.
+
+    label, index: of its class.
+    score: 0..1.
+    box: around the body, or around its points.
+    points: in the order of the model.
+    """
 
     label: str
     index: int
@@ -122,7 +143,11 @@ Prediction = Classification | Detection | Region | Pose
 
 @dataclass(frozen=True)
 class ModelId:
-    """Which model spoke: the bundle's name and version, and the sha256 of the very file that ran."""
+    """Which model made a prediction.
+
+    name, version: of the bundle.
+    sha256: of the .tflite file that ran.
+    """
 
     name: str
     version: str
@@ -134,10 +159,14 @@ Code = Literal["opening", "camera", "no_frame", "frozen", "no_motion", "unreadab
 
 @dataclass(frozen=True)
 class Cause:
-    """Why nobody looked. code: one of a closed list, for programs: `opening` and `camera` (away, being opened again),
-    `no_frame` (open, but silent), `frozen` (the same picture for too long), `no_motion` (nothing changed, so nobody had
-    to look), `unreadable` (this picture alone), `stale` (too old when its turn came), `inference_stuck`.
-    text: for people."""
+    """Why a frame got no inference.
+
+    code: for programs. `opening`: the camera is being opened. `camera`: it failed and is being reopened. `no_frame`: it
+        is open, but delivers no frames. `frozen`: it has delivered the same image for too long. `no_motion`: nothing
+        moved, so inference was skipped. `unreadable`: this image cannot be decoded. `stale`: the frame was too old when
+        its turn came. `inference_stuck`: the model does not return.
+    text: for people.
+    """
 
     code: Code
     text: str
@@ -145,13 +174,20 @@ class Cause:
 
 @dataclass(frozen=True)
 class Result:
-    """One frame's outcome.
+    """The result for one frame.
 
-    frame_id: counts the frames of this source from 0, the dropped ones included. captured_at: UTC, ISO 8601.
-    captured_ns: the same moment on this machine's monotonic clock, in nanoseconds, which no adjustment moves.
-    width, height: of the frame in pixels; None when there was no frame. latency_ms: milliseconds per stage.
-    dropped: frames lost since the last result, by cause. status: `not_inferred` says that nobody looked, and `cause`
-    why: an empty `predictions` with status `ok` means that the model looked and saw nothing.
+    device: name of the device config.
+    source: name of the camera or file, without credentials.
+    frame_id: counts the frames of this source from 0, including dropped ones.
+    captured_at: UTC, ISO 8601.
+    captured_ns: the same moment on this machine's monotonic clock, in nanoseconds.
+    model: which one ran.
+    width, height: of the frame in pixels; None if there was no frame.
+    latency_ms: milliseconds of each stage.
+    predictions: best first. Empty with status `ok`: inference ran and found nothing.
+    dropped: number of frames lost since the last result, by cause.
+    cause: why there was no inference; None if there was.
+    moment_ns: time on the source's own clock in nanoseconds; 0 = `captured_ns`.
     """
 
     device: str
@@ -170,8 +206,7 @@ class Result:
 
     @property
     def moment(self) -> int:
-        """Nanoseconds on the source's own clock, by which what lasts is measured: a clip's seconds are its own, however
-        fast it is replayed."""
+        """Nanoseconds on the source's own clock. Durations use it: a clip has its own time, however fast it plays."""
         return self.moment_ns or self.captured_ns
 
     @property

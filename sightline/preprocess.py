@@ -1,4 +1,4 @@
-"""From a camera frame to a model's input. The only resize in the project: training, verification, device share it."""
+"""From a camera frame to a model's input. Training, verification and devices share this resize."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ Filter = Literal["pyramid", "linear", "area"]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How a model wants its pictures; part of every run and bundle.
+    """How a frame becomes a model's input. Every run and bundle has one.
 
     width, height: pixels of the model's input, RGB, NHWC.
-    resize: `letterbox` keeps the whole picture and its proportions and pads with the grey level `pad`; `center_crop`
-        keeps the proportions and loses the edges; `stretch` keeps everything but the proportions.
-    mean, std: what the model takes is (byte - mean) / std, for R, G, B. Sightline's own models take bytes as they are.
-    filter: `pyramid` halves the picture by 2x2 means while it is at least twice too big, then interpolates linearly:
-        it does not alias, and costs an eighth of `area` at 720p. `linear` is what most other tools do. `area` averages.
+    resize: `letterbox` keeps the whole image and its proportions, and pads. `center_crop` keeps the proportions and
+        cuts the edges. `stretch` keeps the whole image and changes its proportions.
+    filter: `pyramid` halves the image by 2x2 means while it is at least twice too large, then interpolates linearly. It
+        does not alias, and costs an eighth of `area` at 720p. `linear` is what most other tools do. `area` averages.
+    pad: grey level of the padding, 0..255.
+    mean, std: the model takes (byte - mean) / std, for R, G, B. Sightline's own models take raw bytes.
     """
 
     width: int
@@ -42,45 +43,49 @@ class InputSpec:
         if not 0 <= self.pad <= 255:
             raise ValueError(f"pad {self.pad} is not a grey level of 0 to 255")
         if len(self.mean) != 3 or len(self.std) != 3:
-            raise ValueError("mean and std are three numbers each, for R, G, B")
+            raise ValueError("mean and std must have three numbers each, for R, G, B")
         if not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:
             raise ValueError("mean and std must be finite numbers, and std above 0")
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """float32 [3, 256]: what each byte of each channel is to the model."""
+        """float32 [3, 256]: the normalized value of each byte of each channel."""
         mean, std = np.asarray(self.mean, np.float32)[:, None], np.asarray(self.std, np.float32)[:, None]
         return (np.arange(256, dtype=np.float32) - mean) / std
 
     def normalize(self, frames: Frame) -> NDArray[np.float32]:
-        """float32 [..., 3] of uint8 [..., 3]: what the model takes."""
+        """uint8 [..., 3] -> float32 [..., 3]: the normalized values that the model takes."""
         return np.stack([table[frames[..., c]] for c, table in enumerate(self.values)], axis=-1)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Which rectangle of the frame lands on which rectangle of the input: (x, y, width, height), whole pixels."""
+    """Where the frame lies in the model's input.
+
+    source: rectangle of the frame, (x, y, width, height) in whole pixels.
+    target: rectangle of the input that it fills.
+    """
 
     source: tuple[int, int, int, int]
     target: tuple[int, int, int, int]
 
     def to_source(self, x: Any, y: Any) -> tuple[Any, Any]:
-        """A point of the input, or arrays of them, in pixels of the frame: the exact inverse of `Preprocessor`."""
+        """Convert a point of the input, or arrays of them, to pixels of the frame: the inverse of `Preprocessor`."""
         sx, sy, sw, sh = self.source
         tx, ty, tw, th = self.target
         return sx + (x - tx) * sw / tw, sy + (y - ty) * sh / th
 
 
 def place(width: int, height: int, spec: InputSpec) -> Placement:
-    """Where a frame of `width` x `height` pixels goes in the input."""
-    everything = (0, 0, spec.width, spec.height)
+    """Where a frame of `width` x `height` pixels lies in the input."""
+    whole_input = (0, 0, spec.width, spec.height)
     if spec.resize == "stretch":
-        return Placement((0, 0, width, height), everything)
+        return Placement((0, 0, width, height), whole_input)
     if spec.resize == "center_crop":
         scale = max(spec.width / width, spec.height / height)
         w = min(width, max(1, round(spec.width / scale)))
         h = min(height, max(1, round(spec.height / scale)))
-        return Placement(((width - w) // 2, (height - h) // 2, w, h), everything)
+        return Placement(((width - w) // 2, (height - h) // 2, w, h), whole_input)
     scale = min(spec.width / width, spec.height / height)
     w = min(spec.width, max(1, round(width * scale)))
     h = min(spec.height, max(1, round(height * scale)))
@@ -88,7 +93,7 @@ def place(width: int, height: int, spec: InputSpec) -> Placement:
 
 
 class Preprocessor:
-    """Turns BGR frames into the RGB bytes that a model takes in; keeps its buffers, so one per thread.
+    """Converts BGR frames to the RGB bytes of a model's input. It reuses its buffers, so each thread needs its own.
 
     >>> Preprocessor(InputSpec(2, 2))(np.zeros((8, 4, 3), np.uint8)).shape
     (2, 2, 3)
@@ -102,14 +107,19 @@ class Preprocessor:
         self._bgr: Frame = np.empty((0, 0, 3), np.uint8)
 
     def empty(self) -> Frame:
-        """A buffer for the result, uint8 [spec.height, spec.width, 3]."""
+        """A new buffer for the result, uint8 [spec.height, spec.width, 3]."""
         return np.empty((self.spec.height, self.spec.width, 3), np.uint8)
 
     def __call__(self, frame: Frame, out: Frame | None = None) -> Frame:
-        """frame: uint8 [height, width, 3], BGR as OpenCV reads it. Returns uint8 [spec.height, spec.width, 3], RGB,
-        written into `out` when given. Raises ValueError for any other shape or dtype."""
+        """Convert a frame to uint8 [spec.height, spec.width, 3], RGB.
+
+        frame: uint8 [height, width, 3], BGR as OpenCV reads it.
+        out: buffer for the result; None = a new one.
+
+        Raises ValueError for any other shape or dtype.
+        """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-            raise ValueError(f"a frame is uint8 [height, width, 3] in BGR, not {frame.dtype} {list(frame.shape)}")
+            raise ValueError(f"a frame must be uint8 [height, width, 3] in BGR, not {frame.dtype} {list(frame.shape)}")
         spec = self.spec
         height, width = frame.shape[:2]
         if (width, height) != self._size:
@@ -118,12 +128,12 @@ class Preprocessor:
             out = self.empty()
         sx, sy, sw, sh = self._placement.source
         tx, ty, tw, th = self._placement.target
-        picture = frame[sy : sy + sh, sx : sx + sw]
+        image = frame[sy : sy + sh, sx : sx + sw]
         for half in self._halves:
-            cv2.resize(picture, (half.shape[1], half.shape[0]), dst=half, interpolation=cv2.INTER_AREA)
-            picture = half
+            cv2.resize(image, (half.shape[1], half.shape[0]), dst=half, interpolation=cv2.INTER_AREA)
+            image = half
         last = cv2.INTER_AREA if spec.filter == "area" else cv2.INTER_LINEAR
-        cv2.resize(picture, (tw, th), dst=self._bgr, interpolation=last)
+        cv2.resize(image, (tw, th), dst=self._bgr, interpolation=last)
         if (tw, th) != (spec.width, spec.height):
             out.fill(spec.pad)
         out[ty : ty + th, tx : tx + tw] = self._bgr[:, :, ::-1]

@@ -1,8 +1,8 @@
-"""A .pt2 as data: what torch.export saved, without what would run while torch opens it.
+"""Checks a .pt2 of torch.export, and removes whatever could run code when torch opens it.
 
-torch reads more out of a .pt2 than tensors and a graph: pickles, compiled libraries, expressions that it evaluates, and
-names that become Python source or attributes of `torch`. Here each of these is refused, and a new archive is written
-that has only what was looked at. Nothing in here imports torch.
+A .pt2 can have more than tensors and a graph: pickles, compiled libraries, expressions that torch evaluates, and names
+that become Python source or attributes of `torch`. This module refuses each of these, and writes a new archive that has
+only checked parts. It does not import torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PYTHON_OP = re.compile(
 )
 _NAME = re.compile(r"\w*", re.ASCII)
 _DOTTED = re.compile(r"[\w.:<> -]*")
-# of sizes, as sympy writes and torch prints them: `s77 + 1`, `LessThan(Symbol('u0', integer=True), Integer(5))`
+# expressions of sizes, as sympy and torch write them: `s77 + 1`, `LessThan(Symbol('u0', integer=True), Integer(5))`
 _EXPRESSION = re.compile(
     r"(Symbol\('[a-z]{1,3}\d+'(, \w{1,20}=True)*\)|[a-z]{1,3}\d+(?!\w)|FloorDiv|ModularIndexing|Where|PythonMod|Mod"
     r"|CleanDiv|CeilToInt|FloorToInt|CeilDiv|LShift|RShift|TruncToInt|TruncToFloat|ToFloat|IntTrueDiv|FloatTrueDiv"
@@ -46,7 +46,11 @@ _SPECS, _METADATA = ("in_spec", "out_spec"), ("stack_trace", "nn_module_stack", 
 
 
 class UnlistedOpError(ModelError):
-    """target: such as aten.from_file.default. metadata: what torch.export wrote about the call, unchecked."""
+    """An op that is not on the list.
+
+    target: such as aten.from_file.default.
+    metadata: of torch.export about the call, unchecked.
+    """
 
     def __init__(self, name: str, target: str, metadata: dict[str, Any]) -> None:
         super().__init__(unlisted(name, target))
@@ -54,24 +58,24 @@ class UnlistedOpError(ModelError):
 
 
 def unlisted(name: str, call: str) -> str:
-    """The message for a call of an op that is not on the list."""
+    """The error message for a call of an op that is not on the list."""
     return (
-        f"{name}: calls {call}, which is not on the list of ops that a .pt2 may call; write it in other ops, call "
-        "run_decompositions() on the exported program before you save it, or export the model to ONNX"
+        f"{name}: calls {call}, which is not on the list of ops that a .pt2 may call. Use other ops, call "
+        "run_decompositions() on the exported program before you save it, or export the model to ONNX."
     )
 
 
 def checked_program(content: bytes, name: str) -> bytes:
-    """The same program as an archive that holds tensors and a checked graph alone.
+    """The program as a new archive that has only tensors and a checked graph.
 
-    Raises ModelError, and for an op that no program may call its subclass UnlistedOpError.
+    Raises ModelError, and its subclass UnlistedOpError for an op that is not on the list.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return _rewritten(archive, name)
     # a damaged archive raises any of these
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as e:
-        raise ModelError(f"{name}: not a program that torch.export saved: {str(e) or type(e).__name__}") from None
+        raise ModelError(f"{name}: is not a program that torch.export saved: {str(e) or type(e).__name__}") from None
 
 
 def _rewritten(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -101,8 +105,8 @@ def _rewritten(archive: zipfile.ZipFile, name: str) -> bytes:
 
 def _refuse(name: str, why: str) -> NoReturn:
     raise ModelError(
-        f"{name}: {why}, and is not opened: it could run anything here; export the model again, with plain "
-        "tensors as its weights and constants"
+        f"{name}: {why}, and is not opened: it could run anything here. Export the model again, with plain "
+        "tensors as its weights and constants."
     )
 
 
@@ -117,9 +121,9 @@ def _check_payloads(document: Any, name: str) -> None:
 
 
 def _checked_graph(document: Any, name: str) -> dict[str, Any]:
-    """Without the guards, which are Python source that torch compiles, and without what it looks up for debuggers."""
+    """Remove the guards, which are Python source that torch compiles, and metadata that it reads for debuggers."""
     if not isinstance(document, dict) or not isinstance(document.get("graph_module"), dict):
-        raise ValueError("its graph is none")
+        raise ValueError("its graph is not valid")
     document["guards_code"] = []
     for node, key, value in _walk(document):
         if key in ("target", "as_operator"):
@@ -136,7 +140,7 @@ def _checked_graph(document: Any, name: str) -> dict[str, Any]:
         elif key in _SPECS:
             for _, inner, kind in _walk(parse_json(value)) if value else ():
                 if inner == "type" and kind not in _CONTAINERS:
-                    _refuse(name, f"takes or gives a {shortened(str(kind))!r}")
+                    _refuse(name, f"has an input or output of type {shortened(str(kind))!r}")
         elif isinstance(value, str) and (key == "name" or str(key).endswith(("_name", "fqn"))):
             if not (_NAME if key == "name" else _DOTTED).fullmatch(value):
                 _refuse(name, f"has a {key} {shortened(value)!r}")
@@ -154,7 +158,7 @@ def _listed(target: str) -> bool:
 
 
 def _walk(document: Any) -> Iterator[tuple[dict[Any, Any], Any, Any]]:
-    """Each (mapping, key, value) of every mapping in it, those of a mapping before those of its values."""
+    """Each (mapping, key, value) of every mapping in the document; those of a mapping before those of its values."""
     todo = [document]
     while todo:
         node = todo.pop()

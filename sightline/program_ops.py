@@ -1,14 +1,14 @@
-"""The ops that a .pt2 may call. Each works within the memory of the tensors it is given, and torch checks its bounds.
+"""The ops that a .pt2 may call. Each uses only the memory of its own tensors, and torch checks its bounds.
 
-What is not in here is refused, for torch runs a program in this process: some of its ops read and write files, and some
-look at memory without asking whose it is. The list is PyTorch's core set and what torch.export writes of the models of
-timm and torchvision and of detectors, without ops of other namespaces, files, storages, views without bounds (set_,
-resize_, _reinterpret_tensor), memory that nobody has filled (empty), chance, and gradients.
+All others are refused, because torch runs a program in this process: some ops read and write files, and some read any
+memory. The list has PyTorch's core ops, and those of the models of timm and torchvision and of detectors. It leaves out
+other namespaces, files, storages, views without bounds (set_, resize_, _reinterpret_tensor), uninitialized memory
+(empty), random numbers, and gradients.
 """
 
 from __future__ import annotations
 
-# torch.ops.aten.NAME; never its overloads that are called `out`, or so
+# torch.ops.aten.NAME; never its overloads with names such as `out`
 ATEN = frozenset(
     """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar _assert_tensor_metadata _local_scalar_dense
@@ -61,5 +61,5 @@ ATEN = frozenset(
     zero_ zeros zeros_like
     """.split()  # noqa: SIM905 a list would take four times the lines
 )
-# torch.ops.higher_order.NAME: what torch.export makes of a block under no_grad or autocast
+# torch.ops.higher_order.NAME: torch.export writes them for blocks under no_grad or autocast
 HIGHER_ORDER = frozenset({"wrap_with_autocast", "wrap_with_set_grad_enabled"})

@@ -1,14 +1,14 @@
-"""A run: the folder that training hands to conversion. Anybody's model can be written as one.
+"""A run: the folder in which training passes a model to conversion. Any model can be written as one.
 
 RUN/
   model.pt2         torch.export program: float32 NHWC RGB 0..255 in, normalisation inside
-  model.json        what it is, takes in and gives out, how good it is, where it comes from; hashes of the rest
-  calibration.npz   `frames`: uint8 [n, height, width, 3], pictures from the training part, as the model takes them
-  golden.npz        `frames` like those, and `output_0`, ...: what the model gave for each in PyTorch
-  heldout.json      the pictures that training never saw: {"root": folder, "files": [[relative path, class], ...]};
-                    a detector's have in place of the class [class, x, y, width, height] of each box, in pixels
-  history.jsonl     one line an epoch
-  checkpoint/       to resume
+  model.json        the model's input, output, metrics and provenance, and the hashes of the other files
+  calibration.npz   `frames`: uint8 [n, height, width, 3], images of the training part, as the model takes them
+  golden.npz        `frames`: held-out images, in the same form; `output_0`, ...: the outputs for them in PyTorch
+  heldout.json      the held-out images: {"root": folder, "files": [[relative path, class], ...]}. For a detector,
+                    [class, x, y, width, height] of each box in pixels instead of the class
+  history.jsonl     one line per epoch
+  checkpoint/       for --resume
 """
 
 from __future__ import annotations
@@ -31,14 +31,20 @@ from sightline.preprocess import InputSpec
 from sightline.strict_config import read_record
 
 SCHEMA = 2
-# accuracy of int8 stops changing at about 100 pictures; 256 keep every class of most data sets in
-CALIBRATION_FRAMES = 256
-GOLDEN_FRAMES = 32
+# the accuracy of int8 stops changing at about 100 images; 256 include every class of most data sets
+CALIBRATION_FRAMES = 256  # images, at most
+GOLDEN_FRAMES = 32  # images, at most
 
 
 @dataclass(frozen=True)
 class RunManifest:
-    """What a run says of itself. metrics: {name: value}, fractions in 0..1. provenance: seed, versions, data set ..."""
+    """What a run states about its model.
+
+    name, version: of the model.
+    input, output: what the model takes in and gives out.
+    metrics: {name: value}, fractions in 0..1.
+    provenance: recipe, versions, data set ...
+    """
 
     name: str
     version: str
@@ -53,47 +59,57 @@ class RunManifest:
 
 @dataclass(frozen=True)
 class Run:
+    """A run folder whose manifest has been read. Its other files are verified when they are read.
+
+    path: of the folder.
+    manifest: its model.json.
+    files: hash and size of each file.
+    """
+
     path: Path
     manifest: RunManifest
     files: FileTable
 
     def read(self, name: str) -> bytes:
-        """A file of the run, verified against its hash."""
+        """The bytes of a file of the run, verified against its hash."""
         return read_verified(self.path, self.files, name)
 
     def heldout(self) -> tuple[Path, list[tuple[str, int | GroundTruth]]]:
-        """The folder of the held-out pictures, and (path in it, class index or boxes) of each."""
+        """(folder of the held-out images, [(path in it, class index or boxes)])."""
         where = self.path / "heldout.json"
         try:
             data = parse_json(self.read("heldout.json"))
-            root, listed = Path(data["root"]), [(str(path), answer) for path, answer in data["files"]]
+            root, listed = Path(data["root"]), [(str(path), label) for path, label in data["files"]]
         except (ValueError, KeyError, TypeError) as e:
-            raise ModelError(f"{where}: not what a training leaves: {type(e).__name__}: {e}") from None
+            raise ModelError(f"{where}: is damaged: {type(e).__name__}: {e}") from None
         classes = len(self.manifest.output.labels)
-        found: list[tuple[str, int | GroundTruth]] = []
-        for i, (path, answer) in enumerate(listed, 1):
+        files: list[tuple[str, int | GroundTruth]] = []
+        for i, (path, label) in enumerate(listed, 1):
             if inside(root, path) is None:
                 raise ModelError(f"{where}: file {i}, {shortened(path)!r}, leads out of the data set's folder")
             try:
-                if isinstance(answer, int) == (self.manifest.output.task == "detect"):
+                if isinstance(label, int) == (self.manifest.output.task == "detect"):
                     raise ValueError("of another task")
-                found.append((path, _answer(answer, classes)))
+                files.append((path, _truth(label, classes)))
             except (ValueError, TypeError):
-                raise ModelError(f"{where}: file {i}: neither one of {classes} classes, nor boxes of them") from None
-        return root, found
+                raise ModelError(f"{where}: file {i}: must have one of {classes} classes, or boxes of them") from None
+        return root, files
 
 
-def _answer(answer: Any, classes: int) -> int | GroundTruth:
-    """Raises ValueError or TypeError."""
-    rows = np.asarray([[answer, 0, 0, 1, 1]] if isinstance(answer, int) else answer, np.float64).reshape(-1, 5)
+def _truth(label: Any, classes: int) -> int | GroundTruth:
+    """A label as it is used. Raises ValueError or TypeError if it is not a class or boxes."""
+    rows = np.asarray([[label, 0, 0, 1, 1]] if isinstance(label, int) else label, np.float64).reshape(-1, 5)
     labels = rows[:, 0].astype(np.int64)
     if not np.isfinite(rows).all() or not ((labels >= 0) & (labels < classes)).all():
-        raise ValueError("no class, or no finite number")
-    return answer if isinstance(answer, int) else GroundTruth(labels, rows[:, 1:])
+        raise ValueError("unknown class, or a number that is not finite")
+    return label if isinstance(label, int) else GroundTruth(labels, rows[:, 1:])
 
 
 def write_run(path: Path, manifest: RunManifest, files: Mapping[str, bytes]) -> None:
-    """Write the files, then model.json: a run without one is unfinished. files: model.pt2, calibration.npz, ..."""
+    """Write a run folder. model.json comes last: a run without it is unfinished.
+
+    files: model.pt2, calibration.npz, ...
+    """
     for name, data in files.items():
         write_file(path / name, data)
     document = {"schema": SCHEMA, **dataclasses.asdict(manifest), "files": file_table(files)}
@@ -101,7 +117,7 @@ def write_run(path: Path, manifest: RunManifest, files: Mapping[str, bytes]) -> 
 
 
 def read_run(path: Path) -> Run:
-    """Open a run strictly; its files are verified when read."""
+    """Open a run. Its other files are verified when they are read. Raises ModelError."""
     document = unseal(path / "model.json", "finished run", SCHEMA)
     where = str(path / "model.json")
     table = checked_table(document, where)

@@ -1,7 +1,7 @@
-"""Which library runs a .tflite here. All three have the same interpreter; they differ in where their wheels exist.
+"""Finds the library that runs a .tflite. All three have the same interpreter, but wheels for different machines.
 
-ai-edge-litert is what Sightline installs and what it was measured with. tflite-runtime has wheels for 32-bit Raspberry
-Pi OS, and ended with Python 3.11. TensorFlow is for whoever has it anyway.
+Sightline installs ai-edge-litert, and is measured with it. tflite-runtime has wheels for 32-bit Raspberry Pi OS, up to
+Python 3.11. TensorFlow is used if it is the only one that is installed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ _RUNTIMES = (
 
 @dataclass(frozen=True)
 class Runtime:
-    """name: of the package. lite: has `Interpreter`. more: has `load_delegate` and `OpResolverType`."""
+    """A library that runs .tflite files.
+
+    name: of the package.
+    lite: module that has `Interpreter`.
+    more: module that has `load_delegate` and `OpResolverType`.
+    """
 
     name: str
     lite: Any
@@ -32,18 +37,18 @@ class Runtime:
 
 @cache
 def find_runtime() -> Runtime:
-    """The first that is installed. Raises InterpreterError where none is, with the way out."""
+    """The first library that is installed. Raises InterpreterError if there is none, with install instructions."""
     for package, module in _RUNTIMES:
         try:
             lite = importlib.import_module(module)
         except ModuleNotFoundError:
             continue
         except ImportError as e:  # a wheel for another numpy, or another machine
-            raise InterpreterError(f"{package} is installed and cannot be loaded: {e}") from None
+            raise InterpreterError(f"{package} is installed, but cannot be imported: {e}") from None
         if package == "tensorflow":
             return Runtime(package, lite.lite, lite.lite.experimental)
         return Runtime(package, lite, lite)
     raise InterpreterError(
-        "nothing here runs .tflite files: pip install ai-edge-litert; on 32-bit Raspberry Pi OS (bookworm), "
-        "pip install tflite-runtime, with numpy below 2"
+        "no library for .tflite files is installed: pip install ai-edge-litert. On 32-bit Raspberry Pi OS (bookworm): "
+        "pip install tflite-runtime, with numpy below 2."
     )

@@ -1,4 +1,4 @@
-"""Strict reading of flat records (YAML or JSON mappings) into frozen dataclasses: no key is guessed or ignored."""
+"""Reads flat YAML or JSON mappings into frozen dataclasses. No key is guessed or ignored."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ T = TypeVar("T")
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """' (did you mean a, b?)', or '' when nothing known resembles `word`."""
-    import difflib  # for mistakes only
+    """' (did you mean a, b?)', or '' if nothing in `known` resembles `word`."""
+    import difflib  # only mistakes need it
 
     matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f" (did you mean {', '.join(matches)}?)" if matches else ""
 
 
 def read_record(cls: type[T], data: object, where: str, error: type[InputError]) -> T:
-    """Build the dataclass `cls` from a mapping with exactly its fields; fields with a default may be absent.
+    """Build the dataclass `cls` from a mapping with exactly its fields. Fields with a default may be absent.
 
-    Fields may be str, int, float, bool, tuples of texts or of numbers, dict[str, ...], Literal[...], `X | None`, or
-    another record that has been read already. Whatever does not fit raises `error` with `where` (a file, or a place in
-    one), the key, and what would fit.
+    Fields may be str, int, float, bool, tuples of strings or of numbers, dict[str, ...], Literal[...], `X | None`, or
+    another record that has been read already. Raises `error`, which names `where`, the key, and a valid value.
+
+    where: the file, or a place in it.
     """
     if not isinstance(data, Mapping):
         raise error(f"{where}: a mapping of keys to values is needed, found {type(data).__name__}")
@@ -89,7 +90,7 @@ def _checked(hint: Any, value: object, where: str, error: type[InputError]) -> o
 
 
 def _finite(value: float, where: str, error: type[InputError]) -> float:
-    """JSON's 1e400 is infinite, YAML has .nan, and no comparison finds either."""
+    """JSON's 1e400 is infinite, and YAML has .nan: comparisons with limits miss both."""
     try:
         number = float(value)
     except OverflowError:
@@ -100,7 +101,7 @@ def _finite(value: float, where: str, error: type[InputError]) -> float:
 
 
 def _shown(value: object) -> str:
-    """For a message, which stays one line that can be read."""
+    """The value for a message, which stays one readable line."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 

@@ -1,4 +1,4 @@
-"""YAML that people write and anybody may send: bounded in size, in depth, and in what its aliases stand for."""
+"""Reads YAML from untrusted sources: its size, its depth and the expansion of its aliases are limited."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from sightline.documents import read_text, utf8
 from sightline.errors import InputError
 
-_MOST_YAML = 1 << 20  # bytes: a million are 20,000 class names, and a second or two of PyYAML's work
-_MOST_VALUES = 200_000  # values, with each alias written out
-_MOST_LEVELS = 40
-_MOST_DIGITS = 100  # of a number
-_TYPES = ("null", "bool", "int", "float", "str", "seq", "map", "merge")  # of YAML; a date is none of JSON's
+_MAX_BYTES = 1 << 20  # of a file: 20,000 class names, or a second or two of PyYAML's work
+_MAX_VALUES = 200_000  # of a file, with aliases expanded
+_MAX_LEVELS = 40  # of nesting
+_MAX_DIGITS = 100  # of a number
+_TYPES = ("null", "bool", "int", "float", "str", "seq", "map", "merge")  # of YAML that JSON has too; it has no dates
 
 
 def read_yaml(path: Path, error: type[InputError]) -> Any:
-    """What the file holds: mappings, lists, texts, numbers, true, false and null, no key twice.
+    """The content of the file: mappings, lists, strings, numbers, true, false and null.
 
-    Raises `error` with the line: what is no YAML, is nested or repeated without bound, or is of another type.
+    Raises `error` with the line if it is not YAML, has a duplicate key or another type, or exceeds a limit.
     """
-    text = read_text(path, error, _MOST_YAML)
+    text = read_text(path, error, _MAX_BYTES)
     loader = None
     try:
         loader = _Loader(text)
@@ -31,8 +31,8 @@ def read_yaml(path: Path, error: type[InputError]) -> Any:
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
-        said = " ".join((e.problem or e.context or "not YAML").split())
-        raise error(f"{path}: {'' if isinstance(e, _Refused) else 'not valid YAML: '}{line}{said}") from None
+        problem = " ".join((e.problem or e.context or "not YAML").split())
+        raise error(f"{path}: {'' if isinstance(e, _Refused) else 'not valid YAML: '}{line}{problem}") from None
     except yaml.YAMLError as e:
         raise error(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
     finally:
@@ -49,16 +49,16 @@ def _refuse(node: Node, why: str) -> NoReturn:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, with bounds. What is read of it is first looked at as nodes, in which an alias costs nothing yet."""
+    """PyYAML's loader with limits. It checks the nodes first, in which an alias costs nothing yet."""
 
     _depth = 0
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         self._depth += 1
         try:
-            if self._depth > _MOST_LEVELS:
+            if self._depth > _MAX_LEVELS:
                 event = self.peek_event()  # type: ignore[no-untyped-call]
-                raise _Refused(problem=f"is nested deeper than {_MOST_LEVELS} levels", problem_mark=event.start_mark)
+                raise _Refused(problem=f"is nested deeper than {_MAX_LEVELS} levels", problem_mark=event.start_mark)
             return super().compose_node(parent, index)
         finally:
             self._depth -= 1
@@ -67,14 +67,14 @@ class _Loader(yaml.SafeLoader):
         node = self.get_single_node()
         if node is None:
             return None
-        _measure(node, {}, ())
+        _check_size(node, {}, ())
         return self.construct_document(node)
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[str, Node] = {}
+        keys: dict[str, Node] = {}
         for key, _ in node.value:
             if isinstance(key, ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                before = seen.setdefault(str(self.construct_object(key)), key)
+                before = keys.setdefault(str(self.construct_object(key)), key)
                 if before is not key:
                     _refuse(key, f"{key.value!r} is there twice; the first is in line {before.start_mark.line + 1}")
         return super().construct_mapping(node, deep)
@@ -84,33 +84,37 @@ class _Loader(yaml.SafeLoader):
         if kind == "timestamp":
             _refuse(node, f"{node.value} is read as a date; put it in quotes, as a text")
         if kind not in _TYPES:
-            _refuse(node, f"not valid YAML here: {node.tag}; a text, a number, a list or a mapping is needed")
+            _refuse(node, f"{node.tag} is not supported. Use a string, a number, a list or a mapping.")
         if isinstance(node, ScalarNode):
-            if kind in ("int", "float") and len(node.value) > _MOST_DIGITS:
-                _refuse(node, f"a number of {len(node.value)} digits")
+            if kind in ("int", "float") and len(node.value) > _MAX_DIGITS:
+                _refuse(node, f"a number of {len(node.value)} digits is too long")
             if "\0" in node.value or not utf8(node.value):
-                _refuse(node, f"{node.value!r} is no text: it has a zero byte, or half of a surrogate pair")
+                _refuse(node, f"{node.value!r} is not text: it has a zero byte, or half of a surrogate pair")
         try:
             return super().construct_object(node, deep)
         except (ValueError, OverflowError, IndexError):  # `!!int x`, `0b`
-            _refuse(node, f"{str(getattr(node, 'value', ''))!r} is no {kind}")
+            _refuse(node, f"{str(getattr(node, 'value', ''))!r} is not of type {kind}")
 
 
-def _measure(node: Node, measured: dict[int, tuple[int, int]], above: tuple[int, ...]) -> tuple[int, int]:
-    """(values in it, levels of it), each alias written out. Refuses what would never end or would fill the memory."""
+def _check_size(node: Node, sizes: dict[int, tuple[int, int]], parents: tuple[int, ...]) -> tuple[int, int]:
+    """(values, levels) of the node with aliases expanded. Refuses recursion, and what would fill the memory.
+
+    sizes: results for nodes that are done.
+    parents: ids of the nodes around it.
+    """
     key = id(node)
-    if key in above:
-        _refuse(node, "holds itself")
-    if key not in measured:
+    if key in parents:
+        _refuse(node, "contains itself")
+    if key not in sizes:
         values, levels = 1, 0
         if not isinstance(node, ScalarNode):
             for child in node.value:
                 for part in child if isinstance(child, tuple) else (child,):
-                    more, deeper = _measure(part, measured, (*above, key))
+                    more, deeper = _check_size(part, sizes, (*parents, key))
                     values, levels = values + more, max(levels, deeper)
-        if values > _MOST_VALUES:
-            _refuse(node, f"has more than {_MOST_VALUES:,} values, with its aliases written out")
-        if levels >= _MOST_LEVELS:
-            _refuse(node, f"is nested deeper than {_MOST_LEVELS} levels")
-        measured[key] = values, levels + 1
-    return measured[key]
+        if values > _MAX_VALUES:
+            _refuse(node, f"has more than {_MAX_VALUES:,} values with its aliases expanded")
+        if levels >= _MAX_LEVELS:
+            _refuse(node, f"is nested deeper than {_MAX_LEVELS} levels")
+        sizes[key] = values, levels + 1
+    return sizes[key]

@@ -38,9 +38,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path
         ColourNet(),
         read_class_folders(pictures),
         InputSpec(SIZE, SIZE),
-        name="colours",
         metrics={"accuracy": 1.0},
-        provenance={"seed": 0},
+        provenance={},
     )
     return path
 
@@ -116,10 +115,7 @@ def export_spots(path: Path, data: Path, model: Any) -> Path:
     from trainer.export import export_run
 
     output = OutputSpec("detect", "sigmoid", tuple(SPOT_BGR), (8, 16), 0.5)
-    export_run(
-        path, model, read_boxes(data), InputSpec(64, 64), name="spots", metrics={}, provenance={"seed": 0},
-        seed=0, output=output,
-    )  # fmt: skip
+    export_run(path, model, read_boxes(data), InputSpec(64, 64), metrics={}, provenance={}, output=output)
     return path
 
 

@@ -1,1 +1,1 @@
-"""The cloud side: from labelled pictures to a run folder. PyTorch, timm, torchvision."""
+"""Training: from labelled images to a run folder. PyTorch, timm, torchvision."""

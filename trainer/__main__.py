@@ -1,4 +1,4 @@
-"""For torchrun: `torchrun --nproc-per-node N -m trainer DATA --out RUN` is `sightline train` in N processes."""
+"""For torchrun: `torchrun --nproc-per-node N -m trainer DATA --out RUN` runs `sightline train` in N processes."""
 
 import sys
 

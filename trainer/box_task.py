@@ -1,4 +1,4 @@
-"""What learning boxes and learning points have in common: the pictures, the held-out ones as the device sees them."""
+"""What learning boxes and learning points have in common: the data, and an evaluation with the device's own steps."""
 
 from __future__ import annotations
 
@@ -13,27 +13,31 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sightline.data.detection import DetectionDataset
-from sightline.detection_postprocess import LOWEST
-from sightline.interpreter import TensorInfo as Stored
+from sightline.detection_postprocess import MIN_SCORE
+from sightline.interpreter import TensorInfo
 from sightline.output_spec import OutputSpec
-from sightline.postprocess import answer
+from sightline.postprocess import postprocess
 from sightline.predictions import Detection
 from sightline.preprocess import InputSpec
 from trainer.detection_data import AugmentedBoxes, PlainBoxes, collate
 from trainer.export import export_run
 from trainer.recipe import Recipe
 
-Found = Sequence[Sequence[Detection]]  # of each held-out picture
+Predictions = Sequence[Sequence[Detection]]  # for each held-out image
+EXPORT_BATCH = 32  # images
 
 
-def gap(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Divergence of the scores of cells from those that are wanted, each a distribution of two; summed over all."""
-    scores, binary = wanted.sigmoid(), nn.functional.binary_cross_entropy_with_logits
-    return binary(logits, scores, reduction="sum") - binary(wanted, scores, reduction="sum")
+def binary_divergence(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Divergence of the cells' scores from those of a teacher, each a distribution of two; summed over all."""
+    scores, entropy = teacher_logits.sigmoid(), nn.functional.binary_cross_entropy_with_logits
+    return entropy(logits, scores, reduction="sum") - entropy(teacher_logits, scores, reduction="sum")
 
 
 class BoxTask(ABC):
-    """See `trainer.task.Task`. output: what the model gives; its threshold is found when the run is written."""
+    """See `trainer.task.Task`.
+
+    output: what the model's outputs mean. Its threshold is chosen when the run is written.
+    """
 
     collate = staticmethod(collate)
     output: OutputSpec
@@ -42,48 +46,44 @@ class BoxTask(ABC):
         self.data, self.spec = data, spec
 
     @abstractmethod
-    def measure(self, found: Found) -> tuple[dict[str, float], float]:
-        """(metrics, the threshold that is best)."""
+    def score(self, predictions: Predictions) -> tuple[dict[str, float], float]:
+        """(metrics, the best threshold)."""
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Tensor, recipe: Recipe | None = None) -> Tensor: ...
 
     def train_set(self, recipe: Recipe) -> AugmentedBoxes:
-        return AugmentedBoxes(
-            self.data.root, self.data.train, self.spec, recipe.seed, recipe.augment, recipe.flip, recipe.epochs
-        )
+        return AugmentedBoxes(self.data, self.spec, recipe)
 
     def val_set(self) -> PlainBoxes:
         return PlainBoxes(self.data.root, self.data.val, self.spec)
 
     def evaluate(self, model: nn.Module, batches: DataLoader[Any], device: torch.device) -> dict[str, float]:
-        found, loss = self._look(model.eval(), batches, device)
-        return {**self.measure(found)[0], "loss": loss}
+        predictions, loss = self._predict(model.eval(), batches, device)
+        return {**self.score(predictions)[0], "loss": loss}
 
-    def export(
-        self, out: Path, model: nn.Module, metrics: Mapping[str, Any], provenance: Mapping[str, Any], seed: int
-    ) -> None:
-        batches = DataLoader(self.val_set(), 32, collate_fn=collate)
-        found, _ = self._look(model.cpu().eval(), batches, torch.device("cpu"))
-        export_run(
-            out, model, self.data, self.spec, name=out.name, metrics=dict(metrics), provenance=dict(provenance),
-            seed=seed, output=replace(self.output, threshold=round(self.measure(found)[1], 2)),
-        )  # fmt: skip
+    def export(self, out: Path, model: nn.Module, metrics: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+        batches = DataLoader(self.val_set(), EXPORT_BATCH, collate_fn=collate)
+        predictions, _ = self._predict(model.cpu().eval(), batches, torch.device("cpu"))
+        output = replace(self.output, threshold=round(self.score(predictions)[1], 2))
+        export_run(out, model, self.data, self.spec, metrics=metrics, provenance=provenance, output=output)
 
-    def _look(self, model: nn.Module, batches: DataLoader[Any], device: torch.device) -> tuple[Found, float]:
-        """What the model says to each held-out picture, in the very steps of the device; and the mean loss."""
-        found: list[Sequence[Detection]] = []
+    def _predict(
+        self, model: nn.Module, batches: DataLoader[Any], device: torch.device
+    ) -> tuple[list[Sequence[Detection]], float]:
+        """(predictions for each held-out image, by the device's own steps; the mean loss)."""
+        predictions: list[Sequence[Detection]] = []
         loss = 0.0
         with torch.no_grad():
             for images, targets in batches:
                 outputs = model(images.to(device).float())
                 loss += float(self.loss(outputs, targets.to(device))) * len(images)
-                every = outputs if isinstance(outputs, tuple) else (outputs,)
-                arrays = [o.float().cpu().numpy() for o in every]
-                stored = [Stored(i, "", (1, *a.shape[1:]), "float32", 0.0, 0) for i, a in enumerate(arrays)]
+                outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+                arrays = [o.float().cpu().numpy() for o in outputs]
+                tensors = [TensorInfo(i, "", (1, *a.shape[1:]), "float32", 0.0, 0) for i, a in enumerate(arrays)]
                 for row in range(len(images)):
-                    picture = self.data.val[len(found)]
-                    size, mine = (picture.width, picture.height), [a[row : row + 1] for a in arrays]
-                    said = answer(mine, stored, self.spec, self.output, size, LOWEST)
-                    found.append([d for d in said if isinstance(d, Detection)])
-        return found, loss / len(found)
+                    image = self.data.val[len(predictions)]
+                    rows, size = [a[row : row + 1] for a in arrays], (image.width, image.height)
+                    objects = postprocess(rows, tensors, self.spec, self.output, size, MIN_SCORE)
+                    predictions.append([d for d in objects if isinstance(d, Detection)])
+        return predictions, loss / len(predictions)

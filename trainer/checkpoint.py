@@ -1,11 +1,13 @@
 """Checkpoints that survive a kill at any moment and load without pickle: tensors in safetensors, the rest in JSON.
 
-`state.json` names the tensor files and their hashes, and is renamed into place last: it is what makes them valid.
+`state.json` names the tensor files and their hashes. It is renamed into place last, which makes the tensor files valid.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +20,52 @@ from sightline.files import checked_table, file_table, read_verified, seal, unse
 
 SCHEMA = 1
 Tensors = dict[str, Tensor]
+Write = Callable[[Path, bytes], None]  # writes a file as a whole or not at all, as `sightline.files.write_file`
 
 
-def save_checkpoint(folder: Path, epoch: int, state: dict[str, Any], tensors: Tensors, best: Tensors | None) -> None:
-    """state: JSON values. tensors: what training goes on from. best: weights of the best epoch, when this is it."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a training needs to go on.
+
+    epoch: the last finished one, from 0.
+    state: JSON values.
+    tensors: weights, optimizer and random state.
+    best: weights of the best epoch. For `save_checkpoint` None means that the saved ones remain the best.
+    """
+
+    epoch: int
+    state: dict[str, Any]
+    tensors: Tensors
+    best: Tensors | None
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, write: Write = write_file) -> None:
+    """Save the checkpoint, and delete the tensor files that it replaces."""
     path = folder / "state.json"
     table = unseal(path, "checkpoint", SCHEMA)["files"] if path.exists() else {}
-    last = f"epoch-{epoch:04}.safetensors"
-    new = {last: save(_plain(tensors))}
+    epoch, best = checkpoint.epoch, checkpoint.best
+    files = {f"epoch-{epoch:04}.safetensors": save(_on_cpu(checkpoint.tensors))}
     if best is not None:
-        new[f"best-{epoch:04}.safetensors"] = save(_plain(best))
-    for name, data in new.items():
-        write_file(folder / name, data)
-    kept = {n: v for n, v in table.items() if n.startswith("best-") and best is None}
-    table = {**kept, **file_table(new)}
-    write_file(path, seal({"schema": SCHEMA, "epoch": epoch, "state": state, "files": table}))
+        files[f"best-{epoch:04}.safetensors"] = save(_on_cpu(best))
+    for name, data in files.items():
+        write(folder / name, data)
+    old_best = {n: v for n, v in table.items() if n.startswith("best-") and best is None}
+    table = {**old_best, **file_table(files)}
+    write(path, seal({"schema": SCHEMA, "epoch": epoch, "state": checkpoint.state, "files": table}))
     for old in folder.glob("*.safetensors"):
         if old.name not in table:
             old.unlink()
 
 
-def load_checkpoint(folder: Path) -> tuple[int, dict[str, Any], Tensors, Tensors]:
-    """(epoch, state, tensors, best) of the last `save_checkpoint` that was finished."""
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """The last checkpoint that was saved completely."""
     path = folder / "state.json"
     document = unseal(path, "checkpoint", SCHEMA)
     table = checked_table(document, str(path))
-    found: dict[str, Tensors] = {}
-    for name in table:
-        found[name.split("-")[0]] = load(read_verified(folder, table, name))
-    if set(found) != {"epoch", "best"}:
-        raise ModelError(f"{path}: lists {', '.join(table)}; one epoch-*.safetensors and one best-* are needed")
-    return document["epoch"], document["state"], found["epoch"], found["best"]
+    tensors = {name.split("-")[0]: load(read_verified(folder, table, name)) for name in table}
+    if set(tensors) != {"epoch", "best"}:
+        raise ModelError(f"{path}: lists {', '.join(table)}. One epoch-*.safetensors and one best-* are needed.")
+    return Checkpoint(document["epoch"], document["state"], tensors["epoch"], tensors["best"])
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, str]:
@@ -59,6 +76,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, str]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups: str) -> None:
+    """Give the optimizer what `flatten_optimizer` returned."""
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -67,5 +85,5 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups
     optimizer.load_state_dict({"state": slots, "param_groups": json.loads(groups)})
 
 
-def _plain(tensors: Tensors) -> Tensors:
+def _on_cpu(tensors: Tensors) -> Tensors:
     return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}

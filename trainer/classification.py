@@ -1,4 +1,4 @@
-"""Learning which class a picture is of."""
+"""Learning the class of an image."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch.utils.data import DataLoader, default_collate
 
 from sightline.data.classification import ClassificationDataset
 from sightline.preprocess import InputSpec
-from trainer.data import Augmented, Plain
+from trainer.data import AugmentedImages, PlainImages
 from trainer.export import export_run
-from trainer.model import build, one_tensor
+from trainer.model import build, check_classifier
 from trainer.quantization_aware import divergence
 from trainer.recipe import Recipe
 
 
-class Classification:
+class ClassificationTask:
     """See `trainer.task.Task`."""
 
-    goal, title = "accuracy", "accuracy"
+    metric, metric_title = "accuracy", "accuracy"
     collate = staticmethod(default_collate)
 
     def __init__(self, data: ClassificationDataset, spec: InputSpec) -> None:
@@ -30,37 +30,32 @@ class Classification:
 
     def build(self, recipe: Recipe, weights: str) -> nn.Module:
         classifier = build(recipe.arch, len(self.data.labels), weights, self.spec.width)
-        one_tensor(classifier, self.spec.width, len(self.data.labels))
+        check_classifier(classifier, self.spec.width, len(self.data.labels))
         return classifier
 
-    def train_set(self, recipe: Recipe) -> Augmented:
-        return Augmented(self.data.root, self.data.train, self.spec, recipe.seed, recipe.augment, recipe.flip)
+    def train_set(self, recipe: Recipe) -> AugmentedImages:
+        return AugmentedImages(self.data, self.spec, recipe)
 
-    def val_set(self) -> Plain:
-        return Plain(self.data.root, self.data.val, self.spec)
+    def val_set(self) -> PlainImages:
+        return PlainImages(self.data.root, self.data.val, self.spec)
 
     def loss(self, outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
         return nn.functional.cross_entropy(outputs, targets, label_smoothing=recipe.label_smoothing)
 
-    def imitation(self, outputs: Tensor, wanted: Tensor) -> Tensor:
-        return divergence(outputs, wanted)
+    def distillation_loss(self, outputs: Tensor, teacher_outputs: Tensor) -> Tensor:
+        return divergence(outputs, teacher_outputs)
 
     def evaluate(self, model: nn.Module, batches: DataLoader[Any], device: torch.device) -> dict[str, float]:
         model.eval()
-        right, loss, count = 0, 0.0, 0
+        correct, loss, count = 0, 0.0, 0
         with torch.no_grad():
             for images, labels in batches:
                 labels = labels.to(device)
                 logits = model(images.to(device).float()).float()
-                right += int((logits.argmax(1) == labels).sum())
+                correct += int((logits.argmax(1) == labels).sum())
                 loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
                 count += len(labels)
-        return {"accuracy": right / count, "loss": loss / count}
+        return {"accuracy": correct / count, "loss": loss / count}
 
-    def export(
-        self, out: Path, model: nn.Module, metrics: Mapping[str, Any], provenance: Mapping[str, Any], seed: int
-    ) -> None:
-        export_run(
-            out, model, self.data, self.spec, name=out.name, metrics=dict(metrics), provenance=dict(provenance),
-            seed=seed,
-        )  # fmt: skip
+    def export(self, out: Path, model: nn.Module, metrics: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+        export_run(out, model, self.data, self.spec, metrics=metrics, provenance=provenance)

@@ -1,10 +1,10 @@
-"""Pictures on their way into training and evaluation."""
+"""Loads images for training and evaluation."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,77 +14,80 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from sightline.data.classification import ClassificationImage
+from sightline.data.classification import ClassificationDataset, ClassificationImage
 from sightline.images import read_image
 from sightline.preprocess import Frame, InputSpec, Preprocessor
+from trainer.recipe import Recipe
 
 Key = tuple[int, int]  # (epoch, index)
 
 
-class Augmented(Dataset[tuple[Tensor, int]]):
-    """Training pictures: cropped at random, through the device's own preprocessing, then torchvision's augmentations.
+class AugmentedImages(Dataset[tuple[Tensor, int]]):
+    """Training images: cropped at random, through the device's own preprocessing, then torchvision's augmentations.
 
-    A key is (epoch, index), and the randomness is a function of (seed, key): the same however many workers there are,
-    and after a resume. Items: (uint8 [height, width, 3] RGB, class).
+    A key is (epoch, index). The randomness is a function of (seed, key): the number of workers and a resume change
+    nothing. Items: (uint8 [height, width, 3] RGB, class).
     """
 
-    def __init__(
-        self, root: Path, pictures: Sequence[ClassificationImage], spec: InputSpec, seed: int, augment: str, flip: bool
-    ) -> None:
-        self.root, self.pictures, self.seed, self.augment = root, pictures, seed, augment
+    def __init__(self, data: ClassificationDataset, spec: InputSpec, recipe: Recipe) -> None:
+        self.root, self.images, self.seed, self.augment = data.root, data.train, recipe.seed, recipe.augment
         self.preprocess = Preprocessor(spec)
         steps: list[torch.nn.Module] = []
-        if flip and augment != "none":
+        if recipe.flip and self.augment != "none":
             steps.append(v2.RandomHorizontalFlip())
-        if augment == "light":
-            steps += [v2.RandomRotation(8, fill=spec.pad), v2.ColorJitter(0.3, 0.3)]  # type: ignore[arg-type]
-        elif augment == "default":
+        if self.augment == "light":
+            steps += [v2.RandomRotation(8, fill=spec.pad), v2.ColorJitter(0.3, 0.3)]
+        elif self.augment == "default":
             steps += [
-                v2.RandomAffine(10, translate=(0.08, 0.08), fill=spec.pad),  # type: ignore[arg-type]
-                v2.ColorJitter(0.3, 0.3, 0.3),  # hue would halve the speed of all
+                v2.RandomAffine(10, translate=(0.08, 0.08), fill=spec.pad),
+                v2.ColorJitter(0.3, 0.3, 0.3),  # without hue, which would halve the speed of all
                 v2.RandomErasing(0.1, scale=(0.02, 0.15)),
             ]
-        elif augment == "strong":
-            steps += [v2.TrivialAugmentWide(fill=spec.pad), v2.RandomErasing(0.25)]  # type: ignore[arg-type]
+        elif self.augment == "strong":
+            steps += [v2.TrivialAugmentWide(fill=spec.pad), v2.RandomErasing(0.25)]
         self.transform = v2.Compose(steps) if steps else None
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
         epoch, index = key
-        picture = self.pictures[index]
-        frame = read_image(self.root / picture.path)
+        labelled = self.images[index]
+        frame = read_image(self.root / labelled.path)
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         if self.augment != "none":
-            x, y, w, h = random_window(frame, rng, smallest=0.8 if self.augment == "light" else 0.5)
+            x, y, w, h = random_window(frame, rng, min_area=0.8 if self.augment == "light" else 0.5)
             frame = frame[y : y + h, x : x + w]
         image = torch.from_numpy(self.preprocess(frame))
         if self.transform:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(rng.getrandbits(62))
                 image = self.transform(image.permute(2, 0, 1)).permute(1, 2, 0)
-        return image, picture.label
+        return image, labelled.label
 
 
-class Plain(Dataset[tuple[Tensor, int]]):
-    """Pictures exactly as the device makes them. Items as of `Augmented`, keys are indices."""
+class PlainImages(Dataset[tuple[Tensor, int]]):
+    """Images exactly as the device sees them. Items are those of `AugmentedImages`, keys are indices."""
 
-    def __init__(self, root: Path, pictures: Sequence[ClassificationImage], spec: InputSpec) -> None:
-        self.root, self.pictures = root, pictures
+    def __init__(self, root: Path, images: Sequence[ClassificationImage], spec: InputSpec) -> None:
+        self.root, self.images = root, images
         self.preprocess = Preprocessor(spec)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        picture = self.pictures[index]
-        return torch.from_numpy(self.preprocess(read_image(self.root / picture.path))), picture.label
+        labelled = self.images[index]
+        return torch.from_numpy(self.preprocess(read_image(self.root / labelled.path))), labelled.label
 
 
 class Shuffled(Sampler[list[Key]]):
-    """Batches of keys in an order that is a function of (seed, epoch). This rank's share of each batch, where there are
-    several. The last, smaller batch is left out: batch norm suffers from it, and each epoch leaves out others."""
+    """Batches of keys in an order that is a function of (seed, epoch). With several processes, this rank's share.
+
+    The last, smaller batch is left out: it harms batch norm. Each epoch leaves out other images.
+
+    epoch: set by the training loop before each epoch.
+    """
 
     def __init__(self, count: int, batch: int, seed: int, rank: int, world: int) -> None:
         self.count, self.batch, self.seed, self.rank, self.world = count, min(batch, count // world), seed, rank, world
@@ -103,15 +106,23 @@ class Shuffled(Sampler[list[Key]]):
 
 
 def loader(
-    dataset: Dataset[Any], workers: int, *, collate: Any = None, batches: Shuffled | None = None, batch: int = 1
+    dataset: Dataset[Any],
+    workers: int,
+    *,
+    collate: Callable[..., Any] | None = None,
+    batches: Shuffled | None = None,
+    batch: int = 1,
 ) -> DataLoader[Any]:
-    """With `batches` for training, with `batch` in order for evaluation. collate: makes a batch; none = torch's own."""
-    shared = {
+    """A loader for training (with `batches`) or for evaluation in order (with `batch`).
+
+    collate: makes a batch of items; None = torch's own.
+    """
+    shared: dict[str, Any] = {
         "collate_fn": collate,
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
         "worker_init_fn": _one_thread,
-        # a generator of its own: seeding the workers must not move the model's randomness, or a resume would differ
+        # its own generator: seeding the workers must not advance the model's random state, or a resume would differ
         "generator": torch.Generator(),
         "persistent_workers": workers > 0,
     }
@@ -125,10 +136,13 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def random_window(frame: Frame, rng: random.Random, smallest: float) -> tuple[int, int, int, int]:
-    """(x, y, width, height) of a part of `smallest` to all of the area, its proportions changed by up to a fifth."""
+def random_window(frame: Frame, rng: random.Random, min_area: float) -> tuple[int, int, int, int]:
+    """(x, y, width, height) of a random part of the frame, its proportions changed by up to a fifth.
+
+    min_area: smallest part, as a fraction of the frame's area.
+    """
     height, width = frame.shape[:2]
-    area = rng.uniform(smallest, 1.0)
+    area = rng.uniform(min_area, 1.0)
     ratio = math.exp(rng.uniform(-0.18, 0.18))
     w = max(1, min(width, round(width * math.sqrt(area) * ratio)))
     h = max(1, min(height, round(height * math.sqrt(area) / ratio)))

@@ -1,4 +1,4 @@
-"""Learning what is in a picture and where."""
+"""Learning which objects are in an image, and where."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sightline.data.detection import DetectionDataset
 from sightline.metrics import average_precision
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
-from trainer.box_task import BoxTask, Found, gap
+from trainer.box_task import BoxTask, Predictions, binary_divergence
 from trainer.detection_loss import detection_loss
 from trainer.detector import STRIDES, build_detector
 from trainer.recipe import Recipe
@@ -18,7 +18,7 @@ from trainer.recipe import Recipe
 class DetectionTask(BoxTask):
     """See `trainer.task.Task`."""
 
-    goal, title = "map", "mAP"
+    metric, metric_title = "map", "mAP"
 
     def __init__(self, data: DetectionDataset, spec: InputSpec) -> None:
         super().__init__(data, spec)
@@ -30,17 +30,17 @@ class DetectionTask(BoxTask):
     def loss(self, outputs: tuple[Tensor, ...], targets: Tensor, recipe: Recipe | None = None) -> Tensor:
         return detection_loss(outputs, targets, self.spec.width)
 
-    def imitation(self, outputs: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> Tensor:
-        """Divergence of each cell's scores, summed over a picture, and of its edges where the model sees something."""
+    def distillation_loss(self, outputs: tuple[Tensor, ...], teacher_outputs: tuple[Tensor, ...]) -> Tensor:
+        """Divergence of each cell's scores, and distance of its edges weighted by the teacher's score; per image."""
         total = torch.zeros((), device=outputs[0].device)
-        for logits, edges, true_logits, true_edges in zip(
-            outputs[::2], outputs[1::2], wanted[::2], wanted[1::2], strict=True
+        for logits, edges, teacher_logits, teacher_edges in zip(
+            outputs[::2], outputs[1::2], teacher_outputs[::2], teacher_outputs[1::2], strict=True
         ):
-            sure = true_logits.sigmoid().amax(-1, keepdim=True)
-            shift = (edges - true_edges).abs() / true_edges.clamp(min=1.0)
-            total = total + gap(logits, true_logits) + (shift * sure).sum()
+            weight = teacher_logits.sigmoid().amax(-1, keepdim=True)
+            shift = (edges - teacher_edges).abs() / teacher_edges.clamp(min=1.0)
+            total = total + binary_divergence(logits, teacher_logits) + (shift * weight).sum()
         return total / len(outputs[0])
 
-    def measure(self, found: Found) -> tuple[dict[str, float], float]:
-        a = average_precision(found, [p.truth for p in self.data.val], len(self.data.labels))
+    def score(self, predictions: Predictions) -> tuple[dict[str, float], float]:
+        a = average_precision(predictions, [image.truth for image in self.data.val], len(self.data.labels))
         return {"map": a.map, "map50": a.map50}, a.threshold

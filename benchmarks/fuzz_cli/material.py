@@ -53,8 +53,8 @@ def make(root: Path) -> None:
     images = write_coloured(root / "colours", 8)
     recipe = {"arch": "resnet18", "batch": 8, "augment": "none", "flip": False, "seed": 0}
     export_run(
-        root / "colour-run", ColourNet(), read_class_folders(images), InputSpec(SIZE, SIZE), name="colours",
-        metrics={"accuracy": 1.0}, provenance={"seed": 0, "recipe": recipe},
+        root / "colour-run", ColourNet(), read_class_folders(images), InputSpec(SIZE, SIZE),
+        metrics={"accuracy": 1.0}, provenance={"recipe": recipe},
     )  # fmt: skip
     convert(root / "colour-run", root / "colours.bundle", ConvertOptions("desktop", schemes=("static_int8", "float32")))
 

@@ -202,7 +202,7 @@ def read_labelled(
         return LabelledImages(root, boxed.labels, [(root / p.path, p.truth) for p in images], len(boxed.problems))
     folders = read_class_folders(root, seed=seed, corrupt=corrupt, progress=progress)
     class_images = [*folders.val, *(folders.train if part == "all" else ())]
-    return LabelledImages(root, folders.labels, [(root / p.path, p.label) for p in class_images], len(folders.skipped))
+    return LabelledImages(root, folders.labels, [(root / p.path, p.label) for p in class_images], len(folders.problems))
 
 
 def _renumbered(target: Any, index: NDArray[np.int64]) -> Any:

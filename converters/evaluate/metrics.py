@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.detection_postprocess import LOWEST
+from sightline.detection_postprocess import MIN_SCORE
 from sightline.interpreter import Interpreter
 from sightline.metrics import GroundTruth, average_precision, in_boxes, iou, point_score
 from sightline.output_spec import OutputSpec
-from sightline.postprocess import answer as read_outputs
+from sightline.postprocess import postprocess
 from sightline.predictions import Detection
 from sightline.preprocess import InputSpec
 
@@ -143,7 +143,7 @@ class DetectionMetrics:
 
     def read_answer(self, interpreter: Interpreter, i: int) -> tuple[Detection, ...]:
         raw, tensors = interpreter.raw(), interpreter.outputs
-        return read_outputs(raw, tensors, self.input, self.spec, self.sizes[i], LOWEST)  # type: ignore[return-value]
+        return postprocess(raw, tensors, self.input, self.spec, self.sizes[i], MIN_SCORE)  # type: ignore[return-value]
 
     def collect(self, answers: list[tuple[Detection, ...]]) -> list[tuple[Detection, ...]]:
         return answers

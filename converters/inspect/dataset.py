@@ -13,7 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sightline.data.detection import KINDS, Box, DetectionDataset, DetectionImage
+from sightline.data.dataset import PROBLEM_KINDS
+from sightline.data.detection import Box, DetectionDataset, DetectionImage
 from sightline.errors import DeviceError
 from sightline.files import write_file
 from sightline.images import read_image
@@ -88,7 +89,7 @@ def summarize(data: DetectionDataset) -> Summary:
         boxes_per_image=(min(each), statistics.median(each), max(each)),
         smallest=(by_area[0].width, by_area[0].height),
         largest=(by_area[-1].width, by_area[-1].height),
-        problem_counts={kind: problems[kind] for kind in KINDS if problems[kind]},
+        problem_counts={kind: problems[kind] for kind in PROBLEM_KINDS if problems[kind]},
         fingerprint=data.fingerprint,
     )
 

@@ -14,8 +14,9 @@ from converters.sources.base import ModelOptions, Reader, Source
 from converters.sources.frames import calibration_frames, list_images, read_frames, spread
 from converters.sources.options import parse_normalization, read_labels
 from converters.tflite.ops import list_ops
-from sightline.data.classification import ClassificationDataset, balanced, read_class_folders
-from sightline.data.classification import read_frames as read_class_frames
+from sightline.data.classification import ClassificationDataset, read_class_folders
+from sightline.data.dataset import balanced
+from sightline.data.dataset import read_frames as read_class_frames
 from sightline.errors import ConfigError, DataError, InputError, ModelError
 from sightline.files import sha256
 from sightline.interpreter import Interpreter

@@ -22,7 +22,7 @@ from edge.results.counters import Counters
 from edge.results.sink import Sink
 from edge.results.tracker import LOW, Tracker
 from sightline.errors import DeviceError
-from sightline.postprocess import answer as postprocess
+from sightline.postprocess import postprocess
 from sightline.predictions import Cause, Detection, Prediction, Result
 from sightline.timestamps import utc_now
 

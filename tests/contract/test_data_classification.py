@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sightline.data.classification import ClassificationDataset, balanced, read_class_folders, read_frames
+from sightline.data.classification import ClassificationDataset, read_class_folders
+from sightline.data.dataset import balanced, read_frames
 from sightline.errors import DataError
 from sightline.preprocess import InputSpec, preprocess
 
@@ -47,7 +48,7 @@ def test_class_folders_are_labels_by_name_and_a_fifth_of_each_is_held_out(root: 
     assert Counter(p.label for p in data.val) == {0: 4, 1: 2, 2: 1}
     assert all(p.path.split("/")[0] == data.labels[p.label] for p in (*data.train, *data.val))
     assert not contents(data)["train"] & contents(data)["val"]
-    assert (data.leaked, data.skipped) == (0, ())
+    assert (data.leaked, data.problems) == (0, ())
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])
@@ -199,13 +200,13 @@ def into_parts(root: Path, **classes: str) -> None:
 @pytest.mark.parametrize(
     ("break_it", "why"),
     [
-        (absent, r"pets: no such folder; a folder with one subfolder of pictures per class is needed"),
-        (no_subfolders, "pets: no subfolders; each class needs a subfolder of its own"),
-        (loose, "pets: 3 pictures but no subfolders; each class needs a subfolder of its own"),
-        (one_class, "pets: only one class, 'cat'; a classifier needs two or more"),
-        (empty_class, r"pets: no pictures in fox \(known endings: \.jpg"),
-        (one_picture, "pets: no held-out pictures of fox; each class needs at least 2 different pictures"),
-        (one_picture_many_times, "no held-out pictures of fox; each class needs at least 2 different pictures"),
+        (absent, r"pets: no such folder. Pass a folder with one subfolder of images per class"),
+        (no_subfolders, "pets: no subfolders. Each class needs its own subfolder"),
+        (loose, "pets: 3 images but no subfolders. Each class needs its own subfolder"),
+        (one_class, "pets: only one class, 'cat'. A classifier needs two or more"),
+        (empty_class, r"pets: no images in fox \(known suffixes: \.jpg"),
+        (one_picture, "pets: no held-out images of fox. Each class needs at least 2 different images"),
+        (one_picture_many_times, "no held-out images of fox. Each class needs at least 2 different images"),
         (
             lambda root: into_parts(root, train="cat dog", val="cat dogs"),
             r"dogs: this class is not in .*train \(did you mean dog\?\)",
@@ -232,11 +233,11 @@ def png(root: Path) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("cut.jpg", lambda root: jpeg(root)[: len(jpeg(root)) // 2], "the JPEG is cut off before its end"),
-        ("cut.png", lambda root: png(root)[: len(png(root)) // 2], "the PNG is cut off before its end"),
+        ("cut.jpg", lambda root: jpeg(root)[: len(jpeg(root)) // 2], "the JPEG is truncated"),
+        ("cut.png", lambda root: png(root)[: len(png(root)) // 2], "the PNG is truncated"),
         ("empty.png", lambda root: b"", "the file is empty"),
-        ("text.jpg", lambda root: b"404 Not Found\n", "not a picture that can be decoded"),
-        ("zeros.bmp", lambda root: bytes(1000), "not a picture that can be decoded"),
+        ("text.jpg", lambda root: b"404 Not Found\n", "not an image that can be decoded"),
+        ("zeros.bmp", lambda root: bytes(1000), "not an image that can be decoded"),
     ],
 )
 def test_a_corrupt_picture_is_refused_or_skipped_and_counted(
@@ -245,21 +246,21 @@ def test_a_corrupt_picture_is_refused_or_skipped_and_counted(
     without = read_class_folders(root)
     bad = root / "dog" / name
     bad.write_bytes(content(root))
-    with pytest.raises(DataError, match=rf"1 of 36 pictures are corrupt .*--corrupt skip\):\n  {bad}: {why}"):
+    with pytest.raises(DataError, match=rf"1 of 36 images are corrupt.*--corrupt skip:\n  {bad}: {why}"):
         read_class_folders(root)
     data = read_class_folders(root, corrupt="skip")
-    assert data.skipped == (f"{bad}: {why}",)
+    assert [p.text for p in data.problems] == [f"{bad}: {why}"]
     assert (data.train, data.val) == (without.train, without.val)
 
 
 def test_many_corrupt_pictures_are_counted_and_the_first_ten_named(root: Path) -> None:
     for i in range(15):
         (root / "dog" / f"bad-{i:02}.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"15 of 50 pictures are corrupt") as e:
+    with pytest.raises(DataError, match=r"15 of 50 images are corrupt") as e:
         read_class_folders(root)
     assert str(e.value).count("the file is empty") == 10
     assert "bad-09.png" in str(e.value)
-    assert len(read_class_folders(root, corrupt="skip").skipped) == 15
+    assert len(read_class_folders(root, corrupt="skip").problems) == 15
 
 
 def test_skipping_a_whole_class_is_refused(root: Path) -> None:
@@ -267,7 +268,7 @@ def test_skipping_a_whole_class_is_refused(root: Path) -> None:
         path = root / "fox" / f"{i}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="no training pictures of fox"):
+    with pytest.raises(DataError, match="no training images of fox"):
         read_class_folders(root, corrupt="skip")
 
 

@@ -130,9 +130,9 @@ def test_a_split_that_somebody_made_stays(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[tuple[str, float, float, float, float], str]] = {
-    "outside": (("cap", 70, 5, 20, 30), "reaches outside of the picture, which is 80x60"),
+    "outside": (("cap", 70, 5, 20, 30), "reaches outside the image, which is 80x60"),
     "empty": (("cap", 10, 10, 0, 5), "has no area"),
-    "duplicate": (("cap", 11, 5, 20, 30), "is there twice"),
+    "duplicate": (("cap", 11, 5, 20, 30), "is a duplicate"),
 }
 
 
@@ -167,8 +167,8 @@ def test_pictures_that_are_missing_corrupt_or_turned_are_named(tmp_path: Path) -
     (images / "03.png").write_bytes((images / "03.png").read_bytes()[:200])
     cv2.imwrite(str(images / "04.png"), np.zeros((80, 60, 3), np.uint8))
     data = read_boxes(tmp_path, wrong="skip")
-    assert Counter(p.kind for p in data.problems) == {"missing picture": 1, "corrupt picture": 1, "other size": 1}
-    assert any("was it turned after it was annotated?" in p.text for p in data.problems)
+    assert Counter(p.kind for p in data.problems) == {"missing image": 1, "corrupt image": 1, "other size": 1}
+    assert any("Was it rotated after it was annotated?" in p.text for p in data.problems)
     assert len(all_of(data)) == len(GIVEN) - 3
 
 
@@ -178,7 +178,7 @@ def test_a_class_that_there_is_not_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "\n7 0.5 0.5 0.1 0.1\n0 0.5 0.5\ncap 0.5 0.5 0.1 0.1\n")
     data = read_boxes(tmp_path, wrong="skip")
     assert Counter(p.kind for p in data.problems) == {"wrong class": 1, "unreadable": 2}
-    assert any("#7" in p.text and "the classes are cap, no cap" in p.text for p in data.problems)
+    assert any("#7" in p.text and "The classes are: cap, no cap" in p.text for p in data.problems)
     coco(tmp_path / "c", GIVEN)
     file = tmp_path / "c/annotations/instances.json"
     document = json.loads(file.read_text())
@@ -209,13 +209,13 @@ def test_what_is_no_such_folder_says_what_would_be(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         read_boxes(tmp_path / "absent")
     pictures(tmp_path / "x", ["a.png"])
-    with pytest.raises(DataError, match=r"neither COCO's .* nor YOLO's data\.yaml"):
+    with pytest.raises(DataError, match=r"no annotations\. Expected a COCO \.json .*a YOLO data\.yaml"):
         read_boxes(tmp_path / "x")
     coco(tmp_path / "both", GIVEN)
     (tmp_path / "both" / "a.xml").write_text("<annotation/>")
-    with pytest.raises(DataError, match="--format says which: coco, voc"):
+    with pytest.raises(DataError, match="Choose one with --format: coco, voc"):
         read_boxes(tmp_path / "both")
-    assert len(read_format(tmp_path / "both", "coco").pictures) == len(GIVEN)
+    assert len(read_format(tmp_path / "both", "coco").images) == len(GIVEN)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_what_is_no_such_folder_says_what_would_be(tmp_path: Path) -> None:
         ('{"images": [], "annotations": [], "categories": 5}', "not COCO's form"),
         ('{"images": [{"id": 1}], "annotations": [{"image_id": 2}], "categories": []}', "does not list"),
         ('{"images": [], "annotations": [', "not COCO's form"),
-        ('{"images": [], "annotations": [], "categories": []}', "no pictures are annotated"),
+        ('{"images": [], "annotations": [], "categories": []}', "no images are annotated"),
     ],
 )
 def test_a_file_that_is_not_what_it_looks_like_is_named(content: str, words: str, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_other_names_in_yolos_file_are_understood(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("train: list.txt\nnames: [cap, no cap]\n")
     assert len(all_of(read_boxes(tmp_path))) == len(GIVEN)
     (tmp_path / "data.yaml").write_text("train: nowhere\nnames: [cap, no cap]\n")
-    with pytest.raises(DataError, match=r"data\.yaml's train is 'nowhere'"):
+    with pytest.raises(DataError, match=r"train in data\.yaml is 'nowhere'"):
         read_boxes(tmp_path)
 
 
@@ -274,32 +274,32 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
 )
 SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
-    "COCO, a width that is a text": (_coco_with(width="abc"), "image 7: width 'abc' is no number of pixels"),
-    "COCO, a width without end": (_coco_with(width=float("inf")), "image 7: width inf is no number of pixels"),
+    "COCO, a width that is a text": (_coco_with(width="abc"), "image 7: width 'abc' is not a number of pixels"),
+    "COCO, a width without end": (_coco_with(width=float("inf")), "image 7: width inf is not a number of pixels"),
     "COCO, a name that is no text": (_coco_with(file_name=["a"]), "image 7: file_name"),
-    "COCO, a name with a zero byte": (_coco_with(file_name="a\0b.png"), "1 missing picture"),
-    "COCO, a name that is too long": (_coco_with(file_name="x" * 300), "1 missing picture"),
-    "COCO, a name of half a surrogate": (_coco_with(file_name="\ud800.png"), "1 missing picture"),
+    "COCO, a name with a zero byte": (_coco_with(file_name="a\0b.png"), "1 missing image"),
+    "COCO, a name that is too long": (_coco_with(file_name="x" * 300), "1 missing image"),
+    "COCO, a name of half a surrogate": (_coco_with(file_name="\ud800.png"), "1 missing image"),
     "COCO, nesting": (
         _with(coco, "annotations/instances.json", b'{"images": [], "annotations": ' + b"[" * 200_000),
         "nested too deep",
     ),
     "VOC, a coding that Python lacks": (
         _with(voc, "Annotations/00.xml", b'<?xml version="1.0" encoding="x-none"?><annotation/>'),
-        "00.xml: not XML that can be read",
+        "00.xml: not readable XML",
     ),
     "VOC, big5": (
         _with(voc, "Annotations/00.xml", b'<?xml version="1.0" encoding="big5"?><annotation/>'),
-        "00.xml: not XML that can be read",
+        "00.xml: not readable XML",
     ),
     "VOC, a split that is no UTF-8": (
         _with(voc, "ImageSets/Main/train.txt", b"caf\xe9"),
         "train.txt, line 1: not UTF-8",
     ),
-    "YOLO, names: 5": (_names("5"), "names: a list of the classes"),
-    "YOLO, names: null": (_names(""), "names: a list of the classes"),
-    "YOLO, names by name": (_names("{a: b}"), "names: 'a' is no number of a class"),
-    "YOLO, names: yes": (_names("[yes, no]"), "the class name True is no text; put it in quotes"),
+    "YOLO, names: 5": (_names("5"), "names: must be a list of the classes"),
+    "YOLO, names: null": (_names(""), "names: must be a list of the classes"),
+    "YOLO, names by name": (_names("{a: b}"), "names: 'a' is not the number of a class"),
+    "YOLO, names: yes": (_names("[yes, no]"), "the class name True is not text. Put it in quotes"),
     "YOLO, a date": (_names("[2026-11-25, cap]"), "line 3: 2026-11-25 is read as a date"),
     "YOLO, a name twice": (_names("[cap, cap]"), "two classes are called 'cap'"),
     "YOLO, aliases without end": (
@@ -313,7 +313,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "YOLO, another folder": (
         _with(yolo, "data.yaml", b"train: /usr\nnames: [cap, no cap]\n"),
-        "is outside of",
+        "is outside",
     ),
 }
 
@@ -346,7 +346,7 @@ def test_a_picture_outside_of_the_folder_is_not_read(name: str, tmp_path: Path) 
     pictures(tmp_path, ["out.png"])
     _coco_with(file_name=str(tmp_path / "out.png") if name == "/out.png" else name)(tmp_path / "data")
     data = read_boxes(tmp_path / "data", wrong="skip")
-    assert [p.kind for p in data.problems] == ["missing picture"]
+    assert [p.kind for p in data.problems] == ["missing image"]
     assert all((tmp_path / "data" / p.path).resolve().is_relative_to(tmp_path / "data") for p in all_of(data))
 
 
@@ -372,4 +372,4 @@ def test_inspect_shows_what_a_folder_holds(tmp_path: Path, sightline: Sightline)
 
 def test_inspect_of_a_folder_that_is_nothing_says_so(tmp_path: Path, sightline: Sightline) -> None:
     done = sightline("inspect", tmp_path, "--format", "voc")
-    assert done.returncode == 2 and "no pictures are annotated" in done.stderr
+    assert done.returncode == 2 and "no images are annotated" in done.stderr

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sightline.detection_postprocess import CANDIDATES, IOU, LOWEST, check_outputs, detect
+from sightline.detection_postprocess import MAX_CANDIDATES, MAX_IOU, MIN_SCORE, check_outputs, detect
 from sightline.interpreter import TensorInfo
 from sightline.output_spec import OutputSpec
 from sightline.predictions import Detection
@@ -71,7 +71,7 @@ def nms_done(found: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Greedy, class by class."""
     kept: list[tuple[Any, ...]] = []
     for one in found:
-        if all(one[1] != other[1] or overlap(one, other) <= IOU for other in kept):
+        if all(one[1] != other[1] or overlap(one, other) <= MAX_IOU for other in kept):
             kept.append(one)
     return kept
 
@@ -83,7 +83,7 @@ def test_it_finds_what_a_plain_decoder_finds(scale: float, threshold: float, see
     about = tensors(scale, 20 if scale else 0, "int8" if scale else "float32")
     raw = outputs(seed, about)
     every = [w for w in plainly(raw, about, threshold) if w[4] > w[2] and w[5] > w[3]]
-    wanted = nms_done(every[:CANDIDATES])
+    wanted = nms_done(every[:MAX_CANDIDATES])
     got = detect(raw, about, SPEC, WHOLE, threshold, top=10_000)
     if len({w[0] for w in every}) == len(every):  # equal scores may come in another order
         assert [(d.index, pytest.approx(d.score, abs=1e-5)) for d in got] == [
@@ -101,28 +101,51 @@ def test_it_finds_what_a_plain_decoder_finds(scale: float, threshold: float, see
     assert [d.score for d in got] == sorted((d.score for d in got), reverse=True)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(-128, 127), st.integers(-128, 127), st.floats(1e-3, 0.5), st.floats(0.0, 1.0),
-    st.sampled_from(["int8", "uint8"]),
-)  # fmt: skip
+NUMBERS = st.integers(0, 254)  # steps above the lowest stored number; as a zero point, the highest is left out
+SCALES, THRESHOLDS, DTYPES = st.floats(1e-3, 0.5), st.floats(0.0, 1.0), st.sampled_from(["int8", "uint8"])
+
+
+def filled(about: list[TensorInfo]) -> list[np.ndarray[Any, Any]]:
+    """Every score is the lowest stored number, every distance the highest: all boxes have an area."""
+    limits = np.iinfo(about[0].dtype)
+    return [np.full(t.shape, limits.max if t.shape[3] == 4 else limits.min, t.dtype) for t in about]
+
+
+def score_of(stored: int, zero_point: int, scale: float) -> float:
+    return 1 / (1 + math.exp(-(stored - zero_point) * scale))
+
+
+@settings(max_examples=200, deadline=None)
+@given(NUMBERS, NUMBERS, SCALES, THRESHOLDS, DTYPES)
 def test_the_integer_threshold_is_the_threshold(
-    stored: int, zero_point: int, scale: float, threshold: float, dtype: str
+    steps: int, zero_steps: int, scale: float, threshold: float, dtype: str
 ) -> None:
-    """For each stored number, of either kind, the same as comparing the score."""
-    if dtype == "uint8":
-        stored, zero_point = stored + 128, zero_point + 128
+    """One cell has a higher number than all others: it is found exactly if its score reaches the threshold."""
+    lowest = int(np.iinfo(dtype).min)
+    stored, zero_point = lowest + 1 + steps, lowest + zero_steps
+    score, limit = score_of(stored, zero_point, scale), max(threshold, MIN_SCORE)
+    assume(abs(score - limit) > 1e-6)
     about = tensors(scale, zero_point, dtype)
-    lowest = np.iinfo(dtype).min
-    raw = [np.full(t.shape, lowest, dtype) for t in about]
-    for i in (1, 3):
-        raw[i][:] = min(127, zero_point + round(1.0 / (scale / 2)) if scale > 0.02 else 127)
+    raw = filled(about)
     raw[0][0, 3, 3, 1] = stored
-    logit = (stored - zero_point) * scale
-    score = 1 / (1 + math.exp(-logit))
-    got = [d for d in detect(raw, about, SPEC, WHOLE, threshold) if d.index == 1 and d.score == pytest.approx(score)]
-    if abs(score - max(threshold, LOWEST)) > 1e-6 and (raw[1] > zero_point).all():
-        assert bool(got) == (score >= max(threshold, LOWEST)) or stored == lowest
+    detections = detect(raw, about, SPEC, WHOLE, threshold)
+    if score >= limit:
+        assert (detections[0].index, detections[0].score) == (1, pytest.approx(score, abs=1e-6))
+    else:
+        assert detections == ()
+
+
+@settings(max_examples=200, deadline=None)
+@given(NUMBERS, SCALES, THRESHOLDS, DTYPES)
+def test_the_lowest_stored_number_is_compared_too(zero_steps: int, scale: float, threshold: float, dtype: str) -> None:
+    """Also where the threshold as an integer lies below all stored numbers."""
+    lowest = int(np.iinfo(dtype).min)
+    score, limit = score_of(lowest, lowest + zero_steps, scale), max(threshold, MIN_SCORE)
+    assume(abs(score - limit) > 1e-6)
+    about = tensors(scale, lowest + zero_steps, dtype)
+    detections = detect(filled(about), about, SPEC, WHOLE, threshold)
+    assert {d.index for d in detections} == ({0, 1, 2} if score >= limit else set())
+    assert all(d.score == pytest.approx(score, abs=1e-6) for d in detections)
 
 
 @pytest.mark.parametrize("resize", ["letterbox", "stretch", "center_crop"])

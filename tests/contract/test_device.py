@@ -124,7 +124,7 @@ def test_a_value_out_of_range_is_told_with_its_key(tmp_path: Path, key: str, val
         ("", "found NoneType"),
         ("- a\n- b\n", "found list"),
         ("a: [1\n", "not valid YAML"),
-        ("a: !x 1\n", "not valid YAML"),
+        ("a: !x 1\n", "is not supported"),
     ],
 )
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, why: str) -> None:

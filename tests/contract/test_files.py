@@ -18,9 +18,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sightline import files
 from sightline.errors import DeviceError, IntegrityError, ModelError
-from sightline.files import checked_table, file_table, read_verified, seal, sha256, unseal, write_file, write_folder
+from sightline.files import (
+    checked_table,
+    exchange_folders,
+    file_table,
+    heal,
+    read_verified,
+    seal,
+    sha256,
+    unseal,
+    write_file,
+    write_folder,
+)
+
+
+def cannot_exchange(one: Path, other: Path) -> bool:
+    """As on a file system that cannot."""
+    return False
 
 
 def full(*_: object) -> None:
@@ -106,9 +121,9 @@ def test_a_folder_that_cannot_be_finished_leaves_the_old_one(
         if where.endswith("file"):
             m.setattr(os, "fsync", on_call(1 if where == "first file" else 2, fail, os.fsync))
         else:
-            m.setattr(files, "_exchanged", lambda *_: False)  # a file system that cannot
             m.setattr(Path, "rename", on_call(1 if where == "old aside" else 2, fail, Path.rename))
-        write_folder(path, {"one": b"11", "two": b"22"})
+        exchange = exchange_folders if where.endswith("file") else cannot_exchange
+        write_folder(path, {"one": b"11", "two": b"22"}, exchange=exchange)
     assert tree(tmp_path) == before
 
 
@@ -137,8 +152,7 @@ import ctypes, shutil
 import sightline.files as files
 
 path = Path(sys.argv[1]) / "folder"
-if sys.argv[2] == "two renames":
-    files._exchanged = lambda *_: False
+exchange = files.exchange_folders if sys.argv[2] == "exchange" else lambda *_: False
 left = -1
 
 def killed_soon(event, arguments):
@@ -156,10 +170,10 @@ while code:
     child = os.fork()
     if not child:
         left = step
-        files.write_folder(path, new)
+        files.write_folder(path, new, exchange=exchange)
         os._exit(0)
     code = os.waitpid(child, 0)[1]
-    files.heal(path, at_once=True)
+    files.heal(path, wait_s=0)
     found = {p.name: p.read_bytes() for p in path.iterdir()}
     assert found in (old, new), (step, found)
     seen.append(found == new)
@@ -182,7 +196,8 @@ def test_a_writer_that_is_killed_anywhere_leaves_the_old_folder_or_the_new_one(t
 def test_a_writer_that_is_at_work_keeps_what_it_has(tmp_path: Path) -> None:
     path, other = tmp_path / "file", tmp_path / ".file.0123456789abcdef.part"
     other.write_bytes(b"of another process")
-    with files._locked(other):
+    with other.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)  # as a living writer does
         write_file(path, b"mine")
     assert tree(tmp_path) == {".file.0123456789abcdef.part": b"of another process", "file": b"mine"}
     write_file(path, b"mine")
@@ -194,7 +209,7 @@ def test_a_users_own_files_beside_it_stay(tmp_path: Path, suffix: str) -> None:
     mine, folder = tmp_path / f".file.2024{suffix}", tmp_path / f".folder.20241128{suffix}"
     mine.write_bytes(b"mine")
     write_folder(folder, {"x": b"mine"})
-    files.heal(tmp_path / "folder", at_once=True)
+    heal(tmp_path / "folder", wait_s=0)
     assert not (tmp_path / "folder").exists(), "a folder of the user was renamed"
     write_file(tmp_path / "file", b"")
     write_folder(tmp_path / "folder", {"a": b""})
@@ -209,32 +224,32 @@ def test_a_writer_whose_beginning_another_one_sweeps_away_begins_again(
 
     def flock(handle: int, how: int) -> None:
         monkeypatch.setattr(fcntl, "flock", real)
-        files._sweep(path)  # of another writer, before this one has its lock
+        write(b"of another writer")  # it sweeps before this one has its lock
         real(handle, how)
 
+    def write(content: bytes) -> None:
+        if kind == "file":
+            write_file(path, content)
+        else:
+            write_folder(path, {"a": content})
+
     monkeypatch.setattr(fcntl, "flock", flock)
-    if kind == "file":
-        write_file(path, b"1")
-    else:
-        write_folder(path, {"a": b"1"})
+    write(b"1")
     assert tree(tmp_path) == ({"it": b"1"} if kind == "file" else {"it": None, "it/a": b"1"})
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "folder without exchange"])
-def test_writers_of_one_path_do_not_disturb_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_writers_of_one_path_do_not_disturb_each_other(tmp_path: Path, kind: str) -> None:
     """Threads have one PID, as have processes of two containers."""
     path = tmp_path / "it"
-    if kind.endswith("exchange"):
-        monkeypatch.setattr(files, "_exchanged", lambda *_: False)
+    exchange = cannot_exchange if kind.endswith("exchange") else exchange_folders
 
     def write(number: int) -> None:
         data = b"%d" % number
         if kind == "file":
             write_file(path, data)
         else:
-            write_folder(path, {"a": data, "b": data})
+            write_folder(path, {"a": data, "b": data}, exchange=exchange)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(100)))
@@ -272,11 +287,11 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path, k
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path, size: int) -> None:
     with (tmp_path / "a").open("wb") as f:
         f.truncate(1 << 40)  # takes no room on the disk
-    with pytest.raises(ModelError, match="bytes, by its document; at most"):
+    with pytest.raises(ModelError, match=r"bytes according to its document\. The limit is"):
         read_verified(tmp_path, {"a": {"sha256": "0", "bytes": size}}, "a")
     with pytest.raises(IntegrityError, match="1099511627776 bytes"):
         read_verified(tmp_path, file_table({"a": b"x"}), "a")
-    with pytest.raises(ModelError, match="1099511627776 bytes; at most"):
+    with pytest.raises(ModelError, match=r"has 1099511627776 bytes\. The limit is"):
         unseal(tmp_path / "a", "thing", 1)
 
 
@@ -307,7 +322,7 @@ def test_an_absent_and_an_unlisted_file_are_refused_by_name(tmp_path: Path) -> N
     table = file_table({"absent": b"content"})
     with pytest.raises(IntegrityError, match="absent: cannot be read"):
         read_verified(tmp_path, table, "absent")
-    with pytest.raises(ModelError, match=r"does not list 'unlisted', only absent"):
+    with pytest.raises(ModelError, match=r"does not list 'unlisted'\. It lists: absent"):
         read_verified(tmp_path, table, "unlisted")
 
 
@@ -422,5 +437,5 @@ def test_a_plain_file_name_is_taken(name: str) -> None:
     "files", [None, [], {"a": None}, {"a": {"sha256": "0"}}, {"a": {"sha256": 0, "bytes": 1}}, {"a": {"bytes": 1}}]
 )
 def test_a_table_of_another_form_is_refused(files: object) -> None:
-    with pytest.raises(ModelError, match=r"doc\.json: 'files' is not a table"):
+    with pytest.raises(ModelError, match=r"doc\.json: 'files' must be a table"):
         checked_table({"files": files}, "doc.json")

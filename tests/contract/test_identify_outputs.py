@@ -11,12 +11,12 @@ import jsonschema
 import numpy as np
 import pytest
 
-from sightline.decoders import BODY, read_layout
+from sightline.decoders import BODY_POINTS, decode_outputs
 from sightline.errors import ModelError
-from sightline.identify_outputs import Hints, recognize
+from sightline.identify_outputs import Hints, identify
 from sightline.interpreter import Interpreter, TensorInfo
 from sightline.output_spec import OutputSpec
-from sightline.postprocess import answer
+from sightline.postprocess import postprocess
 from sightline.predictions import SCHEMA_FILE, Detection, Pose, Region
 from sightline.preprocess import InputSpec, place
 from tests.support import foreign_models as f
@@ -40,11 +40,11 @@ RED, BLUE = (72, 8, 32, 32), (8, 24, 32, 32)
 def look(content: bytes, hints: Hints, threshold: float = 0.3) -> tuple[Any, OutputSpec]:
     from sightline.preprocess import preprocess
 
-    r = recognize(content, "model", hints)
+    r = identify(content, "model", hints)
     interpreter = Interpreter(content, r.input)
     interpreter.fill(preprocess(scene(), r.input))
     interpreter.invoke()
-    return answer(interpreter.raw(), interpreter.outputs, r.input, r.output, (128, 64), threshold), r.output
+    return postprocess(interpreter.raw(), interpreter.outputs, r.input, r.output, (128, 64), threshold), r.output
 
 
 def assert_squares(found: Any) -> None:
@@ -56,7 +56,7 @@ def assert_squares(found: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "layout", "relative"),
+    ("module", "decoder", "relative"),
     [
         (f.Yolo(), "yolo", True),
         (f.Yolo(relative=False), "yolo", False),
@@ -74,13 +74,15 @@ def test_what_may_be_two_things_lists_them(module: Any, decoder: str) -> None:
     """[1, n, 6]: two classes of a turned YOLO, or finished boxes."""
     content = f.tflite(module)
     if decoder == "yolo":
-        with pytest.raises(ModelError, match=r"may be several things; say which with --decoder: yolo .*, boxes "):
-            recognize(content, "model", BYTES)
+        with pytest.raises(
+            ModelError, match=r"several decoders fit its outputs .*Choose one with --decoder: yolo .*, boxes "
+        ):
+            identify(content, "model", BYTES)
     found, output = look(content, Hints(f.CLASSES, decoder, RAW))
     assert output.decoder == decoder
     assert_squares(found)
-    with pytest.raises(ModelError, match="are not those of 'ssd'; what fits: "):
-        recognize(content, "model", Hints(f.CLASSES, "ssd", RAW))
+    with pytest.raises(ModelError, match=r"the decoder 'ssd' does not fit its outputs .*Possible decoders: "):
+        identify(content, "model", Hints(f.CLASSES, "ssd", RAW))
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1)])
@@ -96,12 +98,12 @@ def test_ultralytics_own_metadata_says_everything() -> None:
     found, output = look(content, Hints())
     assert output.labels == f.CLASSES
     assert_squares(found)
-    r = recognize(content, "model")
+    r = identify(content, "model")
     assert r.input.std == (255.0,) * 3 and r.input.resize == "letterbox" and r.input.pad == 114
-    with pytest.raises(ModelError, match="for 'segment'; detect, pose and classify can be run"):
-        recognize(f.with_ultralytics(f.tflite(f.Yolo()), task="segment"), "model", BYTES)
+    with pytest.raises(ModelError, match=r"the task 'segment'\. Sightline runs detect, pose and classify"):
+        identify(f.with_ultralytics(f.tflite(f.Yolo()), task="segment"), "model", BYTES)
     damaged = f.with_ultralytics(f.tflite(f.Yolo()))[:-30] + bytes(30)
-    assert recognize(damaged, "model", BYTES).output.labels == ("class 0", "class 1"), "an archive that is none"
+    assert identify(damaged, "model", BYTES).output.labels == ("class 0", "class 1"), "an archive that is none"
 
 
 def test_a_quantized_yolo_is_compared_as_integers() -> None:
@@ -112,7 +114,7 @@ def test_a_quantized_yolo_is_compared_as_integers() -> None:
     content, spec = f.tflite(f.Yolo()), InputSpec(64, 64)
     frames = np.stack([preprocess(scene(), spec)] * 4)
     int8 = quantize(content, "static_int8", ranges(observe(content, frames, spec), "min_max"), "per_channel")
-    r = recognize(int8, "model", Hints(labels=f.CLASSES))
+    r = identify(int8, "model", Hints(labels=f.CLASSES))
     assert Interpreter(int8, r.input).outputs[0].dtype == "int8"
     assert np.array_equal(Interpreter(int8, r.input).table[0].view(np.uint8) ^ 0x80, np.arange(256)), (
         "bytes as they are"
@@ -124,12 +126,12 @@ def test_a_quantized_yolo_is_compared_as_integers() -> None:
 def test_a_pose_has_its_box_and_its_points() -> None:
     content = f.tflite(f.Yolo(points=17))
     with pytest.raises(ModelError, match=r"yolo .*, yolo_pose"):
-        recognize(content, "model", BYTES)
+        identify(content, "model", BYTES)
     found, output = look(content, Hints(None, "yolo_pose", RAW))
-    assert output.labels == ("person",) and output.points == BODY
+    assert output.labels == ("person",) and output.points == BODY_POINTS
     (pose,) = [p for p in found if p.score > 0.9]
     np.testing.assert_allclose((pose.box.x, pose.box.y, pose.box.width, pose.box.height), RED, atol=0.5)
-    assert [p.name for p in pose.points] == list(BODY)
+    assert [p.name for p in pose.points] == list(BODY_POINTS)
     assert all(abs(p.x - 88) < 0.5 and abs(p.y - 24) < 0.5 for p in pose.points)
 
 
@@ -151,10 +153,10 @@ def tensor(shape: tuple[int, ...], dtype: str = "float32") -> TensorInfo:
 
 
 def poses(decoder: Any, *outputs: Any, relative: bool = True, order: tuple[int, ...] = ()) -> tuple[Pose, ...]:
-    spec = OutputSpec("pose", "none", ("person",), decoder=decoder, relative=relative, points=BODY, order=order)
+    spec = OutputSpec("pose", "none", ("person",), decoder=decoder, relative=relative, points=BODY_POINTS, order=order)
     arrays = [np.asarray(o, np.float32) for o in outputs]
     placement = place(128, 64, InputSpec(64, 64))
-    return read_layout(arrays, [tensor(a.shape) for a in arrays], spec, (64, 64), placement, 0.1, 10)  # type: ignore[return-value]
+    return decode_outputs(arrays, [tensor(a.shape) for a in arrays], spec, (64, 64), placement, 0.1, 10)  # type: ignore[return-value]
 
 
 def test_movenets_points_are_y_before_x() -> None:
@@ -187,7 +189,7 @@ def test_posenet_adds_the_offset_to_the_best_cell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "layout"),
+    ("shapes", "decoder"),
     [
         ([(1, 1, 17, 3)], "movenet"),
         ([(1, 6, 56)], "movenet_multi"),
@@ -198,16 +200,16 @@ def test_posenet_adds_the_offset_to_the_best_cell() -> None:
     ],
 )
 def test_shapes_alone(shapes: list[tuple[int, ...]], decoder: str) -> None:
-    assert recognize(f.tflite(f.Outputs(*shapes)), "model", BYTES).output.decoder == decoder
+    assert identify(f.tflite(f.Outputs(*shapes)), "model", BYTES).output.decoder == decoder
 
 
 def test_what_is_nothing_known_says_what_it_has() -> None:
-    with pytest.raises(ModelError, match=r"nothing is known that gives .*\[1, 7, 3\].*\[1, 2\]; what can be run are"):
-        recognize(f.tflite(f.Outputs((1, 7, 3), (1, 2))), "model.tflite", BYTES)
-    with pytest.raises(ModelError, match="does not say how they are normalised"):
-        recognize(f.tflite(f.Yolo()), "model", Hints(labels=f.CLASSES))
-    with pytest.raises(ModelError, match="gives scores of 2 classes, but there are 3 labels"):
-        recognize(f.tflite(f.Yolo()), "model", Hints(labels=("a", "b", "c"), normalization=RAW))
+    with pytest.raises(ModelError, match=r"no decoder fits its outputs .*\[1, 7, 3\].*\[1, 2\]\)\. Sightline runs"):
+        identify(f.tflite(f.Outputs((1, 7, 3), (1, 2))), "model.tflite", BYTES)
+    with pytest.raises(ModelError, match="does not state their normalisation"):
+        identify(f.tflite(f.Yolo()), "model", Hints(labels=f.CLASSES))
+    with pytest.raises(ModelError, match="has scores for 2 classes, but there are 3 labels"):
+        identify(f.tflite(f.Yolo()), "model", Hints(labels=("a", "b", "c"), normalization=RAW))
 
 
 def test_more_classes_than_labels_go_by_their_number() -> None:
@@ -216,7 +218,7 @@ def test_more_classes_than_labels_go_by_their_number() -> None:
     rows[0, 1] = [8, 20, 24, 36, np.nan, -1]
     spec = OutputSpec("detect", "none", ("a",), decoder="boxes")
     placement = place(64, 64, InputSpec(64, 64))
-    (d,) = read_layout([rows], [tensor(rows.shape)], spec, (64, 64), placement, 0.2, 10)
+    (d,) = decode_outputs([rows], [tensor(rows.shape)], spec, (64, 64), placement, 0.2, 10)
     assert isinstance(d, Detection) and d.label == "class 90"
 
 
@@ -265,13 +267,16 @@ if MODELS.is_dir():  # real models, where somebody has them; what needs none is 
         from sightline.preprocess import preprocess
 
         content = (MODELS / model).read_bytes()
-        r = recognize(content, model, hints)
+        r = identify(content, model, hints)
         frame = cv2.imread(str(IMAGES / image))
         interpreter = Interpreter(content, r.input)
         interpreter.fill(preprocess(frame, r.input))  # type: ignore[arg-type]
         interpreter.invoke()
         height, width = frame.shape[:2]  # type: ignore[union-attr]
-        return answer(interpreter.raw(), interpreter.outputs, r.input, r.output, (width, height), 0.0), (width, height)
+        return postprocess(interpreter.raw(), interpreter.outputs, r.input, r.output, (width, height), 0.0), (
+            width,
+            height,
+        )
 
     def test_a_real_cat() -> None:
         found, _ = real_answer("mobilenet_v2_1.0_224_quant.tflite", "cat.bmp", Hints())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import DataError
-from sightline.images import LARGEST_PIXELS, SUFFIXES, decode_image, image_size, read_image
+from sightline.images import MAX_PIXELS, SUFFIXES, decode_image, image_size, read_image
 from sightline.preprocess import Frame
 
 SCENE: Frame = cv2.resize(
@@ -92,9 +92,9 @@ def huge_png() -> bytes:
     ("data", "why"),
     [
         (b"", "the file is empty"),
-        (b"just some text, not a picture at all\n" * 20, "not a picture that can be decoded"),
-        (b"\xff\xd8\xff\xd9", "not a picture"),
-        (bytes(5000), "not a picture"),
+        (b"just some text, not an image at all\n" * 20, "not an image that can be decoded"),
+        (b"\xff\xd8\xff\xd9", "not an image"),
+        (bytes(5000), "not an image"),
         (huge_png(), "60000x60000 pixels are too many"),
     ],
     ids=["empty", "text", "an empty JPEG", "zeros", "too large"],
@@ -109,7 +109,7 @@ def test_a_file_is_named_by_its_path(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "good.png"), SCENE)
     with pytest.raises(DataError, match=r"absent\.png: cannot be read: No such file"):
         read_image(tmp_path / "absent.png")
-    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+    with pytest.raises(DataError, match="cannot be read: it is a folder"):
         read_image(tmp_path)
 
 
@@ -158,12 +158,12 @@ def resized(data: bytes, width: int, height: int) -> bytes:
 def test_a_size_beyond_the_limit_is_refused_by_the_header_alone(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = cv2.imencode(suffix, SCENE, [cv2.IMWRITE_WEBP_QUALITY, 80])[1].tobytes()
     data = resized(whole, 16000, 12000)
-    assert image_size(data) == (16000, 12000) and LARGEST_PIXELS < 16000 * 12000
+    assert image_size(data) == (16000, 12000) and MAX_PIXELS < 16000 * 12000
     monkeypatch.setattr(cv2, "imdecode", None)  # whoever calls it, fails
-    with pytest.raises(DataError, match=r"^pic: 16000x12000 pixels are too many; the limit is 64 million"):
+    with pytest.raises(DataError, match=r"^pic: 16000x12000 pixels are too many. The limit is 64 million"):
         decode_image(data, "pic")
     with pytest.raises(DataError, match="90x60 pixels are too many"):
-        decode_image(whole, "pic", largest=90 * 59)
+        decode_image(whole, "pic", max_pixels=90 * 59)
 
 
 def test_a_jpeg_of_some_bytes_cannot_announce_millions_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ LARGE = chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0))
 )
 def test_a_png_whose_chunks_are_not_in_order_is_refused(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "imdecode", None)
-    with pytest.raises(DataError, match=r"^pic: the PNG is damaged or cut off"):
+    with pytest.raises(DataError, match=r"^pic: the PNG is damaged or truncated"):
         decode_image(data, "pic")
 
 

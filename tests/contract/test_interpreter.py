@@ -15,9 +15,10 @@ from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 
 from sightline.bundle import read_bundle
-from sightline.data.classification import read_class_folders, read_frames
+from sightline.data.classification import read_class_folders
+from sightline.data.dataset import read_frames
 from sightline.errors import ConfigError, InterpreterError, ModelError
-from sightline.interpreter import Interpreter, _stderr_kept
+from sightline.interpreter import Interpreter, capture_stderr
 from sightline.preprocess import InputSpec
 from tests.conftest import SIZE
 
@@ -114,12 +115,12 @@ def test_a_float_model_takes_the_values_that_its_spec_says(float32: bytes) -> No
     spec = InputSpec(SIZE, SIZE, mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 40.0))
     image = every_byte()
     plain = Interpreter(float32)
-    plain._lite.set_tensor(plain.input.index, ((image - np.float32(spec.mean)) / np.float32(spec.std))[None])
+    plain.feed(((image - np.float32(spec.mean)) / np.float32(spec.std))[None])
     plain.invoke()
     given = Interpreter(float32, spec)(image)[0]
     assert np.allclose(given, plain.results()[0], atol=1e-5)
     assert not np.allclose(given, Interpreter(float32)(image)[0], atol=1)
-    with pytest.raises(ModelError, match=r"takes \[1, 32, 32, 3\], not 16x16 as it should"):
+    with pytest.raises(ModelError, match=r"its input is \[1, 32, 32, 3\], but should be 16x16"):
         Interpreter(float32, InputSpec(16, 16))
 
 
@@ -157,7 +158,7 @@ def test_one_picture_after_another_leaves_nothing_behind(int8: bytes) -> None:
 @pytest.mark.parametrize("shape", [(SIZE, SIZE), (SIZE, SIZE + 1, 3), (1, SIZE, SIZE, 3), (SIZE, SIZE, 1)])
 def test_a_picture_of_another_shape_is_refused(int8: bytes, float32: bytes, shape: tuple[int, ...]) -> None:
     for content in (int8, float32):
-        with pytest.raises(ValueError, match=r"the model takes \[32, 32, 3\]"):
+        with pytest.raises(ValueError, match=r"the model takes images of \[32, 32, 3\]"):
             Interpreter(content)(np.zeros(shape, np.uint8))
 
 
@@ -190,7 +191,7 @@ for tenths in range(10):
 
 @pytest.mark.parametrize("shape", [(2, SIZE, SIZE, 3), (1, SIZE, SIZE * 3, 1)])
 def test_a_model_that_takes_something_else_is_refused(float32: bytes, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ModelError, match=r"lamp: (one input \[1, height, width, 3\] is needed|LiteRT cannot load it)"):
+    with pytest.raises(ModelError, match=r"lamp: (must have one input \[1, height, width, 3\]|LiteRT cannot load it)"):
         Interpreter(patched(float32, shape=shape), name="lamp")
 
 
@@ -241,8 +242,8 @@ def test_each_byte_of_minus_one_to_one_is_another_value(int8: bytes, zero_point:
 
 
 def test_what_other_threads_write_while_a_model_loads_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
-    said: list[str] = []
-    with _stderr_kept(said):
+    errors: list[str] = []
+    with capture_stderr(errors):
         os.write(2, b"INFO: Created a delegate\nthe camera is away\nERROR: no such op\nand back\n")
-    assert said == ["no such op"]
+    assert errors == ["no such op"]
     assert capfd.readouterr().err == "the camera is away\nand back\n"

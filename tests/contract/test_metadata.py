@@ -110,7 +110,7 @@ def test_label_files_of_other_tools_are_read(data: bytes, labels: tuple[str, ...
     [
         ("other.txt", b"a\n", zipfile.ZIP_DEFLATED, "it names 'labels.txt', which is not in the file's archive"),
         ("labels.txt", b"\xff\n", zipfile.ZIP_DEFLATED, "'utf-8' codec can't decode"),
-        ("labels.txt", b"a\n", zipfile.ZIP_LZMA, "packed by method 14"),
+        ("labels.txt", b"a\n", zipfile.ZIP_LZMA, "compressed by method 14"),
         ("labels.txt", b"\n" * (17 << 20), zipfile.ZIP_DEFLATED, "'labels.txt' is larger than 16 MiB"),
     ],
 )
@@ -121,7 +121,7 @@ def test_label_files_that_cannot_be_read_say_why(file: str, data: bytes, method:
 
 def test_a_missing_archive_is_an_error() -> None:
     content = model()
-    with pytest.raises(ModelError, match=r"the archive with 'labels\.txt' is damaged or absent"):
+    with pytest.raises(ModelError, match=r"the archive with 'labels\.txt' is damaged or missing"):
         read_metadata(content[: content.index(b"PK\x03\x04")])
 
 
@@ -162,7 +162,7 @@ def test_one_value_stands_for_all_channels_and_two_for_none() -> None:
     assert (read.mean, read.std) == ((123.5,) * 3, (58.5,) * 3)
     for count, why in ((2, "1 means and 2 deviations"), (0, "1 means and 0 deviations")):
         at = content.index(struct.pack("<I3f", 1, *IMAGENET.std))
-        with pytest.raises(ModelError, match=f"{why}, where 1 or 3 of each"):
+        with pytest.raises(ModelError, match=rf"{why}\. There must be 1 or 3 of each"):
             read_metadata(changed(content, at, "<I", count))
 
 

@@ -33,7 +33,7 @@ def test_the_same_arrays_are_the_same_bytes_at_any_time() -> None:
 
 
 def test_a_needed_array_that_is_absent_is_named_with_those_there() -> None:
-    with pytest.raises(ModelError, match=r"x\.npz: has no array 'frames', only images, labels"):
+    with pytest.raises(ModelError, match=r"x\.npz: has no array 'frames'. It has: images, labels"):
         unpack(pack(images=FRAMES, labels=FRAMES), "x.npz", "frames")
 
 
@@ -84,7 +84,7 @@ def test_the_first_rows_are_read_alone() -> None:
 @pytest.mark.parametrize(
     ("frames", "why"),
     [
-        (FRAMES[:0], r"'frames' is uint8 \[0, 48\]; uint8, one row or more of 48 numbers is needed"),
+        (FRAMES[:0], r"'frames' is uint8 \[0, 48\], but must be uint8 with one or more rows of 48 numbers"),
         (FRAMES[:, :40], r"is uint8 \[5, 40\]"),
         (FRAMES.astype(np.float32), r"is float32 \[5, 48\]"),
         (FRAMES.astype("<U4"), r"is <U4 \[5, 48\]"),

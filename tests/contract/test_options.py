@@ -65,7 +65,7 @@ def special(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("kind", "value", "why"),
     [
-        (READ, "", "a path is needed, and this is empty"),
+        (READ, "", "the path is empty"),
         (READ, 5, "--here 5: a path is needed"),
         (READ, "x\0y", "cannot be a path"),
         (READ, "x" * 300, "File name too long"),

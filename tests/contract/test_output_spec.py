@@ -98,11 +98,11 @@ def test_other_than_one_score_a_label_is_refused(wrong: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("labels", "why"),
     [
-        ((), "without labels"),
+        ((), "label list is empty"),
         (("a", "b", "a"), "the same label"),
         (("a", ""), "must be one line"),
-        (("a", " b"), "no space around it"),
-        (("a", "b\t"), "no space around it"),
+        (("a", " b"), "without spaces at its ends"),
+        (("a", "b\t"), "without spaces at its ends"),
         (("a", "b\nc"), "must be one line"),
         (("a", "b\u2028c"), "must be one line"),
     ],

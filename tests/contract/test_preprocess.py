@@ -197,7 +197,7 @@ def test_a_view_of_a_frame_gives_what_its_copy_gives(resize: Resize) -> None:
     ],
 )
 def test_anything_but_a_bgr_frame_of_bytes_is_refused(frame: Any) -> None:
-    with pytest.raises(ValueError, match="a frame is uint8"):
+    with pytest.raises(ValueError, match="a frame must be uint8"):
         preprocess(frame, InputSpec(8, 8))
 
 

@@ -71,7 +71,7 @@ def test_each_runtime_gives_the_same(bundle: Path) -> None:
 def test_without_any_it_says_what_to_install(bundle: Path) -> None:
     (plain,) = bundle.glob("*.static_int8.tflite")
     told = run(plain, "xnnpack", "ai_edge_litert", "tflite_runtime", "tensorflow")
-    assert told.startswith("3 nothing here runs .tflite files: pip install ai-edge-litert")
+    assert told.startswith("3 no library for .tflite files is installed: pip install ai-edge-litert")
 
 
 def test_a_delegates_library_is_found_loaded_and_asked(compiled: Path, library: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_delegates_library_is_found_loaded_and_asked(compiled: Path, library: 
 @pytest.mark.parametrize(
     ("mode", "words"),
     [
-        ("absent", "3 no Edge TPU answers; is it plugged in"),
+        ("absent", "3 no Edge TPU answers. Is it plugged in"),
         ("other", "2 lamp: LiteRT cannot load it: "),
     ],
 )

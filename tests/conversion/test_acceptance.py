@@ -172,9 +172,9 @@ def test_a_model_that_is_too_large_for_the_device_is_refused(source: Source, tmp
     ("out", "device", "error", "why"),
     [
         ("colours", "desktop", InputError, r"a bundle's name ends in \.bundle, so: --out colours\.bundle"),
-        ("colours.tflite", "desktop", InputError, r"ends in \.bundle"),
+        ("colours.tflite", "desktop", InputError, r"must end in \.bundle"),
         ("my colours.bundle", "desktop", InputError, "the name 'my colours' must start with a letter"),
-        ("taken.bundle", "desktop", InputError, "exists and is not a bundle; it is left alone"),
+        ("taken.bundle", "desktop", InputError, "exists and is not a bundle"),
         ("c.bundle", "desktopp", ConfigError, r"unknown device 'desktopp' \(did you mean desktop\?\)"),
     ],
 )

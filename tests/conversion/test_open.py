@@ -15,7 +15,8 @@ from converters.convert import ConvertOptions, convert
 from converters.sources.base import ModelOptions
 from converters.sources.open import open_source
 from sightline.bundle import read_bundle
-from sightline.data.classification import read_class_folders, read_frames
+from sightline.data.classification import read_class_folders
+from sightline.data.dataset import read_frames
 from sightline.errors import DataError, ModelError
 from sightline.preprocess import InputSpec
 from tests.conftest import LABELS, SIZE

@@ -33,7 +33,7 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, HeldOutEvalu
     """A model that naive int8 breaks, and its evaluation."""
     folder = tmp_path_factory.mktemp("hard")
     data = read_class_folders(write_coloured(folder / "colours", 40))
-    export_run(folder / "run", HardNet(), data, SPEC, name="hard", metrics={}, provenance={})
+    export_run(folder / "run", HardNet(), data, SPEC, metrics={}, provenance={})
     source = open_source(folder / "run", ModelOptions())
     return source, HeldOutEvaluation(source)
 

@@ -27,7 +27,7 @@ def test_a_bare_file_runs(yolo: Path, spots: Path, sightline: Sightline) -> None
     picture = spots / "val" / "000.png"
     done = sightline("run", yolo, "--source", picture, "--json", "--no-page")
     assert done.returncode == 0, done.stderr
-    assert "note: pictures are fitted in by letterbox" in done.stderr
+    assert "note: images are resized by letterbox" in done.stderr
     (result,) = map(json.loads, done.stdout.splitlines())
     assert result["model"]["name"] == "yolo-spots" and len(result["model"]["sha256"]) == 64
     document = json.loads((spots / "val" / "_annotations.coco.json").read_text())
@@ -130,7 +130,7 @@ def test_what_cannot_be_made_a_bundle_is_refused_with_the_reason(
     for arguments, words in [
         ((plain, *passthrough), "--normalization"),
         ((yolo, *passthrough, "--scheme", "float32"), "cannot be combined"),
-        ((yolo, *passthrough, "--decoder", "ssd"), "are not those of 'ssd'; what fits: yolo"),
+        ((yolo, *passthrough, "--decoder", "ssd"), "the decoder 'ssd' does not fit its outputs"),
         (
             (mask, *passthrough, "--normalization", "0..255", "--data", pictures),
             "no metric for a model of the task segment",

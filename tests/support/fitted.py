@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sightline.data.classification import read_class_folders, read_frames
+from sightline.data.classification import read_class_folders
+from sightline.data.dataset import read_frames
 from sightline.preprocess import InputSpec
 
 

@@ -12,7 +12,8 @@ import torch
 
 from sightline.data.classification import ClassificationDataset, read_class_folders
 from sightline.preprocess import InputSpec, Resize, preprocess
-from trainer.data import Augmented, Plain, Shuffled, loader
+from tests.support.training import recipe
+from trainer.data import AugmentedImages, PlainImages, Shuffled, loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 
@@ -24,8 +25,10 @@ def data(pictures: Path) -> ClassificationDataset:
     return read_class_folders(pictures)
 
 
-def augmented(data: ClassificationDataset, augment: str = "default", seed: int = 0, flip: bool = True) -> Augmented:
-    return Augmented(data.root, data.train, SPEC, seed, augment, flip)
+def augmented(
+    data: ClassificationDataset, augment: str = "default", seed: int = 0, flip: bool = True
+) -> AugmentedImages:
+    return AugmentedImages(data, SPEC, recipe(augment=augment, seed=seed, flip=flip))
 
 
 def an_epoch(
@@ -72,7 +75,7 @@ def test_making_pictures_leaves_the_processs_random_state_alone(data: Classifica
 
 def test_without_augmentation_pictures_are_as_the_device_makes_them(data: ClassificationDataset) -> None:
     dataset = augmented(data, "none")
-    plain = Plain(data.root, data.train, SPEC)
+    plain = PlainImages(data.root, data.train, SPEC)
     for i, p in enumerate(data.train[:10]):
         expected = preprocess(cv2.imread(str(data.root / p.path)), SPEC)
         for image, label in (dataset[7, i], plain[i]):
@@ -83,7 +86,7 @@ def test_without_augmentation_pictures_are_as_the_device_makes_them(data: Classi
 @pytest.mark.parametrize("resize", get_args(Resize))
 def test_evaluation_sees_what_the_device_makes(data: ClassificationDataset, resize: Resize) -> None:
     spec = InputSpec(24, 20, resize)
-    images, labels = zip(*loader(Plain(data.root, data.val, spec), 0, batch=5), strict=True)
+    images, labels = zip(*loader(PlainImages(data.root, data.val, spec), 0, batch=5), strict=True)
     expected = [preprocess(cv2.imread(str(data.root / p.path)), spec) for p in data.val]
     assert np.array_equal(torch.cat(images).numpy(), np.stack(expected))
     assert torch.cat(labels).tolist() == [p.label for p in data.val]

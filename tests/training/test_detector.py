@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.data.classification import read_frames
+from sightline.data.dataset import read_frames
 from sightline.data.detection import read_boxes
 from sightline.errors import ConfigError, ModelError
 from sightline.preprocess import InputSpec
 from sightline.run_folder import read_run
 from tests.conftest import SPOT_BGR, Sightline, write_spots
-from tests.support.training import ARCH, arguments, learn, same, weights
-from tests.training.test_resume import Stopped, stop_after
+from tests.support.training import ARCH, Stopped, arguments, learn, recipe, run_line, same, stop_after, weights
 from trainer.detection_data import UNAUGMENTED_FRACTION, AugmentedBoxes, PlainBoxes, collate
 from trainer.detection_loss import assign, detection_loss, flatten
-from trainer.detector import STRIDES, build_detector, quantizes_badly
+from trainer.detector import STRIDES, build_detector, quantization_risk
 from trainer.model import make
 
 OPTIONS: dict[str, object] = {"task": "detect", "image_size": 64, "batch": 8, "augment": "none", "epochs": 4}
@@ -46,7 +45,7 @@ def test_each_level_gives_logits_and_distances(height: int) -> None:
 
 
 def test_what_cannot_be_a_detector_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--image-size 100: a detector's is a multiple of 32, such as 96"):
+    with pytest.raises(ConfigError, match=r"--image-size 100: must be a multiple of 32 for a detector, such as 96"):
         build_detector(ARCH, 3, "none", 100)
     with pytest.raises(ConfigError, match=r"test_vit cannot be a detector's backbone: it has no feature maps"):
         build_detector("test_vit", 3, "none", 64)
@@ -66,9 +65,9 @@ def test_a_classifiers_weights_begin_a_detector(tmp_path: Path) -> None:
 
 
 def test_what_int8_fears_is_said() -> None:
-    assert quantizes_badly(make("mobilenetv4_conv_small")) is None
-    assert "squeeze-and-excite" in str(quantizes_badly(make("mobilenetv3_small_050")))
-    assert "hard swish" in str(quantizes_badly(make("mobilenetv3_small_050")))
+    assert quantization_risk(make("mobilenetv4_conv_small")) is None
+    assert "squeeze-and-excite" in str(quantization_risk(make("mobilenetv3_small_050")))
+    assert "hard swish" in str(quantization_risk(make("mobilenetv3_small_050")))
 
 
 def cells(size: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -165,9 +164,8 @@ def where_it_is_white(image: torch.Tensor) -> list[float]:
 @pytest.mark.parametrize("augment", ["none", "light", "default", "strong"])
 def test_boxes_stay_on_what_they_were_drawn_around(augment: str, tmp_path: Path) -> None:
     data = marked(tmp_path / "white", 10)
-    items = AugmentedBoxes(data.root, data.train, spec(96), 0, augment, True, epochs=100)
-    items.light = None
-    items.spec = spec(96)
+    items = AugmentedBoxes(data, spec(96), recipe(augment=augment, flip=True, epochs=100))
+    items.jitter = None
     seen = alone = 0
     for epoch in range(12):
         for index in range(len(data.train)):
@@ -190,7 +188,7 @@ def test_randomness_is_a_function_of_the_key(spots: Path) -> None:
     data = read_boxes(spots)
 
     def item(seed: int, *key: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return AugmentedBoxes(data.root, data.train, spec(), seed, "strong", True, epochs=10)[key[0], key[1]]
+        return AugmentedBoxes(data, spec(), recipe(seed=seed, augment="strong", flip=True))[key[0], key[1]]
 
     a, b = item(0, 1, 2), item(0, 1, 2)
     assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
@@ -201,10 +199,10 @@ def test_randomness_is_a_function_of_the_key(spots: Path) -> None:
 def test_the_last_epochs_have_no_mosaics(tmp_path: Path) -> None:
     data = marked(tmp_path / "white", 10)
     epochs = 20
-    items = AugmentedBoxes(data.root, data.train, spec(96), 0, "strong", True, epochs)
+    items = AugmentedBoxes(data, spec(96), recipe(augment="strong", flip=True, epochs=epochs))
     most = [max(len(items[epoch, i][1]) for i in range(len(data.train))) for epoch in range(epochs)]
-    calm = round(epochs * UNAUGMENTED_FRACTION)
-    assert calm == 3 and max(most[:-calm]) > 1 and max(most[-calm:]) == 1
+    unaugmented = round(epochs * UNAUGMENTED_FRACTION)
+    assert unaugmented == 3 and max(most[:-unaugmented]) > 1 and max(most[-unaugmented:]) == 1
 
 
 def test_held_out_pictures_are_what_the_device_sees(spots: Path) -> None:
@@ -235,9 +233,9 @@ def test_the_run_says_what_its_boxes_are_worth(found_spots: Path, spots: Path) -
     root, heldout = run.heldout()
     data = read_boxes(spots)
     assert root == spots.resolve() and len(heldout) == len(data.val)
-    for (path, answer), picture in zip(heldout, data.val, strict=True):
-        assert path == picture.path and not isinstance(answer, int)
-        assert np.array_equal(answer.boxes, picture.truth.boxes)
+    for (path, truth), image in zip(heldout, data.val, strict=True):
+        assert path == image.path and not isinstance(truth, int)
+        assert np.array_equal(truth.boxes, image.truth.boxes)
     lines = [json.loads(line) for line in (found_spots / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1, 2, 3] and all(0 < line["loss"] < 10 for line in lines)
 
@@ -250,20 +248,17 @@ def test_it_learns(tmp_path: Path) -> None:
 
 
 def test_the_same_command_gives_the_same_weights_also_after_a_stop(
-    found_spots: Path, spots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    found_spots: Path, spots: Path, tmp_path: Path
 ) -> None:
-    with monkeypatch.context() as m, pytest.raises(Stopped):
-        stop_after(1, m)
-        learn(spots, tmp_path / "spots", **OPTIONS)
+    with pytest.raises(Stopped):
+        learn(spots, tmp_path / "spots", setup=stop_after(1), **OPTIONS)
     learn(spots, tmp_path / "spots", resume=True, **OPTIONS)
     assert same(weights(tmp_path / "spots"), weights(found_spots))
 
 
 def test_a_detector_can_be_fine_tuned_with_int8s_rounding(found_spots: Path, spots: Path, tmp_path: Path) -> None:
-    from trainer.cli import train
-
     line = [str(spots), "--quantization-aware", str(found_spots), "--out", str(tmp_path / "tuned"), "--epochs", "1"]
-    train.main(line, standalone_mode=False)
+    run_line(line)
     run = read_run(tmp_path / "tuned")
     assert run.manifest.output.strides == STRIDES and run.manifest.provenance["recipe"]["quantization_aware"]
     assert not same(weights(tmp_path / "tuned"), weights(found_spots))
@@ -273,8 +268,8 @@ def test_the_command_says_what_it_found(spots: Path, tmp_path: Path, sightline: 
     line = arguments(spots, tmp_path / "spots", **{**OPTIONS, "epochs": 1, "arch": "test_efficientnet"})
     done = sightline("train", *line)
     assert done.returncode == 0, done.stderr
-    assert "mAP" in done.stdout and "boxes to learn from" in done.stderr
-    assert "warning: test_efficientnet will lose in int8" in done.stderr
+    assert "mAP" in done.stdout and "training images with" in done.stderr
+    assert "warning: test_efficientnet has SiLU, squeeze-and-excite. It will lose accuracy in int8" in done.stderr
 
 
 def test_classes_are_no_boxes(pictures: Path, tmp_path: Path, sightline: Sightline) -> None:

@@ -22,16 +22,16 @@ def data(pictures: Path) -> ClassificationDataset:
 
 
 def export(path: Path, model: nn.Module, data: ClassificationDataset) -> None:
-    export_run(path, model, data, InputSpec(32, 32), name="mine", metrics={}, provenance={})
+    export_run(path, model, data, InputSpec(32, 32), metrics={}, provenance={})
 
 
 def test_the_documented_call_writes_a_run(data: ClassificationDataset, tmp_path: Path) -> None:
     model = ColourNet().train()
-    export(tmp_path / "run", model, data)
-    run = read_run(tmp_path / "run")
+    export(tmp_path / "mine", model, data)
+    run = read_run(tmp_path / "mine")
     assert run.manifest.name == "mine"
     assert set(run.files) == {"model.pt2", "calibration.npz", "golden.npz", "heldout.json"}
-    program = torch.export.load(tmp_path / "run" / "model.pt2").module()
+    program = torch.export.load(tmp_path / "mine" / "model.pt2").module()
     image = torch.rand(1, 32, 32, 3) * 255
     assert torch.allclose(program(image), ColourNet()(image), atol=1e-5)
 
@@ -58,7 +58,7 @@ class Forgetful(nn.Module):
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        (Undecided(), "torch.export cannot take this model: .+"),
+        (Undecided(), "torch.export does not support this model: .+"),
         (Forgetful(), "the exported program differs from the model"),
     ],
 )

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from sightline.errors import ConfigError, DataError, ModelError
 from tests.support.training import ARCH, same, weights
-from trainer.model import build, check_arch, native_size, one_tensor
+from trainer.model import build, check_arch, check_classifier, native_size
 
 OTHER_ARCH = "test_efficientnet"
 
@@ -133,9 +133,9 @@ class Bomb:
 )
 def test_what_is_no_file_of_weights_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ModelError, match=rf"{name}: (not a readable state dict|holds no state dict)"):
+    with pytest.raises(ModelError, match=rf"{name}: (not a readable state dict|has no state dict)"):
         build(ARCH, 3, str(tmp_path / name), 32)
-    with pytest.raises(ModelError, match="no such file of weights"):
+    with pytest.raises(ModelError, match="no such weights file"):
         build(ARCH, 3, str(tmp_path / "absent.pt"), 32)
 
 
@@ -161,7 +161,7 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch: pytest.Mo
     assert message.startswith("the weights of mobilenetv3_small_050 cannot be downloaded (")
     assert type(failure).__name__ in message
     assert (
-        "Offline? Give --weights FILE (a state dict as .safetensors or .pt, fetched elsewhere) or --weights none"
+        "Offline? Pass --weights FILE (a state dict as .safetensors or .pt, downloaded elsewhere) or --weights none."
         in message
     )
     assert "\n" not in message
@@ -169,22 +169,22 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch: pytest.Mo
 
 def test_an_arch_without_weights_at_timm_says_what_to_do() -> None:
     arch = next(a for a in timm.list_models("mobilenet*") if not timm.get_pretrained_cfg(a).has_weights)
-    with pytest.raises(ModelError, match=f"timm has no weights for {arch}; give --weights none, or a file"):
+    with pytest.raises(ModelError, match=rf"timm has no weights for {arch}\. Pass --weights none, or a file"):
         build(arch, 3, "timm", 32)
 
 
 def test_a_transformer_is_made_for_the_size_that_is_asked() -> None:
     """One made for 224, its native size, refuses any other."""
-    one_tensor(build("vit_tiny_patch16_224", 3, "none", 48), 48, 3)
-    with pytest.raises(ConfigError, match="cannot take pictures of 48x48"):
-        one_tensor(build("vit_tiny_patch16_224", 3, "none", 224), 48, 3)
+    check_classifier(build("vit_tiny_patch16_224", 3, "none", 48), 48, 3)
+    with pytest.raises(ConfigError, match="cannot take images of 48x48"):
+        check_classifier(build("vit_tiny_patch16_224", 3, "none", 224), 48, 3)
 
 
 def test_a_size_that_the_model_cannot_take_is_refused() -> None:
-    with pytest.raises(ConfigError, match="xcit_nano_12_p16_224 cannot take pictures of 37x37: `patch_size` should"):
+    with pytest.raises(ConfigError, match="xcit_nano_12_p16_224 cannot take images of 37x37: `patch_size` should"):
         build("xcit_nano_12_p16_224", 3, "none", 37)
-    with pytest.raises(ConfigError, match="cannot take pictures of 37x37"):
-        one_tensor(build("test_vit", 3, "none", 32), 37, 3)
+    with pytest.raises(ConfigError, match="cannot take images of 37x37"):
+        check_classifier(build("test_vit", 3, "none", 32), 37, 3)
 
 
 class Fails(torch.nn.Module):
@@ -193,10 +193,10 @@ class Fails(torch.nn.Module):
 
 
 def test_a_model_that_refuses_without_a_word_is_refused_too() -> None:
-    with pytest.raises(ConfigError, match="cannot take pictures of 32x32"):
-        one_tensor(Fails(), 32, 3)
+    with pytest.raises(ConfigError, match="cannot take images of 32x32"):
+        check_classifier(Fails(), 32, 3)
 
 
 def test_a_model_that_does_not_classify_is_refused() -> None:
-    with pytest.raises(DataError, match=r"does not classify: it gives torch\.Size\(\[1, 3\]\)"):
-        one_tensor(build(ARCH, 3, "none", 32), 32, 4)
+    with pytest.raises(DataError, match=r"is not a classifier: its output is torch\.Size\(\[1, 3\]\)"):
+        check_classifier(build(ARCH, 3, "none", 32), 32, 4)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.decoders import read_layout
+from sightline.decoders import decode_outputs
 from sightline.interpreter import TensorInfo
 from sightline.metrics import GroundTruth, in_boxes, point_score
 from sightline.output_spec import OutputSpec
@@ -48,7 +48,7 @@ def test_the_loss_is_least_where_the_points_are() -> None:
 
 def read(cells: np.ndarray, tensor: TensorInfo, threshold: float = 0.5) -> tuple[Detection, ...]:
     placement = place(128, 64, InputSpec(64, 64))  # rows 16 to 48 of the input
-    return read_layout([cells], [tensor], SPEC, (64, 64), placement, threshold, 10)  # type: ignore[return-value]
+    return decode_outputs([cells], [tensor], SPEC, (64, 64), placement, threshold, 10)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

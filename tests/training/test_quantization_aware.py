@@ -12,18 +12,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import trainer.classification
-import trainer.train
 from sightline.data.classification import ClassificationDataset, read_class_folders
 from sightline.errors import ConfigError, DataError, ModelError
 from sightline.images import read_image
 from sightline.preprocess import InputSpec, Preprocessor
-from sightline.run_folder import read_run
+from sightline.run_folder import Run, read_run
 from tests.conftest import write_coloured
 from tests.support.models import Neighbours
-from tests.support.training import ARCH, same, weights
-from tests.training.test_resume import Stopped, assert_equal_runs, stop_after
-from trainer.classification import Classification
+from tests.support.training import (
+    ARCH,
+    Stopped,
+    TaskFactory,
+    run_line,
+    same,
+    stop_after,
+    weights,
+    with_accuracies,
+    with_model,
+)
+from tests.training.test_resume import assert_equal_runs
 from trainer.export import export_run
 from trainer.model import build
 from trainer.quantization_aware import (
@@ -33,17 +40,26 @@ from trainer.quantization_aware import (
     divergence,
     fake_quantized,
 )
+from trainer.recipe import Recipe
+from trainer.strategies import Distillation, Strategy
+from trainer.task import Task
+from trainer.train import Setup
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 CPU = torch.device("cpu")
 
 
-def fine_tune(pictures: Path, parent: Path, out: Path, *more: str) -> None:
+def fine_tune(
+    images: Path,
+    parent: Path,
+    out: Path,
+    *more: str,
+    task_factory: TaskFactory | None = None,
+    setup: Setup | None = None,
+) -> None:
     """`sightline train --quantization-aware` in this process."""
-    from trainer.cli import train
-
-    arguments = [str(pictures), "--quantization-aware", str(parent), "--out", str(out), "--epochs", "2", *more]
-    train.main(arguments, standalone_mode=False)
+    line = [str(images), "--quantization-aware", str(parent), "--out", str(out), "--epochs", "2", *more]
+    run_line(line, task_factory, setup)
 
 
 def frames(data: ClassificationDataset) -> tuple[np.ndarray[Any, Any], Tensor]:
@@ -180,10 +196,7 @@ def losing(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("losing") / "uneven"
     recipe = {"arch": ARCH, "batch": 16, "augment": "none", "flip": False, "seed": 0}
     data = read_class_folders(pictures)
-    export_run(
-        path, Uneven(), data, InputSpec(32, 32), name="uneven", metrics={"accuracy": 1.0},
-        provenance={"recipe": recipe},
-    )  # fmt: skip
+    export_run(path, Uneven(), data, InputSpec(32, 32), metrics={"accuracy": 1.0}, provenance={"recipe": recipe})
     return path
 
 
@@ -199,18 +212,20 @@ def rounded_divergence(run: Path, pictures: Path) -> float:
         return float(divergence(net(x), model(x)))
 
 
-def test_a_model_that_int8_would_ruin_learns_to_bear_it(
-    pictures: Path, losing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer.classification, "build", lambda *_: Uneven())
+def without_rounding(task: Task, recipe: Recipe, parent: Run | None, device: torch.device) -> Strategy:
+    assert parent is not None
+    return Distillation(task, recipe, parent, device, quantize=lambda model, *_: model, set_ranges=lambda *_: None)
+
+
+def test_a_model_that_int8_would_ruin_learns_to_bear_it(pictures: Path, losing: Path, tmp_path: Path) -> None:
+    task_factory = with_model(lambda _: Uneven())
     settings = ("--epochs", "30", "--learning-rate", "0.003")
     lost = rounded_divergence(losing, pictures)
-    fine_tune(pictures, losing, tmp_path / "aware", *settings)
+    fine_tune(pictures, losing, tmp_path / "aware", *settings, task_factory=task_factory)
     assert rounded_divergence(tmp_path / "aware", pictures) < 0.6 * lost
-    with monkeypatch.context() as m:  # the same without rounding teaches nothing of it
-        m.setattr(trainer.train, "fake_quantized", lambda model, *_: model)
-        m.setattr(trainer.train, "calibrate", lambda *_: None)
-        fine_tune(pictures, losing, tmp_path / "unaware", *settings)
+    # the same without rounding teaches nothing of it
+    setup = Setup(strategy=without_rounding)
+    fine_tune(pictures, losing, tmp_path / "unaware", *settings, task_factory=task_factory, setup=setup)
     assert rounded_divergence(tmp_path / "unaware", pictures) > 0.8 * lost
 
 
@@ -237,14 +252,11 @@ def test_the_result_is_a_run_like_any_other_and_names_its_parent(tuned: Path, le
     assert set(after.metrics) == {"accuracy", "simulated_int8_accuracy", "best_epoch"}
 
 
-def test_the_last_epoch_is_the_result_whatever_the_labels_say(
-    pictures: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    accuracies = iter([1.0, 0.5, 0.75])  # of two epochs, and of the float program
-    monkeypatch.setattr(Classification, "evaluate", lambda *_: {"accuracy": next(accuracies), "loss": 1.0})
-    fine_tune(pictures, learned, tmp_path / "out")
-    wanted = {"accuracy": 0.75, "best_epoch": 2, "simulated_int8_accuracy": 0.5}
-    assert read_run(tmp_path / "out").manifest.metrics == wanted
+def test_the_last_epoch_is_the_result_whatever_the_labels_say(pictures: Path, learned: Path, tmp_path: Path) -> None:
+    scripted = with_accuracies(1.0, 0.5, 0.75)  # of two epochs, and of the float program
+    fine_tune(pictures, learned, tmp_path / "out", task_factory=scripted)
+    expected = {"accuracy": 0.75, "best_epoch": 2, "simulated_int8_accuracy": 0.5}
+    assert read_run(tmp_path / "out").manifest.metrics == expected
 
 
 def test_the_program_has_the_parents_tensors_and_no_rounding(tuned: Path, learned: Path) -> None:
@@ -268,12 +280,11 @@ def test_the_accuracy_is_that_of_the_float_program(tuned: Path, pictures: Path) 
 
 
 def test_a_resumed_one_ends_with_the_very_same_weights(
-    pictures: Path, learned: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pictures: Path, learned: Path, tuned: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "tuned"
-    with monkeypatch.context() as m, pytest.raises(Stopped):
-        stop_after(0, m)
-        fine_tune(pictures, learned, out)
+    with pytest.raises(Stopped):
+        fine_tune(pictures, learned, out, setup=stop_after(0))
     fine_tune(pictures, learned, out, "--resume")
     assert_equal_runs(out, tuned)
 
@@ -281,7 +292,7 @@ def test_a_resumed_one_ends_with_the_very_same_weights(
 def test_it_is_not_resumed_from_another_parent(pictures: Path, learned: Path, tuned: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     fine_tune(pictures, learned, other, "--epochs", "1")
-    with pytest.raises(ConfigError, match="cannot go on with other settings \\(weights was"):
+    with pytest.raises(ConfigError, match="cannot be resumed with other settings \\(weights was"):
         fine_tune(pictures, other, shutil.copytree(tuned, tmp_path / "tuned"), "--resume")
 
 
@@ -316,7 +327,7 @@ def test_flags_that_agree_with_the_run_are_taken(pictures: Path, learned: Path, 
 @pytest.mark.parametrize("seed", ["", "1"])
 def test_other_pictures_or_another_split_are_refused(pictures: Path, learned: Path, tmp_path: Path, seed: str) -> None:
     data = pictures if seed else write_coloured(tmp_path / "data", 20, seed=1)
-    with pytest.raises(DataError, match=r"is not what .*colours was trained on, with the same pictures held out"):
+    with pytest.raises(DataError, match=r"is not the data set of .*colours with the same held-out images"):
         fine_tune(data, learned, tmp_path / "out", *(("--seed", seed) if seed else ()))
     assert not (tmp_path / "out").exists()
 
@@ -324,13 +335,13 @@ def test_other_pictures_or_another_split_are_refused(pictures: Path, learned: Pa
 def test_what_is_no_run_of_the_trainer_is_refused(pictures: Path, run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a finished run"):
         fine_tune(pictures, tmp_path / "absent", tmp_path / "out")
-    with pytest.raises(ModelError, match=r"does not say how it was trained .*only a run of `sightline train`"):
+    with pytest.raises(ModelError, match=r"does not state how it was trained .*Only a run of `sightline train`"):
         fine_tune(pictures, run_folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_whose_program_is_another_module_is_refused(pictures: Path, losing: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"model\.pt2: is not the module that its recipe names"):
+    with pytest.raises(ModelError, match=r"model\.pt2: does not have the architecture that its recipe names"):
         fine_tune(pictures, losing, tmp_path / "out")
     assert json.loads((losing / "model.json").read_text())["name"] == "uneven"
     assert not (tmp_path / "out").exists()

@@ -18,33 +18,29 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import trainer.classification
-import trainer.train
 from benchmarks.support.waiting import wait_until
 from sightline.errors import ConfigError, IntegrityError, ModelError
 from sightline.run_folder import read_run
 from tests.conftest import write_coloured
-from tests.support.training import arguments, learn, same, weights
-from trainer.checkpoint import load_checkpoint, save_checkpoint
+from tests.support.training import ARCH, Stopped, arguments, learn, same, stop_after, weights, with_model
+from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from trainer.model import build
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 
+ROOT = Path(__file__).parents[2]
 KILLED = """
-import os, signal, sys
-import trainer.checkpoint, trainer.train
-save, write = trainer.train.save_checkpoint, trainer.checkpoint.write_file
+import json, os, signal, sys
+from sightline.files import write_file
+from tests.support.training import run_line
+from trainer.train import Setup
 
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
+def write(path, data):
+    if path.name == "state.json" and json.loads(data)["epoch"] == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_file(path, data)
 
-def save_and_die(folder, epoch, *rest):
-    if epoch == 2:
-        trainer.checkpoint.write_file = lambda path, data: die() if path.name == "state.json" else write(path, data)
-    save(folder, epoch, *rest)
-
-trainer.train.save_checkpoint = save_and_die
-from trainer.cli import train
-train.main(sys.argv[1:], standalone_mode=False)
+run_line(sys.argv[1:], setup=Setup(write=write))
 """
 
 
@@ -77,7 +73,11 @@ def test_a_killed_training_ends_with_the_very_weights_of_one_that_was_not(
     """SIGKILL, at the worst moment: the third epoch's tensors are written, and nothing names them yet."""
     out, log = tmp_path / "colours", tmp_path / "log"
     command = [sys.executable, "-c", KILLED, *arguments(pictures, out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many as here: sums of floats depend on it
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }  # threads: as many as here: sums of floats depend on it
     with log.open("w") as f:
         process = subprocess.Popen(command, stdout=f, stderr=f, env=environment, start_new_session=True)
     try:
@@ -95,51 +95,28 @@ def test_a_killed_training_ends_with_the_very_weights_of_one_that_was_not(
     assert_equal_runs(out, learned)
 
 
-class Stopped(Exception):
-    """Something from outside that ends a training."""
-
-
-def stop_after(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training ends once that epoch, counted from 0, is saved."""
-
-    def save(folder: Path, number: int, *rest: Any) -> None:
-        save_checkpoint(folder, number, *rest)
-        if number == epoch:
-            raise Stopped
-
-    monkeypatch.setattr(trainer.train, "save_checkpoint", save)
-
-
 @pytest.mark.parametrize("epoch", [0, 2])
-def test_it_does_not_matter_after_which_epoch(
-    pictures: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
-) -> None:
+def test_it_does_not_matter_after_which_epoch(pictures: Path, learned: Path, tmp_path: Path, epoch: int) -> None:
     out = tmp_path / "colours"
-    with monkeypatch.context() as m, pytest.raises(Stopped):
-        stop_after(epoch, m)
-        learn(pictures, out)
+    with pytest.raises(Stopped):
+        learn(pictures, out, setup=stop_after(epoch))
     learn(pictures, out, resume=True)
     assert_equal_runs(out, learned)
 
 
-def test_a_model_with_dropout_goes_on_exactly_too(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_with_dropout_goes_on_exactly_too(pictures: Path, tmp_path: Path) -> None:
     """Dropout draws from torch's own random state while training: everything that draws from it has to be repeated."""
 
-    def build(*arguments: Any) -> torch.nn.Module:
-        model = real(*arguments)
-        model.backbone.head.drop.p = 0.5
+    def make(classes: int) -> torch.nn.Module:
+        model = build(ARCH, classes, "none", 32)
+        model.backbone.head.drop.p = 0.5  # type: ignore[union-attr]
         return model
 
-    real = trainer.classification.build
-    monkeypatch.setattr(trainer.classification, "build", build)
-    learn(pictures, tmp_path / "straight" / "colours")
+    learn(pictures, tmp_path / "straight" / "colours", with_model(make))
     out = tmp_path / "colours"
-    with monkeypatch.context() as m, pytest.raises(Stopped):
-        stop_after(1, m)
-        learn(pictures, out)
-    learn(pictures, out, resume=True)
+    with pytest.raises(Stopped):
+        learn(pictures, out, with_model(make), stop_after(1))
+    learn(pictures, out, with_model(make), resume=True)
     assert_equal_runs(out, tmp_path / "straight" / "colours")
 
 
@@ -169,14 +146,14 @@ def test_other_settings_are_refused_by_name(
 ) -> None:
     out = shutil.copytree(learned, tmp_path / "colours")
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    with pytest.raises(ConfigError, match=f"cannot go on with other settings.*{told}"):
+    with pytest.raises(ConfigError, match=f"cannot be resumed with other settings.*{told}"):
         learn(pictures, out, resume=True, **options)
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
 
 def test_other_pictures_are_refused(learned: Path, tmp_path: Path) -> None:
     other = write_coloured(tmp_path / "other", 20, seed=1)
-    with pytest.raises(ConfigError, match=r"cannot go on with other settings \(data was"):
+    with pytest.raises(ConfigError, match=r"cannot be resumed with other settings \(data was"):
         learn(other, shutil.copytree(learned, tmp_path / "colours"), resume=True)
 
 
@@ -193,10 +170,12 @@ def test_a_checkpoint_has_no_pickle_in_it(learned: Path, monkeypatch: pytest.Mon
 
     for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
         monkeypatch.setattr(module, name, refuse)
-    epoch, state, tensors, best = load_checkpoint(learned / "checkpoint")
-    assert epoch == 3
-    assert state["config"]["seed"] == 0
+    checkpoint = load_checkpoint(learned / "checkpoint")
+    tensors, best = checkpoint.tensors, checkpoint.best
+    assert checkpoint.epoch == 3
+    assert checkpoint.state["config"]["seed"] == 0
     assert {name.split(".")[0] for name in tensors} == {"model", "ema", "optimizer", "rng"}
+    assert best is not None
     assert best.keys() == {name.removeprefix("ema.") for name in tensors if name.startswith("ema.")}
 
 
@@ -204,23 +183,30 @@ def some(value: float) -> dict[str, Tensor]:
     return {"model.a": torch.full((3,), value), "model.n": torch.tensor(int(value))}
 
 
+def saved(epoch: int, is_best: bool = True) -> Checkpoint:
+    return Checkpoint(epoch, {"x": epoch}, some(epoch), some(10 + epoch) if is_best else None)
+
+
+def assert_is(checkpoint: Checkpoint, epoch: int, best_epoch: int) -> None:
+    assert (checkpoint.epoch, checkpoint.state) == (epoch, {"x": epoch})
+    assert same(checkpoint.tensors, some(epoch))
+    assert checkpoint.best is not None and same(checkpoint.best, some(10 + best_epoch))
+
+
 def test_only_the_last_and_the_best_epoch_are_kept(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, 0, {"x": 0}, some(0), some(10))
-    save_checkpoint(tmp_path, 1, {"x": 1}, some(1), some(11))
-    save_checkpoint(tmp_path, 2, {"x": 2}, some(2), None)
+    save_checkpoint(tmp_path, saved(0))
+    save_checkpoint(tmp_path, saved(1))
+    save_checkpoint(tmp_path, saved(2, is_best=False))
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "best-0001.safetensors",
         "epoch-0002.safetensors",
         "state.json",
     ]
-    epoch, state, tensors, best = load_checkpoint(tmp_path)
-    assert (epoch, state) == (2, {"x": 2})
-    assert same(tensors, some(2))
-    assert same(best, some(11))
+    assert_is(load_checkpoint(tmp_path), 2, best_epoch=1)
 
 
-def test_a_save_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_checkpoint(tmp_path, 0, {"x": 0}, some(0), some(10))
+def test_a_save_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, saved(0))
     for fails_at in ("epoch-0001.safetensors", "best-0001.safetensors", "state.json"):
 
         def write(path: Path, data: bytes, fails_at: str = fails_at) -> None:
@@ -228,18 +214,14 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: py
                 raise KeyboardInterrupt
             path.write_bytes(data)
 
-        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-            m.setattr("trainer.checkpoint.write_file", write)
-            save_checkpoint(tmp_path, 1, {"x": 1}, some(1), some(11))
-        epoch, state, tensors, best = load_checkpoint(tmp_path)
-        assert (epoch, state) == (0, {"x": 0})
-        assert same(tensors, some(0))
-        assert same(best, some(10))
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tmp_path, saved(1), write)
+        assert_is(load_checkpoint(tmp_path), 0, best_epoch=0)
 
 
 @pytest.mark.parametrize("name", ["epoch-0000.safetensors", "best-0000.safetensors", "state.json"])
 def test_a_damaged_checkpoint_is_refused_by_the_files_name(tmp_path: Path, name: str) -> None:
-    save_checkpoint(tmp_path, 0, {"x": 0}, some(0), some(10))
+    save_checkpoint(tmp_path, saved(0))
     data = bytearray((tmp_path / name).read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / name).write_bytes(data)

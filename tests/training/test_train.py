@@ -13,16 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-import trainer.classification
-import trainer.train
 from sightline.data.classification import read_class_folders
 from sightline.errors import ConfigError, DataError, InputError
 from sightline.npz import unpack
 from sightline.preprocess import InputSpec, preprocess
 from sightline.run_folder import read_run
 from tests.conftest import LABELS
-from tests.support.training import ARCH, EPOCHS, learn, same, weights
-from trainer.classification import Classification
+from tests.support.training import ARCH, EPOCHS, learn, recipe, same, weights, with_accuracies, with_model
 from trainer.recipe import Recipe
 from trainer.train import learning_rate
 
@@ -107,20 +104,16 @@ def test_the_result_is_one_json_object_on_stdout(
     result = json.loads(out)
     assert result["run"] == str(tmp_path / "run")
     assert result["accuracy"] == read_run(tmp_path / "run").manifest.metrics["accuracy"]
-    assert "48 pictures to learn from, 12 held out, 3 classes: blue, green, red" in err
+    assert "48 training images, 12 held out, 3 classes: blue, green, red" in err
 
 
-def test_patience_ends_a_training_that_gets_no_better(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    accuracies = iter([0.5, 0.6, 0.6, 0.4, 0.9])
-    monkeypatch.setattr(Classification, "evaluate", lambda *_: {"accuracy": next(accuracies), "loss": 1.0})
-    learn(pictures, tmp_path / "run", epochs=5, patience=2)
+def test_patience_ends_a_training_that_gets_no_better(pictures: Path, tmp_path: Path) -> None:
+    learn(pictures, tmp_path / "run", with_accuracies(0.5, 0.6, 0.6, 0.4, 0.9), epochs=5, patience=2)
     assert [line["val_accuracy"] for line in history(tmp_path / "run")] == [0.5, 0.6, 0.6, 0.4]
     assert read_run(tmp_path / "run").manifest.metrics == {"accuracy": 0.6, "best_epoch": 2}
 
 
-def test_a_loss_that_is_no_number_ends_the_training_and_leaves_no_checkpoint(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_no_number_ends_the_training_and_leaves_no_checkpoint(pictures: Path, tmp_path: Path) -> None:
     class Broken(torch.nn.Module):
         def __init__(self, classes: int) -> None:
             super().__init__()
@@ -129,11 +122,10 @@ def test_a_loss_that_is_no_number_ends_the_training_and_leaves_no_checkpoint(
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(x.mean((1, 2))) * (math.inf if self.training else 1)
 
-    monkeypatch.setattr(trainer.classification, "build", lambda arch, classes, *_: Broken(classes))
     with pytest.raises(
-        ConfigError, match=r"the loss became (nan|inf) in epoch 1: a smaller --learning-rate than 0\.002"
+        ConfigError, match=r"the loss became (nan|inf) in epoch 1\. Use a smaller --learning-rate than 0\.002"
     ):
-        learn(pictures, tmp_path / "run")
+        learn(pictures, tmp_path / "run", with_model(Broken))
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
@@ -141,7 +133,10 @@ def test_an_out_that_has_something_in_it_is_refused_and_left_alone(pictures: Pat
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").write_text("precious")
     (tmp_path / "file").write_text("precious")
-    for name, words in (("run", "exists; go on with --resume, or give another --out"), ("file", "is a file")):
+    for name, words in (
+        ("run", r"already exists\. Continue it with --resume, or choose another --out"),
+        ("file", "is a file"),
+    ):
         with pytest.raises(InputError, match=f"{name}: {words}"):
             learn(pictures, tmp_path / name)
     assert {p.name for p in tmp_path.rglob("*")} == {"run", "mine", "file"}
@@ -156,10 +151,10 @@ def test_an_out_that_has_something_in_it_is_refused_and_left_alone(pictures: Pat
             r"no model 'mobilnetv4_conv_smal' \(did you mean mobilenetv4_co",
         ),
         ({"arch": "mobilenetv3_small_050.nonsense"}, ConfigError, r"nonsense"),
-        ({"batch": 49}, ConfigError, "--batch 49 is more than the 48 training pictures"),
-        ({"arch": "test_vit", "image_size": 37}, ConfigError, "cannot take pictures of 37x37"),
-        ({"weights": "absent.safetensors"}, InputError, r"absent\.safetensors: no such file of weights"),
-        ({"resume": True}, InputError, "nothing to resume: it has no finished epoch"),
+        ({"batch": 49}, ConfigError, "--batch 49 is more than the 48 training images"),
+        ({"arch": "test_vit", "image_size": 37}, ConfigError, "cannot take images of 37x37"),
+        ({"weights": "absent.safetensors"}, InputError, r"absent\.safetensors: no such weights file"),
+        ({"resume": True}, InputError, "cannot be resumed: it has no finished epoch"),
     ],
 )
 def test_what_cannot_be_learned_is_refused_before_anything_is_written(
@@ -180,7 +175,7 @@ def test_a_corrupt_picture_is_refused_or_skipped_and_counted(
 ) -> None:
     data = shutil.copytree(pictures, tmp_path / "data")
     (data / "red" / "bad.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1 of 61 pictures are corrupt"):
+    with pytest.raises(DataError, match=r"1 of 61 images are corrupt"):
         learn(data, tmp_path / "run")
     learn(data, tmp_path / "run", corrupt="skip", epochs=1)
     assert "bad.png: the file is empty" in capsys.readouterr().err
@@ -195,27 +190,10 @@ def test_pictures_in_both_parts_are_warned_of(
         (tmp_path / "data" / "val" / label).mkdir(parents=True)
         shutil.copy(pictures / label / "000.png", tmp_path / "data" / "val" / label / "leak.png")
     learn(tmp_path / "data", tmp_path / "run", epochs=1)
-    assert "warning: 3 pictures are both in train/ and in val/" in capsys.readouterr().err
-
-
-def recipe(**changes: Any) -> Recipe:
-    usual = Recipe(
-        task="classify",
-        arch=ARCH,
-        weights="none",
-        epochs=10,
-        batch=8,
-        learning_rate=0.5,
-        weight_decay=0.0,
-        warmup_epochs=2,
-        label_smoothing=0.0,
-        ema_decay=0.9,
-        patience=0,
-        augment="none",
-        flip=False,
-        seed=0,
+    assert (
+        "warning: 3 images are in both the training and the validation part. Validation scores will be too high."
+        in capsys.readouterr().err
     )
-    return Recipe(**{**usual.__dict__, **changes})
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from benchmarks.support.phone_browser import chromium, served, shown, write_y4m
 from benchmarks.support.waiting import wait_until
 from sightline.bundle import read_bundle
 from sightline.interpreter import Interpreter
-from sightline.postprocess import answer
+from sightline.postprocess import postprocess
 from sightline.predictions import Detection
 from sightline.preprocess import Preprocessor
 from tests.conftest import LABELS, coloured
@@ -110,7 +110,7 @@ def by_python(bundle: Path, frame: np.ndarray[Any, Any], threshold: float) -> li
     interpreter.feed(entry)
     interpreter.invoke()
     size = frame.shape[1], frame.shape[0]
-    predictions = answer(interpreter.raw(), interpreter.outputs, m.input, m.output, size, threshold)
+    predictions = postprocess(interpreter.raw(), interpreter.outputs, m.input, m.output, size, threshold)
     return [d for d in predictions if isinstance(d, Detection)]
 
 
