@@ -21,7 +21,7 @@ PACKAGES = ("sightline", "trainer", "converters", "edge", "examples")
 
 # Places whose texts are still the old ones: a command ("sightline run"), a file, or a folder. They are being rewritten:
 # delete an entry as soon as `python -m tools.plain_words` notes that its place is clean, and add none.
-NOT_CLEAN_YET: tuple[str, ...] = ("sightline train", "sightline/", "trainer/")
+NOT_CLEAN_YET: tuple[str, ...] = ()
 
 # (pattern, what to write instead); patterns ignore case
 WORDS = (
