@@ -124,7 +124,7 @@ def test_what_is_not_followed_is_nobody() -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "word"),
     [
-        ("zone", "0.1,0.2 0.3,0.4 0.5,0.6", "not as"),
+        ("zone", "0.1,0.2 0.3,0.4 0.5,0.6", "not a zone"),
         ("zone", "door: 0.1,0.2 0.3,0.4", "three corners"),
         ("zone", "door: 0.1,0.2 0.3,0.4 1.5,0.6", "fractions"),
         ("zone", "door: 0.1,0.2 0.1,0.2 0.5,0.6", "are equal"),
