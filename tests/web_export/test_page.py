@@ -105,8 +105,8 @@ def by_python(bundle: Path, frame: np.ndarray[Any, Any], threshold: float) -> li
     read = read_bundle(bundle)
     m = read.manifest
     interpreter = Interpreter(read.variant("static_int8_float_io")[1], m.input, threads=1, name="x")
-    entry = interpreter.encoder.empty()
-    interpreter.encoder(Preprocessor(m.input)(frame), entry)
+    entry = interpreter.quantizer.empty()
+    interpreter.quantizer(Preprocessor(m.input)(frame), entry)
     interpreter.feed(entry)
     interpreter.invoke()
     size = frame.shape[1], frame.shape[0]

@@ -126,7 +126,7 @@ def test_boxes_are_those_that_python_finds(tmp_path: Path) -> None:
         expected = detect(outputs, tensors, output, placement, threshold)
         got = node(
             tmp_path,
-            "const {outputs, output, spec, threshold} = given;"
+            "const {outputs, output, spec, threshold} = inputs;"
             "print(answer(outputs.map(o => Float32Array.from(o)), output, place(640, 480, spec), spec, threshold))",
             outputs=[o.reshape(-1).tolist() for o in outputs],
             output=asdict(output), spec=asdict(spec), threshold=threshold,
