@@ -45,10 +45,10 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.plain_words
 
-# Two at a time: half of what the tests take is waiting. A file's tests stay together, for what they share is made once;
-# and files in their order, for training has to come first (tests/conftest.py)
+# Three at a time on two cores: half of what the tests take is waiting. A file's tests stay together, for what they share
+# is made once; and files stay in their order (tests/conftest.py)
 test: system check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # Raspberry Pi OS, emulated; part of `make test` too
 test-pi: system $(INSTALLED)

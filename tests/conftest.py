@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -133,9 +134,14 @@ def sightline() -> Sightline:
     return call
 
 
+def pytest_configure() -> None:
+    """Several test processes share the cores: PyTorch's threads would wait for each other, and burn them meanwhile."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Training first: its workers are forked, and conversion brings JAX, whose threads a fork does not survive. Then
-    deploy, whose one file takes longest: at the end the other process would wait for it."""
-    first = ("training", "deploy")
-    places = {name: i for i, name in enumerate(first)}
-    items.sort(key=lambda item: places.get(item.path.parent.name, len(first)))
+    """Sort the folders: deploy first, for its one file takes longest, and mostly waits. Then training, before
+    conversion: its workers are forked, and a fork does not survive the threads of JAX, which conversion imports. Then
+    what waits for emulators and browsers."""
+    order = {name: i for i, name in enumerate(("deploy", "training", "pi", "web_export"))}
+    items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
