@@ -1,10 +1,13 @@
 """The documentation as a whole: its links lead somewhere, and the tree of docs/architecture.md has every file."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tools.plain_words import literals
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -88,3 +91,29 @@ def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     pages = [page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"]
     assert [name for name in pages if f"]({name}" not in index] == []
+
+
+# headings of docs/troubleshooting.md that other programs write, or that the code puts together of several texts
+FROM_ELSEWHERE = {
+    "not a bundle: manifest.json cannot be read", "not valid YAML: line ..: mapping values are not allowed here",
+    "Missing option '--device'.", "No such option '--resize'", "picamera: no frame for 3 s",
+    "the camera driver blocked for", "the network library blocked for", "${NAME} is not set", "refused: not authorized",
+    "Connection refused", "unavailable", "pip failed", "No space left", "Killed", "undervoltage since it was started",
+    "throttled now", "--on, --zone, --line", "YUYV 1280x720@10", "not inferred", "frozen",
+}  # fmt: skip
+
+
+def messages() -> str:
+    """All string literals of the programs, and the scripts that are not Python."""
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if "__pycache__" not in path.parts]
+    python = [text for path in paths if path.suffix == ".py" for _, text in literals(ast.parse(path.read_text()))]
+    return "\n".join([*python, *(path.read_text() for path in paths if path.suffix in (".js", ".html", ".sh"))])
+
+
+def test_the_literal_headings_of_the_troubleshooting_page_are_messages_of_the_programs() -> None:
+    headings = re.findall("^### (.*)$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    quoted = [text for heading in headings for text in re.findall("`([^`]+)`", heading)]
+    assert len(quoted) > 50
+    known = messages()
+    parts = {text: [part.strip() for part in text.split("..")] for text in quoted if text not in FROM_ELSEWHERE}
+    assert [text for text, pieces in parts.items() if not all(piece in known for piece in pieces)] == []
