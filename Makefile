@@ -11,7 +11,7 @@ SYSTEM := gcc libc6-dev mmdebstrap chromium chromium-driver webkit2gtk-driver xv
 
 .PHONY: help demo test test-pi check bench system clean
 help:
-	@echo "make demo    train on real pictures, convert to int8, run on a camera clip: minutes, no download of data"
+	@echo "make demo    train on real images, convert to int8, run on a camera clip: minutes, no download of data"
 	@echo "make test    check, then every test"
 	@echo "make test-pi the agent on Raspberry Pi OS, emulated"
 	@echo "make check   ruff, mypy, import contracts, word check"

@@ -71,7 +71,7 @@ def main() -> None:
         f"""
 Done in {sum(seconds_of.values()):.0f} s ({phases}).
 
-  mAP          {int8["map"]:.1%} in int8, {float32["map"]:.1%} in float, on {metrics["pictures"]} held-out images \
+  mAP          {int8["map"]:.1%} in int8, {float32["map"]:.1%} in float, on {metrics["images"]} held-out images \
 (at IoU 0.5: {int8["map50"]:.1%})
   agreement    {int8["agreement"]:.2%} of the boxes are the same in int8 and in float
   size         {int8["bytes"] / 1024:,.0f} KiB, {float32["bytes"] / int8["bytes"]:.1f} times smaller than float
