@@ -25,7 +25,7 @@ from converters.quantize.quantize import quantize
 from converters.quantize.search import Search
 from converters.sources.base import ModelOptions, Source
 from converters.sources.open import open_source
-from sightline.device import load_device
+from sightline.device_config import load_device
 
 MAX_DROP_POINTS, MIN_AGREEMENT = 0.3, 0.985
 

@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from sightline.bundle import Manifest, read_bundle, write_bundle
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.interpreter import Interpreter
 from sightline.npz import pack
 from sightline.output_spec import OutputSpec

@@ -108,7 +108,7 @@ def child(path: Path, first: int, end: int) -> None:
 
     from edge.inference.model import open_model
     from sightline.bundle import read_bundle
-    from sightline.device import load_device
+    from sightline.device_config import load_device
     from sightline.errors import InterpreterError, SightlineError
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from converters.edgetpu.compiler import compile_variants
 from converters.evaluate.acceptance import DEFAULT_LIMITS, HeldOutEvaluation, Limits, VariantResult, check_parity
 from converters.evaluate.op_snr import latency_ms, op_noise
-from converters.evaluate.run import Progress, no_progress
+from converters.evaluate.run_images import Progress, no_progress
 from converters.log_capture import Log, silent
 from converters.manifest import Conversion, build_manifest, golden_outputs
 from converters.quantize.quantize import Quantizer, quantize
@@ -20,7 +20,7 @@ from converters.report.conversion import Report, render, to_json
 from converters.sources.base import DEFAULTS, ModelOptions, Source
 from converters.sources.open import open_source
 from sightline.bundle import name_of_new, write_bundle
-from sightline.device import Scheme, load_device
+from sightline.device_config import Scheme, load_device
 from sightline.files import write_file
 from sightline.npz import pack
 

@@ -13,7 +13,7 @@ from converters.quantize.search import SearchResult
 from converters.quantize.variants import Target, Variant
 from sightline import __version__
 from sightline.bundle import Manifest
-from sightline.device import Scheme
+from sightline.device_config import Scheme
 
 _CONVERTERS = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert")  # packages whose versions are recorded
 

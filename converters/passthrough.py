@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from converters.evaluate.divergence import split
 from converters.evaluate.evaluate import EvaluatedModel, Result, measure, read_labelled
 from converters.evaluate.metrics import Scores
-from converters.evaluate.run import Progress, no_progress, run_all
+from converters.evaluate.run_images import Progress, no_progress, run_all
 from converters.sources.base import ModelOptions
 from converters.sources.frames import calibration_frames
 from converters.sources.options import parse_normalization, read_labels
 from sightline.bare_model import PASSTHROUGH, bare_bundle
 from sightline.bundle import Bundle, name_of_new, write_bundle
 from sightline.decoders import comparable
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import ConfigError, ModelError
 from sightline.identify_outputs import Hints
 from sightline.interpreter import Interpreter, is_compiled

@@ -19,10 +19,10 @@ import numpy as np
 
 from edge.inference.model import Model, open_model
 from edge.system.benchmark_report import Comparison, Figures, SoakResult
-from edge.system.machine import read_machine
+from edge.system.machine_state import read_machine
 from sightline.bare_model import read_model
 from sightline.child import python
-from sightline.device import DeviceConfig, load_device
+from sightline.device_config import DeviceConfig, load_device
 from sightline.errors import DeviceError
 from sightline.postprocess import postprocess
 from sightline.preprocess import Frame, Preprocessor

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from sightline.bundle import Bundle, Manifest, read_bundle
-from sightline.device import DeviceConfig, load_device
+from sightline.device_config import DeviceConfig, load_device
 from sightline.documents import read_bytes
 from sightline.errors import ModelError
 from sightline.files import file_table, sha256

@@ -13,7 +13,7 @@ from typing import Any
 from sightline.errors import ModelError
 from sightline.flatbuffer import Table
 from sightline.interpreter import Delegate, Interpreter
-from sightline.metadata import Metadata, read_metadata
+from sightline.tflite_metadata import Metadata, read_metadata
 
 POSTPROCESS_OP = "TFLite_Detection_PostProcess"
 STRIDES = (8, 16, 32)  # pixels per cell of YOLO's three levels

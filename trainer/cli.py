@@ -16,10 +16,11 @@ from sightline.bundle import check_name
 from sightline.data.classification import ClassificationDataset, read_class_folders
 from sightline.data.detection import DetectionDataset, read_boxes
 from sightline.errors import ConfigError, DataError, InputError
-from sightline.options import NEW_FOLDER, READ, SEED, Number, Whole, corrupt_option, json_option
+from sightline.option_types import NEW_FOLDER, READ, SEED, Number, Whole, corrupt_option, json_option
 from sightline.preprocess import InputSpec
 from sightline.run_folder import Run, read_run
-from trainer.options import DETECTION_IMAGE_SIZE, TrainOptions, inherit, recipe_from_options
+from trainer.options import TrainOptions
+from trainer.recipe import DETECTION_IMAGE_SIZE, inherit, recipe_from_options
 
 if TYPE_CHECKING:
     from trainer.task import Task
@@ -120,13 +121,13 @@ def make_task(name: str, data: TrainingData, spec: InputSpec) -> Task:
     """The task of this name. The imports take seconds, which `--help` need not wait for."""
     if isinstance(data, DetectionDataset):
         if name == "points":
-            from trainer.points import PointTask
+            from trainer.points_task import PointTask
 
             return PointTask(data, spec)
-        from trainer.detection import DetectionTask
+        from trainer.detection_task import DetectionTask
 
         return DetectionTask(data, spec)
-    from trainer.classification import ClassificationTask
+    from trainer.classification_task import ClassificationTask
 
     return ClassificationTask(data, spec)
 

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from sightline.data.detection import DetectionDataset, DetectionImage
 from sightline.images import read_image
 from sightline.preprocess import Frame, InputSpec, Preprocessor, place
-from trainer.data import Key, random_window
+from trainer.classification_data import Key, random_window
 from trainer.recipe import Recipe
 
 MIN_VISIBLE_AREA = 0.3  # of a box's area: a box that is cut further is dropped

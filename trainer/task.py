@@ -44,7 +44,7 @@ class Task(Protocol):
         """A new model that starts from `weights`."""
 
     def train_set(self, recipe: Recipe) -> TorchDataset[tuple[Tensor, Any]]:
-        """The augmented training images. Keys are (epoch, index); see `trainer.data.Shuffled`."""
+        """The augmented training images. Keys are (epoch, index); see `trainer.classification_data.Shuffled`."""
 
     def val_set(self) -> TorchDataset[tuple[Tensor, Any]]:
         """The held-out images as the device will see them. Keys are indices."""

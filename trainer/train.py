@@ -23,7 +23,7 @@ from sightline.errors import ConfigError
 from sightline.files import write_file
 from sightline.run_folder import Run
 from trainer.checkpoint import Write
-from trainer.data import Shuffled, loader
+from trainer.classification_data import Shuffled, loader
 from trainer.recipe import Recipe
 from trainer.state import TrainingState
 from trainer.strategies import MakeStrategy, make_strategy

@@ -8,7 +8,7 @@ import click
 
 from benchmarks.fuzz_cli.material import Case, Place
 from sightline import cli
-from sightline.options import PathName
+from sightline.option_types import PathName
 
 TEXTS = [
     "", " ", "x" * 5000, "\udcff", "é" * 300, "a\nb", "${NOPE}", "${", "://", "https://[x", "http://", "mqtt://[::1",

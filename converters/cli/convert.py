@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sightline.bare_model import PASSTHROUGH
-from sightline.device import SCHEMES, load_device
+from sightline.device_config import SCHEMES, load_device
 from sightline.errors import ConfigError
-from sightline.options import NEW_FOLDER, READ, Number
+from sightline.option_types import NEW_FOLDER, READ, Number
 from sightline.output_spec import TASKS
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from sightline.bare_model import PASSTHROUGH
-from sightline.device import SCHEMES
+from sightline.device_config import SCHEMES
 from sightline.errors import InputError
 from sightline.files import write_file
-from sightline.options import NEW_FILE, READ, SEED
+from sightline.option_types import NEW_FILE, READ, SEED
 
 
 @click.command()

@@ -15,10 +15,10 @@ from converters.report.inspection import InspectedModel, render
 from sightline.bundle import Bundle, read_bundle
 from sightline.data.detection import read_boxes
 from sightline.data.formats import Format, find_format
-from sightline.device import DeviceConfig, load_device
+from sightline.device_config import DeviceConfig, load_device
 from sightline.errors import ConfigError, DataError, ModelError
 from sightline.files import sha256
-from sightline.options import NEW_FILE, READ
+from sightline.option_types import NEW_FILE, READ
 
 
 @click.command()

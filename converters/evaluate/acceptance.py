@@ -13,11 +13,11 @@ import numpy as np
 
 from converters.evaluate.divergence import Outputs, snr_db, split
 from converters.evaluate.metrics import ALL, metrics_for
-from converters.evaluate.run import Progress, map_frames, no_progress, read_all, run_all
+from converters.evaluate.run_images import Progress, map_frames, no_progress, read_all, run_all
 from converters.sources.base import Source
 from converters.tflite.edits import shuffle_weights
 from converters.tflite.ops import list_ops
-from sightline.device import Scheme
+from sightline.device_config import Scheme
 from sightline.errors import QualityError
 from sightline.interpreter import Interpreter
 from sightline.preprocess import InputSpec

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.evaluate.metrics import Metrics, Scores, metrics_for
-from converters.evaluate.run import Progress, map_frames, no_progress, read_all
+from converters.evaluate.run_images import Progress, map_frames, no_progress, read_all
 from sightline.bare_model import read_model
 from sightline.data.classification import read_class_folders
 from sightline.data.detection import read_boxes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from converters.edgetpu.rules import CONVERT_FOR_CORAL
 from converters.inspect.model import Inspection
-from sightline.device import DeviceConfig
+from sightline.device_config import DeviceConfig
 
 _RUNNER_INPUTS = {"browser": "float32", "android": "float32"}  # dtype that a runner passes to the model
 

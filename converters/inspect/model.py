@@ -13,7 +13,7 @@ from converters.inspect.probe import Kernels, Partition, ProbeResult, run_probe
 from converters.tflite.graph import Graph, Node, Operand, read_graph, unpack
 from converters.tflite.ops import macs
 from sightline.errors import ModelError
-from sightline.metadata import Metadata, read_metadata
+from sightline.tflite_metadata import Metadata, read_metadata
 
 _IDENTIFIER = b"TFL3"
 _WEIGHTS_INPUT = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "CONV_3D": 1}

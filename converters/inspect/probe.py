@@ -1,4 +1,4 @@
-"""Run `runtime_probe` in a child process, and read its results."""
+"""Run `probe_child` in a child process, and read its results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sightline.errors import ModelError
 
 Kernels = Literal["xnnpack", "builtin"]
 
-PROBE = python("converters.inspect.runtime_probe")
+PROBE = python("converters.inspect.probe_child")
 TIMEOUT_S = 120.0
 _KERNEL_NAMES = {"xnnpack": "XNNPACK", "builtin": "TFLite's own kernels"}
 

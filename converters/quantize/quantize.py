@@ -13,7 +13,7 @@ from converters.log_capture import capture_output
 from converters.quantize.calibrate import Ranges
 from converters.tflite.edits import finite_pads
 from converters.tflite.ops import output_names
-from sightline.device import Scheme
+from sightline.device_config import Scheme
 from sightline.errors import ModelError, reason
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from converters.evaluate.acceptance import HeldOutEvaluation, Limits, VariantResult, passes
 from converters.evaluate.divergence import Outputs, box_divergence, cell_divergence, class_divergence, split
-from converters.evaluate.run import run_all
+from converters.evaluate.run_images import run_all
 from converters.log_capture import Log, silent
 from converters.quantize.bias_correction import correct_biases
 from converters.quantize.calibrate import METHODS, Activation, Ranges, observe, ranges
@@ -23,7 +23,7 @@ from converters.quantize.mixed_precision import OpSensitivity, float_sets, rank_
 from converters.quantize.quantize import Quantizer, quantize
 from converters.sources.base import Source
 from converters.tflite.ops import list_ops, xnnpack_survives
-from sightline.device import DeviceConfig, Scheme
+from sightline.device_config import DeviceConfig, Scheme
 from sightline.errors import QualityError
 
 # percent of the held-out images with float's answer; most of the rest are near-ties of the float model itself

@@ -10,7 +10,7 @@ from converters.log_capture import Log
 from converters.quantize.quantize import Quantizer
 from converters.quantize.search import Search, SearchResult, requantize
 from converters.tflite.metadata_writer import with_metadata
-from sightline.device import DeviceConfig, Scheme
+from sightline.device_config import DeviceConfig, Scheme
 from sightline.errors import QualityError
 
 

@@ -20,7 +20,7 @@ from converters.report.charts import bars, histogram
 from converters.report.html import ImageCard, boxes_address, frame_address, label_names, render_template
 from converters.report.text import Table, kib, percent, points
 from converters.tflite.ops import Op
-from sightline.device import Scheme
+from sightline.device_config import Scheme
 
 # an op with a lower ratio is highlighted: 8 bits give about 35 to 45 dB
 NOISY_DB = 20.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from converters.edgetpu.rules import Problem
 from converters.inspect.device_fit import remarks_for
 from converters.inspect.model import Inspection, OpRow, TensorInfo
-from sightline.device import DeviceConfig
+from sightline.device_config import DeviceConfig
 
 _NAME_WIDTH = 34  # characters of a tensor's name
 _WIDTH = 120

@@ -1,4 +1,4 @@
-"""Write TFLite Metadata into a .tflite, for `sightline.metadata` and other apps (MediaPipe, ML Kit).
+"""Write TFLite Metadata into a .tflite, for `sightline.tflite_metadata` and other apps (MediaPipe, ML Kit).
 
 The slots and numbers are those of metadata_schema.fbs (tflite-support) and of TFLite's own schema.
 """
@@ -15,9 +15,9 @@ import numpy as np
 
 from sightline.errors import ModelError
 from sightline.flatbuffer import Table
-from sightline.metadata import ENTRY
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
+from sightline.tflite_metadata import ENTRY
 
 _LABELS = "labels.txt"
 _ALIGNMENT = 16  # bytes, of a buffer's position in the file: kernels read the weights in place

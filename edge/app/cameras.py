@@ -19,7 +19,7 @@ from edge.capture.sources.recording import Recording
 from edge.config import AgentConfig, CameraConfig
 from edge.env_file import read_env_file, world_readable_warning
 from edge.options import CameraOptions
-from sightline.device import DeviceConfig
+from sightline.device_config import DeviceConfig
 from sightline.errors import ConfigError
 
 _NAME_AND_SOURCE = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)

@@ -15,7 +15,7 @@ from edge.monitoring.health import Monitor
 from edge.options import PageOptions
 from edge.results.publisher import Observer
 from edge.results.zones import Zone
-from sightline.device import DeviceConfig
+from sightline.device_config import DeviceConfig
 from sightline.errors import ConfigError, SightlineError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from edge.app.page import PageOpener
 from edge.app.state import AgentState
 from edge.app.summary import recording_text, summary_text, write_summary
 from edge.capture.sources.recording import ReplayOptions
-from edge.credentials import clear_text_warnings
+from edge.hide_passwords import clear_text_warnings
 from edge.inference.hot_reload import HotReload, WatchedBundle
 from edge.inference.model import Model, Stamp, open_model, stamp_of
 from edge.monitoring.health import Monitor
@@ -36,7 +36,7 @@ from edge.results.sink import Sink
 from edge.results.zones import Zone
 from edge.system.sd_notify import Watchdog
 from sightline.bare_model import read_for
-from sightline.device import DeviceConfig
+from sightline.device_config import DeviceConfig
 from sightline.errors import ConfigError, DeviceError, fault_type
 from sightline.stderr import Stderr
 from sightline.text import one_line

@@ -50,7 +50,7 @@ class AgentState:
         return self._cameras.names
 
     def facts(self) -> AgentFacts:
-        from edge.system.machine import read_machine  # not before the first message
+        from edge.system.machine_state import read_machine  # not before the first message
 
         identity = self.results.model.identity
         return AgentFacts(

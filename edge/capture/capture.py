@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from edge.capture.frame_gate import NO_MOTION, FrameGate, FrozenError
 from edge.capture.mailbox import Mailbox, Slot
 from edge.capture.model_input import make_image, preprocess_into
-from edge.capture.options import DEFAULT_OPTIONS, DEFAULT_TIMES, CaptureOptions, CaptureTimes
+from edge.capture.options import DEFAULT_OPTIONS, CaptureOptions
 from edge.capture.sources.base import Source
 from edge.capture.sources.factory import moment_ns
+from edge.capture.times import DEFAULT_TIMES, CaptureTimes
 from sightline.backoff import Backoff
 from sightline.errors import DataError, InputError, SightlineError, reason
 from sightline.interpreter import InputQuantizer

@@ -1,10 +1,8 @@
-"""Options of a capture: what its user chooses for each camera, and the times after which it acts."""
+"""What a user chooses for each camera."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from sightline.errors import ConfigError
@@ -30,22 +28,4 @@ class CaptureOptions:
                 raise ConfigError(f"{key} must be a finite number of at least 0, not {value:g}")
 
 
-@dataclass(frozen=True)
-class CaptureTimes:
-    """When a capture tries again or gives up, in seconds.
-
-    backoff_s: pause before the first attempt to reopen a camera; it doubles after each failed attempt.
-    backoff_max_s: longest pause.
-    vary: returns the random factor of a pause, between its two arguments.
-    hang_s: time in one call of a source after which the call counts as hung; longer than the sources' own time-outs.
-    hang_max_s: the same after many hangs in a row, where it doubles each time.
-    """
-
-    backoff_s: float = 0.5
-    backoff_max_s: float = 30.0
-    vary: Callable[[float, float], float] = random.uniform
-    hang_s: float = 10.0
-    hang_max_s: float = 600.0
-
-
-DEFAULT_OPTIONS, DEFAULT_TIMES = CaptureOptions(), CaptureTimes()
+DEFAULT_OPTIONS = CaptureOptions()

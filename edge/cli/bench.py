@@ -16,9 +16,9 @@ from edge.system.hardware import read_hardware
 from sightline import __version__
 from sightline.bare_model import read_model
 from sightline.bundle import add_evidence
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import ConfigError, DeviceError
-from sightline.options import READ, READ_FILE, Number, Whole
+from sightline.option_types import READ, READ_FILE, Number, Whole
 from sightline.timestamps import utc_now
 
 # keys of the report that a manifest keeps

@@ -25,9 +25,9 @@ from edge.deploy.steps import remove as remove_one
 from edge.system.run_arguments import device_of
 from edge.system.systemd_unit import check_unit_name
 from sightline.bare_model import read_model
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import ConfigError, SightlineError
-from sightline.options import READ, READ_FILE, Number
+from sightline.option_types import READ, READ_FILE, Number
 from sightline.text import printable
 
 MAX_PARALLEL = 8  # devices that are deployed to at the same time

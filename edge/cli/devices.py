@@ -8,7 +8,7 @@ import json
 import click
 
 from edge.system.hardware import Hardware, read_hardware
-from sightline.device import device_names, load_device
+from sightline.device_config import device_names, load_device
 
 
 @click.command()

@@ -12,10 +12,10 @@ import click
 from click.core import ParameterSource
 
 from edge.cli.run_options import event_options, file_options, network_options, page_options
-from edge.credentials import SECRET_OPTIONS, command_line_warnings
+from edge.hide_passwords import SECRET_OPTIONS, command_line_warnings
 from sightline.child import python
 from sightline.errors import ConfigError
-from sightline.options import NEW_FILE, NEW_FOLDER, READ, READ_FILE, Number, Whole
+from sightline.option_types import NEW_FILE, NEW_FOLDER, READ, READ_FILE, Number, Whole
 from sightline.strict_config import near
 
 

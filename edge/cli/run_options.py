@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import click
 
-from sightline.options import NEW_FILE, NEW_FOLDER, READ_FILE, Number, Whole
+from sightline.option_types import NEW_FILE, NEW_FOLDER, READ_FILE, Number, Whole
 
 Command = Callable[..., None]
 

@@ -14,8 +14,8 @@ import click
 
 import sightline
 from edge.cli.run import run
-from edge.credentials import SECRET_OPTIONS, hidden
 from edge.env_file import read_env_file, world_readable_warning
+from edge.hide_passwords import SECRET_OPTIONS, hidden
 from edge.system.run_arguments import (
     absolute_files,
     device_of,
@@ -30,9 +30,9 @@ from edge.system.systemd_service import check_readable, remove, start, systemctl
 from edge.system.systemd_unit import Unit, check_unit_name
 from edge.web.auth import make_token
 from sightline.bare_model import read_model
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import ConfigError
-from sightline.options import NEW_FOLDER, READ, READ_FILE
+from sightline.option_types import NEW_FOLDER, READ, READ_FILE
 
 UNITS = Path("/etc/systemd/system")
 TOKENS = Path("/etc/sightline")  # hashes of the live pages' tokens, one file for each unit

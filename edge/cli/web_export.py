@@ -15,7 +15,7 @@ import click
 
 from sightline.directories import program_folder
 from sightline.errors import ConfigError
-from sightline.options import NEW_FOLDER, READ, READ_FILE, READ_FOLDER, Whole
+from sightline.option_types import NEW_FOLDER, READ, READ_FILE, READ_FOLDER, Whole
 
 
 @click.command()

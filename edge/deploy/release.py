@@ -12,7 +12,7 @@ from edge.deploy.ssh import Device
 from edge.system.run_arguments import LOCAL, device_of, files_of, has_page, has_ribbon_camera, replace_file, settings_of
 from edge.system.systemd_unit import Unit
 from sightline.bundle import Bundle
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import ConfigError
 
 Wheels = Literal["auto", "index", "carry"]

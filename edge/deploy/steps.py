@@ -21,7 +21,7 @@ from edge.system.hardware import Accelerator, Camera, Hardware
 from edge.system.run_arguments import device_of, has_ribbon_camera, has_source, unencrypted_warnings, value_of
 from edge.system.systemd_unit import check_unit_name
 from edge.web.auth import make_token
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import ConfigError, DeviceError
 
 FREE_MB = 500  # MiB of free space that an environment needs while it is made

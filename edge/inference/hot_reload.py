@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edge.inference.model import Model, Stamp, open_model, stamp_of
 from sightline.bare_model import read_model
 from sightline.bundle import Manifest
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import InputError, SightlineError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sightline.bundle import Bundle, Manifest
 from sightline.decoders import comparable
 from sightline.detection_postprocess import check_outputs
-from sightline.device import DeviceConfig
+from sightline.device_config import DeviceConfig
 from sightline.errors import InterpreterError, ModelError
 from sightline.interpreter import Interpreter, TensorInfo
 from sightline.npz import unpack_rows

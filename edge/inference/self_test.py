@@ -24,7 +24,7 @@ import numpy as np
 from edge.inference.model import Model, open_model
 from sightline.bare_model import read_model
 from sightline.child import python
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import DeviceError, InputError, SightlineError
 from sightline.timing import durations_ms
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from edge.capture.capture import NO_MOTION, STREAMING
 from edge.monitoring.health import Monitor
 from edge.outputs.durable_sink import DurableSink
-from edge.system.machine import read_machine, this_process
+from edge.system.machine_state import read_machine, this_process
 
 EDGES_MS = (  # upper edges of the histogram's buckets, in milliseconds
     0.5,

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge.addresses import expand, expand_text
-from edge.capture.mailbox import Slot
 from edge.options import BrokerOptions, FileOptions, OutputOptions, WebhookOptions
+from edge.outputs.event_dispatcher import EventDispatcher
 from edge.outputs.event_log import Log
 from edge.outputs.file_sinks import JsonLines, Rotation
 from edge.outputs.send_filter import SendMode
 from edge.outputs.snapshots import Snapshots
-from edge.results.event_rules import Event, EventTracker, Rule, parse_rule
+from edge.results.event_rules import parse_rule
 from edge.results.open_events import OpenEvents
 from edge.results.publisher import Observer
 from edge.results.sink import Sink
-from edge.results.zones import Zone, ZoneCounter, parse_zone
+from edge.results.zones import Zone, parse_zone
 from sightline.directories import program_folder
 from sightline.errors import ConfigError
-from sightline.predictions import ModelId, Result
+from sightline.predictions import ModelId
 from sightline.text import slug
 from sightline.timestamps import utc_now
 
@@ -76,7 +76,7 @@ class Outputs:
         self.sinks: list[Sink] = []
         self.observers: list[Observer] = []
         self.outbox: Outbox | None = None
-        self._events: Events | None = None
+        self._events: EventDispatcher | None = None
         self._snapshots: Snapshots | None = None
         self._agent, self._environment = agent, environment
         self._lossless, self._stopping = lossless, stopping
@@ -102,7 +102,7 @@ class Outputs:
         if options.has_events:
             folder = options.events.snapshots
             self._snapshots = Snapshots(folder, options.events.snapshots_mb * 1_000_000) if folder else None
-            self._events = Events(rules, self.zones, agent.cameras, self.sinks, self._snapshots, log)
+            self._events = EventDispatcher(rules, self.zones, agent.cameras, self.sinks, self._snapshots, log)
             self.observers.append(self._events.observe)
 
     def stop(self, at: str) -> None:
@@ -179,58 +179,6 @@ def _check_events(options: OutputOptions, zones: Sequence[Zone], track: bool) ->
         raise ConfigError("--zone, --line: two of them have the same name. Give each its own.")
     if options.has_events and not options.has_outputs:
         raise ConfigError("--on, --zone, --line: need an output. Add --output, --mqtt or --webhook.")
-
-
-class Events:
-    """An observer of results that sends the events of rules, zones and lines to the sinks.
-
-    The results' thread calls `observe`. The run's thread calls `stop`, after the results' thread has ended.
-    """
-
-    def __init__(
-        self,
-        rules: Sequence[Rule],
-        zones: Sequence[Zone],
-        cameras: Sequence[str],
-        sinks: Sequence[Sink],
-        snapshots: Snapshots | None,
-        log: Log,
-    ) -> None:
-        self._trackers = {
-            camera: [EventTracker(rule) for rule in rules if rule.camera in ("", camera)] for camera in cameras
-        }
-        self._counters = {
-            camera: [ZoneCounter(zone) for zone in zones if zone.camera in ("", camera)] for camera in cameras
-        }
-        self._sinks, self._snapshots, self._log = sinks, snapshots, log
-
-    def observe(self, result: Result, slot: Slot | None) -> None:
-        for tracker in self._trackers[result.source]:
-            event = tracker.update(result)
-            if event is None:
-                continue
-            if event.state == "new" and self._snapshots and slot is not None and slot.frame is not None:
-                name = self._snapshots.put(slot.frame, result.captured_at, result.source, event.id)
-                event = tracker.set_snapshot(name)
-            self._send(event)
-        for counter in self._counters[result.source]:
-            for zone_event in counter.update(result):
-                for sink in self._sinks:
-                    sink.put(zone_event)
-
-    def stop(self, at: str) -> None:
-        """End the open events. at: UTC, ISO 8601."""
-        for trackers in self._trackers.values():
-            for tracker in trackers:
-                if event := tracker.stop(at):
-                    self._send(event)
-
-    def _send(self, event: Event) -> None:
-        for sink in self._sinks:
-            sink.put(event)
-        if event.state != "update":
-            duration = f" after {event.seconds:.1f} s" if event.state == "end" else ""
-            self._log.event(f"event_{event.state}", f"{event.rule}{duration}", camera=event.source, id=event.id)
 
 
 def default_name() -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.addresses import AddressError, parse_address
-from edge.credentials import load_key_pair
+from edge.tls import load_key_pair
 from sightline.errors import ConfigError
 
 

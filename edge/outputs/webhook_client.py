@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge.addresses import AddressError, parse_address
-from edge.credentials import without_path
+from edge.hide_passwords import without_path
 from edge.outputs.durable_sink import payload
 from edge.outputs.outbox_file import Message
 from sightline import __version__

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.capture.sources.v4l2 import RASPBERRY_PI_PORT, Node, ask
-from edge.system.machine import Machine, read_machine
+from edge.system.machine_state import Machine, read_machine
 
 Ioctl = Callable[[int, int, bytes], bytes]  # as fcntl.ioctl: file descriptor, request, structure -> structure
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edge.config import read_agent_config
-from edge.credentials import clear_text_warnings
+from edge.hide_passwords import clear_text_warnings
 from sightline.bundle import Bundle
 
 # Options whose files the agent reads. Files of other options are written, or belong to the device.

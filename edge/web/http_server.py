@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from edge.credentials import load_key_pair
+from edge.tls import load_key_pair
 
 CONNECTIONS = 64  # at a time
 HEAD_BYTES = 16 << 10

@@ -24,7 +24,7 @@ from edge.results.counters import Counters
 from edge.results.publisher import ResultOptions, Results
 from edge.results.sink import Sink
 from sightline.bundle import read_bundle
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.predictions import Result
 from sightline.preprocess import Frame
 from tests.conftest import LABELS, coloured

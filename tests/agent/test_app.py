@@ -28,7 +28,7 @@ from edge.results import publisher as results_thread
 from edge.results.counters import Counters
 from edge.results.sink import Sink
 from sightline.bundle import read_bundle
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.predictions import Result
 from sightline.preprocess import Frame
 from tests.conftest import LABELS, Sightline, coloured

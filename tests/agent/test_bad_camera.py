@@ -12,15 +12,16 @@ from benchmarks.support.waiting import wait_until
 from edge import agent
 from edge.capture.capture import STREAMING, Capture
 from edge.capture.mailbox import Inbox
-from edge.capture.options import CaptureOptions, CaptureTimes
+from edge.capture.options import CaptureOptions
 from edge.capture.sources.limits import StreamLimits
 from edge.capture.sources.stream import Stream
+from edge.capture.times import CaptureTimes
 from edge.inference.model import open_model
 from edge.results.counters import Counters
 from edge.results.publisher import ResultOptions, Results
 from edge.results.sink import Sink
 from sightline.bundle import read_bundle
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.predictions import Result
 
 MB = 1024 * 1024

@@ -20,8 +20,9 @@ from benchmarks.support.waiting import wait_until
 from edge.capture.capture import MAX_HUNG_THREADS, NO_MOTION, STREAMING, Capture
 from edge.capture.frame_gate import KEY_FRAME_FACTOR
 from edge.capture.mailbox import SLOTS, Mailbox, Slot
-from edge.capture.options import CaptureOptions, CaptureTimes
+from edge.capture.options import CaptureOptions
 from edge.capture.sources.files import ImageFolder
+from edge.capture.times import CaptureTimes
 from sightline.errors import ConfigError, InputError, SightlineError, SourceError
 from sightline.interpreter import InputQuantizer, TensorInfo
 from sightline.preprocess import Frame, InputSpec

@@ -8,7 +8,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from edge.addresses import AddressError, expand, expand_text, parse_address
-from edge.credentials import (
+from edge.env_file import read_env_file, world_readable_warning
+from edge.hide_passwords import (
     clear_text_warnings,
     command_line_warnings,
     hidden,
@@ -16,7 +17,6 @@ from edge.credentials import (
     shows_credentials,
     without_credentials,
 )
-from edge.env_file import read_env_file, world_readable_warning
 from edge.outputs.webhook_client import parse_receiver
 from sightline.errors import InputError
 from tests.conftest import Sightline

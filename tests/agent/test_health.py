@@ -24,7 +24,7 @@ from edge.capture.capture import NO_MOTION, STREAMING
 from edge.monitoring.health import Monitor
 from edge.monitoring.prometheus import EDGES_MS, exposition
 from edge.results.counters import Counters
-from edge.system.machine import read_machine
+from edge.system.machine_state import read_machine
 from sightline.predictions import Cause, ModelId
 
 _SAMPLE = re.compile(r'([a-zA-Z_:][\w:]*)(?:\{((?:[a-z0-9_]+="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)')

@@ -13,7 +13,7 @@ import pytest
 
 from edge.capture.sources.factory import make_source
 from edge.capture.sources.picamera import PiCamera
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import InputError, SourceError
 
 CONFIG = load_device("raspberry_pi_5")[1]

@@ -15,8 +15,8 @@ from edge.capture.sources.factory import make_names_unique, make_source
 from edge.capture.sources.files import Clip, ImageFolder
 from edge.capture.sources.stream import Stream
 from edge.capture.sources.v4l2 import Camera
-from edge.credentials import without_credentials
-from sightline.device import load_device
+from edge.hide_passwords import without_credentials
+from sightline.device_config import load_device
 from sightline.errors import DataError, InputError, SourceError
 from sightline.preprocess import Frame
 from tests.conftest import BGR

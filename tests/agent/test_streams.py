@@ -25,7 +25,7 @@ from edge.capture.sources.base import JpegDecoder, Source
 from edge.capture.sources.factory import make_source
 from edge.capture.sources.limits import StreamLimits
 from edge.capture.sources.stream import Stream
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import DataError, InputError, SourceError
 
 CONFIG = load_device("desktop")[1]

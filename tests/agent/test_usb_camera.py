@@ -16,7 +16,7 @@ import pytest
 from edge.capture.sources import v4l2
 from edge.capture.sources.base import MAX_DAMAGED_IMAGES
 from edge.capture.sources.factory import make_source
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import DataError, SourceError
 
 CONFIG = load_device("desktop")[1]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sightline import device
-from sightline.device import FOLDER, SCHEMES, DeviceConfig, device_names, load_device
+from sightline import device_config as device
+from sightline.device_config import FOLDER, SCHEMES, DeviceConfig, device_names, load_device
 from sightline.errors import ConfigError
 
 FIELDS = [f.name for f in dataclasses.fields(DeviceConfig)]

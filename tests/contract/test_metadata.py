@@ -15,9 +15,9 @@ from converters.tflite.graph import pack, unpack
 from converters.tflite.metadata_writer import with_metadata
 from sightline.errors import ModelError
 from sightline.flatbuffer import Table
-from sightline.metadata import Metadata, read_metadata
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
+from sightline.tflite_metadata import Metadata, read_metadata
 
 IMAGENET = InputSpec(4, 6, mean=(123.5, 116.25, 103.75), std=(58.5, 57.0, 57.5))  # exact in float32
 

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from sightline.errors import ConfigError
-from sightline.options import NEW_FILE, NEW_FOLDER, READ, READ_FILE, SEED, Number, PathName, Whole
+from sightline.option_types import NEW_FILE, NEW_FOLDER, READ, READ_FILE, SEED, Number, PathName, Whole
 
 
 def given(kind: click.ParamType, value: object) -> object:  # type: ignore[type-arg]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from converters.quantize.calibrate import observe, ranges
 from converters.quantize.quantize import quantize
 from converters.sources.from_torch import convert_program
-from sightline.device import Scheme
+from sightline.device_config import Scheme
 from sightline.preprocess import InputSpec
 
 

@@ -21,13 +21,13 @@ from converters.evaluate.acceptance import (
     check_integer,
     check_parity,
 )
-from converters.evaluate.run import run_all
+from converters.evaluate.run_images import run_all
 from converters.quantize.quantize import quantize
 from converters.sources.base import ModelOptions, Source
 from converters.sources.open import open_source
 from converters.tflite.edits import shuffle_weights
 from sightline.bundle import read_bundle, write_bundle
-from sightline.device import FOLDER
+from sightline.device_config import FOLDER
 from sightline.errors import ConfigError, InputError, QualityError
 from sightline.interpreter import Interpreter
 from sightline.preprocess import InputSpec

@@ -13,19 +13,19 @@ from converters.convert import ConvertOptions, convert, report_path
 from converters.evaluate.acceptance import HeldOutEvaluation, Limits, check_accuracy
 from converters.evaluate.divergence import box_divergence, split
 from converters.evaluate.metrics import DetectionMetrics
-from converters.evaluate.run import run_all
+from converters.evaluate.run_images import run_all
 from converters.sources.base import ModelOptions
 from converters.sources.open import open_source
 from converters.tflite.ops import list_ops
 from sightline.bundle import Bundle, read_bundle
 from sightline.errors import ModelError, QualityError
 from sightline.files import seal
-from sightline.metadata import read_metadata
 from sightline.metrics import GroundTruth
 from sightline.npz import unpack
 from sightline.output_spec import OutputSpec
 from sightline.predictions import Box, Detection
 from sightline.preprocess import InputSpec
+from sightline.tflite_metadata import read_metadata
 from tests.conftest import SPOT_BGR, Sightline, export_spots
 from tests.support.models import SpotNet
 

@@ -17,7 +17,7 @@ from converters.edgetpu.rules import map_ops
 from converters.tflite.graph import Node, read_graph, unpack
 from edge.inference.model import open_model
 from sightline.bundle import Bundle, read_bundle, write_bundle
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import InterpreterError, ModelError
 from tests.conftest import Sightline
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.convert import ConvertOptions, convert
-from converters.evaluate.run import run_all
+from converters.evaluate.run_images import run_all
 from converters.sources.base import ModelOptions
 from converters.sources.from_onnx import OnnxTool, install, outputs, to_tflite, tool_environment
 from sightline.bundle import read_bundle

@@ -12,7 +12,7 @@ from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 
 from converters.convert import ConvertOptions, convert
-from converters.evaluate.run import run_all
+from converters.evaluate.run_images import run_all
 from converters.quantize.quantize import quantize
 from converters.sources.base import ModelOptions
 from converters.sources.from_tflite import check_float, outputs, to_tflite

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.evaluate.run import run_all
+from converters.evaluate.run_images import run_all
 from converters.quantize.calibrate import observe, ranges
 from converters.quantize.quantize import quantize
 from converters.sources.from_torch import outputs, to_tflite

@@ -20,7 +20,7 @@ from converters.inspect.model import inspect_model
 from converters.report.inspection import InspectedModel, render
 from converters.tflite.graph import pack, read_graph, unpack
 from sightline.bundle import read_bundle
-from sightline.device import load_device
+from sightline.device_config import load_device
 from tests.conftest import Sightline
 
 

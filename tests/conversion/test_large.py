@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import Tensor, nn
 
 from converters.edgetpu.lowering import lower
-from converters.evaluate.run import run_all
+from converters.evaluate.run_images import run_all
 from converters.quantize.calibrate import observe, ranges
 from converters.quantize.quantize import quantize
 from converters.sources.from_torch import to_tflite

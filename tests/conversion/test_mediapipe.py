@@ -19,7 +19,7 @@ from converters.sources.base import DEFAULTS
 from converters.sources.open import open_source
 from converters.tflite.metadata_writer import with_metadata
 from sightline.bundle import Bundle, read_bundle
-from sightline.device import Scheme
+from sightline.device_config import Scheme
 from sightline.interpreter import Interpreter
 from sightline.output_spec import OutputSpec, decode
 from sightline.preprocess import Frame, InputSpec

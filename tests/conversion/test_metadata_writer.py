@@ -22,9 +22,9 @@ from converters.tflite.graph import pack, unpack
 from converters.tflite.metadata_writer import with_metadata
 from sightline.bundle import read_bundle
 from sightline.errors import ModelError
-from sightline.metadata import read_metadata
 from sightline.output_spec import OutputSpec
 from sightline.preprocess import InputSpec
+from sightline.tflite_metadata import read_metadata
 from tests.conftest import LABELS, SIZE
 
 SPEC = InputSpec(SIZE, SIZE)

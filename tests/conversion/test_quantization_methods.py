@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.evaluate.run import run_all
+from converters.evaluate.run_images import run_all
 from converters.quantize.bias_correction import correct_biases, rounded
 from converters.quantize.calibrate import METHODS, Activation, observe, ranges
 from converters.quantize.cross_layer_equalization import equalize

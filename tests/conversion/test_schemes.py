@@ -22,7 +22,7 @@ from converters.sources.open import open_source
 from converters.tflite.edits import shuffle_weights
 from converters.tflite.ops import Op, list_ops
 from sightline.bundle import Bundle, read_bundle
-from sightline.device import SCHEMES, Scheme
+from sightline.device_config import SCHEMES, Scheme
 from sightline.interpreter import Interpreter
 from sightline.npz import unpack
 from sightline.preprocess import InputSpec

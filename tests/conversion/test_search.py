@@ -18,7 +18,7 @@ from converters.sources.base import ModelOptions, Source
 from converters.sources.open import open_source
 from converters.tflite.ops import xnnpack_survives
 from sightline.data.classification import read_class_folders
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.preprocess import InputSpec
 from tests.conftest import SIZE, write_coloured
 from tests.support.conversion import save_program

@@ -21,7 +21,7 @@ import pytest
 from edge.app.run import check_writable
 from edge.inference.model import open_model
 from sightline.bundle import read_bundle, write_bundle
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import ModelError, SightlineError
 from sightline.files import seal
 from sightline.npz import pack, unpack

@@ -25,7 +25,7 @@ from edge.inference.hot_reload import HotReload, WatchedBundle
 from edge.inference.model import open_model, stamp_of
 from edge.inference.self_test import Trial, measure_model, try_in_child
 from sightline.bundle import read_bundle, write_bundle
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import DeviceError, InputError
 from sightline.npz import pack, unpack
 from tests.conftest import Sightline

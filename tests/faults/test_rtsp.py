@@ -25,7 +25,7 @@ from benchmarks.support.rtsp import SCRIPT, is_rtsp_installed, rtsp_camera
 from benchmarks.support.waiting import wait_until
 from edge.addresses import expand
 from edge.capture.sources.factory import make_source
-from sightline.device import load_device
+from sightline.device_config import load_device
 from sightline.errors import SourceError
 from tests.conftest import Sightline, need
 

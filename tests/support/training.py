@@ -11,7 +11,7 @@ import torch
 
 from sightline.data.classification import ClassificationDataset
 from sightline.preprocess import InputSpec
-from trainer.classification import ClassificationTask
+from trainer.classification_task import ClassificationTask
 from trainer.recipe import Recipe
 from trainer.train import EpochReport, Setup, print_epoch
 

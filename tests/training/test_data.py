@@ -13,7 +13,7 @@ import torch
 from sightline.data.classification import ClassificationDataset, read_class_folders
 from sightline.preprocess import InputSpec, Resize, preprocess
 from tests.support.training import recipe
-from trainer.data import AugmentedImages, PlainImages, Shuffled, loader
+from trainer.classification_data import AugmentedImages, PlainImages, Shuffled, loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from trainer.options import TrainOptions, recipe_from_options
+from trainer.options import TrainOptions
+from trainer.recipe import recipe_from_options
 
 OPTIONS = TrainOptions(Path("data"), Path("out"))
 

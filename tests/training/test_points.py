@@ -19,7 +19,7 @@ from sightline.run_folder import read_run
 from tests.conftest import SPOT_BGR, Sightline, write_spots
 from tests.support.training import ARCH, learn
 from trainer.detector import build_point_detector
-from trainer.points import heat, point_loss
+from trainer.points_task import heat, point_loss
 
 SPEC = OutputSpec("detect", "sigmoid", tuple(SPOT_BGR), (8,), 0.5, "points")
 

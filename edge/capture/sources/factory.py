@@ -18,7 +18,7 @@ from edge.capture.sources.recording import DOCUMENT, Recording
 from edge.capture.sources.stream import Stream
 from edge.capture.sources.test_pattern import TestPattern
 from edge.capture.sources.v4l2 import Camera
-from sightline.device import DeviceConfig
+from sightline.device_config import DeviceConfig
 from sightline.errors import InputError
 from sightline.images import SUFFIXES
 

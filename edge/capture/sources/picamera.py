@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge.capture.sources.base import Kind, check_frame
-from sightline.device import DeviceConfig
+from sightline.device_config import DeviceConfig
 from sightline.errors import InputError, SourceError, reason
 from sightline.preprocess import Frame
 

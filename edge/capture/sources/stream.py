@@ -15,7 +15,7 @@ from edge.addresses import Address, AddressError, parse_address
 from edge.capture.sources.base import JpegDecoder, Kind
 from edge.capture.sources.limits import DEFAULT_LIMITS, StreamLimits
 from edge.capture.sources.video import Video
-from edge.credentials import without_credentials
+from edge.hide_passwords import without_credentials
 from sightline.errors import DataError, InputError, SourceError
 from sightline.preprocess import Frame
 

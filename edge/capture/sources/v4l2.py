@@ -13,7 +13,7 @@ import numpy as np
 
 from edge.capture.sources.base import JpegDecoder, Kind, check_frame
 from edge.capture.sources.video import Video
-from sightline.device import DeviceConfig
+from sightline.device_config import DeviceConfig
 from sightline.errors import SourceError
 from sightline.preprocess import Frame
 

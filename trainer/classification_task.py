@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from sightline.data.classification import ClassificationDataset
 from sightline.preprocess import InputSpec
-from trainer.data import AugmentedImages, PlainImages
+from trainer.classification_data import AugmentedImages, PlainImages
 from trainer.export import export_run
 from trainer.model import build, check_classifier
 from trainer.quantization_aware import divergence
