@@ -172,12 +172,17 @@ class _FinalResponse(http.client.HTTPResponse):
         raise http.client.HTTPException("too many interim replies")
 
 
+def _drop(record: logging.LogRecord) -> bool:
+    """A filter for log messages that contain the path, which may be a password: nothing passes."""
+    return False
+
+
 def _open_pool(receiver: Receiver, timeout_s: float) -> urllib3.HTTPConnectionPool:
     import urllib3
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
-    # its log messages contain the path, which may be a password
-    logging.getLogger("urllib3").propagate = False
+    for name in ("urllib3.connectionpool", "urllib3.connection"):
+        logging.getLogger(name).addFilter(_drop)
     timeout = urllib3.Timeout(connect=timeout_s, read=timeout_s)
     if receiver.tls:
         context = ssl.create_default_context()

@@ -232,7 +232,7 @@ def test_a_corrupt_image_has_its_own_slot_with_the_cause(tmp_path: Path) -> None
     assert [s.frame is None for s in slots] == [False, True, False]
     assert [s.cause for s in slots] == [None, slots[1].cause, None]
     assert slots[1].cause is not None and slots[1].cause.code == "unreadable"
-    assert "1.png" in slots[1].cause.text and "cut off" in slots[1].cause.text
+    assert "1.png" in slots[1].cause.text and "truncated" in slots[1].cause.text
 
 
 @pytest.mark.parametrize("where", ["open", "read"])

@@ -219,7 +219,7 @@ def test_a_corrupt_image_is_named_and_the_next_one_comes(tmp_path: Path) -> None
     cut(tmp_path / "0.jpg", 0.6)
     source = find(tmp_path)
     source.open()
-    with pytest.raises(DataError, match=r"0\.jpg: the JPEG is cut off"):
+    with pytest.raises(DataError, match=r"0\.jpg: the JPEG is truncated"):
         source.read(None)
     assert source.read(None) is not None
     assert source.read(None) is None

@@ -92,4 +92,4 @@ def test_what_a_delegate_refuses_is_told(compiled: Path, library: Path, mode: st
 
 def test_without_its_library_it_says_where_to_get_it(compiled: Path) -> None:
     told = run(compiled, "edgetpu")
-    assert told.startswith("3 libedgetpu.so.1 is not installed; install libedgetpu1-std from Coral's")
+    assert told.startswith("3 libedgetpu.so.1 is not installed. Install libedgetpu1-std from Coral's")

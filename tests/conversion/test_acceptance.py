@@ -171,7 +171,7 @@ def test_a_model_that_is_too_large_for_the_device_is_refused(source: Source, tmp
 @pytest.mark.parametrize(
     ("out", "device", "error", "why"),
     [
-        ("colours", "desktop", InputError, r"a bundle's name ends in \.bundle, so: --out colours\.bundle"),
+        ("colours", "desktop", InputError, r"must end in \.bundle\. Pass --out colours\.bundle"),
         ("colours.tflite", "desktop", InputError, r"must end in \.bundle"),
         ("my colours.bundle", "desktop", InputError, "the name 'my colours' must start with a letter"),
         ("taken.bundle", "desktop", InputError, "exists and is not a bundle"),

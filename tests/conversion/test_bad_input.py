@@ -48,7 +48,7 @@ def written(name: str, content: bytes) -> Callable[[Path], Path]:
     ("make", "why"),
     [
         (two_inputs, r"two\.pt2: takes \[1, 32, 32, 3\] float32, .*\. It must take one RGB image"),
-        (written("net.pt2", b"no program"), r"net\.pt2: not a program that torch\.export saved"),
+        (written("net.pt2", b"no program"), r"net\.pt2: is not a program that torch\.export saved"),
         (
             written("net.pt", b"weights"),
             r"net\.pt: not a supported model format \(weights without their code; .*\.pt2\)",

@@ -95,7 +95,7 @@ def test_a_run_whose_outputs_are_not_its_strides_is_refused(spots_run: Path, tmp
     document["output"]["strides"] = [8, 32]
     document.pop("sha256", None)
     (run / "model.json").write_bytes(seal({k: v for k, v in document.items() if k != "seal"}))
-    with pytest.raises(ModelError, match=r"golden outputs of .* are needed, by its model\.json"):
+    with pytest.raises(ModelError, match=r"golden outputs .* are needed, by its model\.json"):
         open_source(run, ModelOptions())
 
 

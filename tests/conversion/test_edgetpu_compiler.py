@@ -148,7 +148,7 @@ def test_without_a_compiler_the_manifest_explains_how_to_continue(
     assert map_ops(nodes(bundle.variant()[1])).complete
     done = sightline("run", bundle.path, "--source", "test:", "--frames", 1, "--no-page")
     assert done.returncode == 2
-    assert "is compiled for the Edge TPU; convert with --device coral_usb where edgetpu_compiler" in done.stderr
+    assert "is compiled for the Edge TPU. Convert with --device coral_usb where edgetpu_compiler" in done.stderr
     assert (
         sightline("run", bundle.path, "--source", "test:", "--frames", 1, "--no-page", "--device", "desktop").returncode
         == 0

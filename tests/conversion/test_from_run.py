@@ -35,7 +35,7 @@ def moved(tmp_path: Path) -> tuple[Path, Path]:
     data = write_coloured(tmp_path / "before" / "colours", 5)
     export_run(
         tmp_path / "run", ColourNet(), read_class_folders(data), InputSpec(SIZE, SIZE),
-        name="c", metrics={}, provenance={},
+        metrics={}, provenance={},
     )  # fmt: skip
     return tmp_path / "run", data.parent.rename(tmp_path / "after") / "colours"
 
@@ -129,17 +129,17 @@ def test_a_run_whose_program_differs_from_its_manifest_is_refused(
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"[]", "not what a training leaves"),
+        (b"[]", "heldout.json: is damaged"),
         (b"[" * 100_000, "it is nested too deep"),
-        (b'{"root": 5, "files": []}', "not what a training leaves"),
-        (b'{"root": "/data", "files": 5}', "not what a training leaves"),
+        (b'{"root": 5, "files": []}', "heldout.json: is damaged"),
+        (b'{"root": "/data", "files": 5}', "heldout.json: is damaged"),
         (b'{"root": "/data", "files": [["../../etc/passwd", 0]]}', "'../../etc/passwd', leads out of"),
         (b'{"root": "/data", "files": [["/etc/passwd", 0]]}', "'/etc/passwd', leads out of"),
-        (b'{"root": "/data", "files": [["a.png", 3]]}', "file 1: neither one of 3 classes"),
-        (b'{"root": "/data", "files": [["a.png", "x"]]}', "file 1: neither one of 3 classes"),
-        (b'{"root": "/data", "files": [["a.png", [[0, 1, 2, NaN, 4]]]]}', "file 1: neither one of 3 classes"),
-        (b'{"root": "/data", "files": [["a.png", [[0, 1, 2]]]]}', "file 1: neither one of 3 classes"),
-        (b'{"root": "/data", "files": [["a.png", 0], ["b.png", [[0, 1, 2, 3, 4]]]]}', "file 2: neither one of 3"),
+        (b'{"root": "/data", "files": [["a.png", 3]]}', "file 1: must have one of 3 classes"),
+        (b'{"root": "/data", "files": [["a.png", "x"]]}', "file 1: must have one of 3 classes"),
+        (b'{"root": "/data", "files": [["a.png", [[0, 1, 2, NaN, 4]]]]}', "file 1: must have one of 3 classes"),
+        (b'{"root": "/data", "files": [["a.png", [[0, 1, 2]]]]}', "file 1: must have one of 3 classes"),
+        (b'{"root": "/data", "files": [["a.png", 0], ["b.png", [[0, 1, 2, 3, 4]]]]}', "file 2: must have one of 3"),
     ],
 )
 def test_held_out_images_that_are_none_are_refused(run_folder: Path, tmp_path: Path, content: bytes, why: str) -> None:
@@ -192,7 +192,7 @@ def npy() -> bytes:
         (pack(frames=np.zeros((2, SIZE, SIZE, 3), np.float32)), r"frames must be .* not float32 \[2, 32, 32, 3\]"),
         (pack(frames=np.zeros((SIZE, SIZE, 3), np.uint8)), r"frames must be .* not uint8 \[32, 32, 3\]"),
         (pack(frames=np.zeros((0, SIZE, SIZE, 3), np.uint8)), r"frames must be .* not uint8 \[0, 32, 32, 3\]"),
-        (pack(images=np.zeros((2, SIZE, SIZE, 3), np.uint8)), "has no array 'frames', only images"),
+        (pack(images=np.zeros((2, SIZE, SIZE, 3), np.uint8)), "has no array 'frames'\\. It has: images"),
         (b"no npz", "not a readable .npz file"),
         (npy(), "not a readable .npz file"),
     ],
@@ -210,7 +210,7 @@ def test_wrong_folders_to_calibrate_with_are_refused(run_folder: Path, tmp_path:
     with pytest.raises(DataError, match="no images to calibrate with"):
         open_source(run_folder, ModelOptions(calibration=tmp_path))
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"bad\.jpg: not a picture"):
+    with pytest.raises(DataError, match=r"bad\.jpg: not an image"):
         open_source(run_folder, ModelOptions(calibration=tmp_path))
 
 

@@ -179,7 +179,7 @@ def test_a_bundle_with_a_flipped_byte_is_refused(sightline: Sightline, bundle: P
 
 
 def test_an_unknown_scheme_names_those_that_there_are(sightline: Sightline, bundle: Path, file: Path) -> None:
-    assert "it has: static_int8, float32" in sightline("inspect", bundle, "--scheme", "float16").stderr
+    assert "Its variants: static_int8, float32" in sightline("inspect", bundle, "--scheme", "float16").stderr
     done = sightline("inspect", file, "--scheme", "float16")
     assert done.returncode == 2
     assert "--scheme chooses a variant of a bundle" in done.stderr

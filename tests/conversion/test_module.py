@@ -62,7 +62,7 @@ class Imagenet(nn.Module):
 def test_the_lines_of_the_documentation_work(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs" / "convert.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
-    (tmp_path / "pictures").symlink_to(pictures)
+    (tmp_path / "images").symlink_to(pictures)
     monkeypatch.chdir(tmp_path)
     exec(lines, {"model": Imagenet()})
     metrics = read_bundle(tmp_path / "mine.bundle").manifest.metrics

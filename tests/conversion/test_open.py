@@ -133,7 +133,7 @@ def a_state_dict() -> bytes:
 )
 def test_what_is_no_program_is_refused(pictures: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mine.pt2").write_bytes(content)
-    with pytest.raises(ModelError, match=r"mine\.pt2: not a program that torch\.export saved: ."):
+    with pytest.raises(ModelError, match=r"mine\.pt2: is not a program that torch\.export saved: ."):
         open_source(tmp_path / "mine.pt2", ModelOptions(data=pictures, normalization="0..255"))
 
 

@@ -110,7 +110,7 @@ BAD: dict[str, tuple[Callable[[Parts, Path], None], str]] = {
     "an expression": (
         graph(lambda d: d["range_constraints"].update(a={"expr_str": "().__class__.__base__"})), "has the expression"),
     "a name that is source": (graph(rename_input), "has arguments called"),
-    "a type that imports": (graph(spec_of), "takes or gives a 'collections.defaultdict'"),
+    "a type that imports": (graph(spec_of), "has an input or output of type 'collections.defaultdict'"),
     "no zip": (lambda p, m: p.clear(), "not a program that torch.export saved"),
     "no JSON": (lambda p, m: p.update({GRAPH: b"["}), "not a program that torch.export saved"),
     "nesting": (lambda p, m: p.update({GRAPH: b"[" * 100_000}), "nested too deep"),

@@ -136,7 +136,7 @@ def test_what_cannot_be_made_a_bundle_is_refused_with_the_reason(
             "no metric for a model of the task segment",
         ),
         ((tmp_path / "no.tflite", *passthrough), "No such file"),
-        ((pictures, *passthrough), "no .tflite"),
+        ((pictures, *passthrough), "is neither a bundle nor a .tflite"),
         ((compiled, *passthrough), "compiled for the Edge TPU"),
         ((yolo, *DEVICE, "--out", out, "--decoder", "yolo"), "--decoder is for --scheme passthrough"),
         ((yolo, *DEVICE, "--out", out, "--normalization", "0..1", "--data", pictures), "--scheme passthrough"),
