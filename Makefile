@@ -9,10 +9,11 @@ SYSTEM := gcc libc6-dev mmdebstrap chromium chromium-driver webkit2gtk-driver xv
           gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad systemd faketime procps mosquitto \
           openssl openssh-client
 
-.PHONY: help demo test test-pi check bench system clean
+.PHONY: help demo test quick test-pi check bench system clean
 help:
 	@echo "make demo    train on real images, convert to int8, run on a camera clip: minutes, no download of data"
 	@echo "make test    check, then every test"
+	@echo "make quick   the tests that take less than about a second"
 	@echo "make test-pi the agent on Raspberry Pi OS, emulated"
 	@echo "make check   ruff, mypy, import contracts, word check"
 	@echo "make bench   the figures of benchmarks/, as JSON lines"
@@ -49,6 +50,10 @@ check: $(INSTALLED)
 # is made once; and files stay in their order (tests/conftest.py)
 test: system check
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+# The inner loop
+quick: $(INSTALLED)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # Raspberry Pi OS, emulated; part of `make test` too
 test-pi: system $(INSTALLED)

@@ -150,6 +150,7 @@ def test_a_frame_that_is_too_old_gets_no_inference_but_a_cause(bundle: Path) -> 
     assert r.interpreter.invoked == 1
 
 
+@pytest.mark.slow
 def test_a_stuck_interpreter_is_reported_at_once_and_stops_the_progress(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_stuck_interpreter_is_reported_at_once_and_stops_the_progress(
         assert len(r.progress) > before
 
 
+@pytest.mark.slow
 def test_cameras_behind_a_slow_model_do_not_count_as_silent(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each gets its turn after 0.8 s, which is longer than a silence."""
     monkeypatch.setattr(edge.results.publisher, "SILENCE_S", 0.5)
@@ -185,6 +187,7 @@ def test_a_silent_camera_is_no_lack_of_progress(bundle: Path) -> None:
         assert len(r.progress) - before >= 3
 
 
+@pytest.mark.slow
 def test_a_sink_that_blocks_the_results_stops_the_progress(bundle: Path) -> None:
     with running(bundle, Frames("a", 0.01)) as r:
         wait_until(lambda: r.counters.frames >= 3)

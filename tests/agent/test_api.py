@@ -84,6 +84,7 @@ def test_the_printing_example_prints_changes(bundle: Path, clip: Path) -> None:
     assert [line.split()[2] for line in done.stdout.splitlines()] == ["blue", "green", "red"]
 
 
+@pytest.mark.slow
 def test_the_robot_stops_for_its_label_and_at_the_end(bundle: Path, clip: Path) -> None:
     done = example("robot", bundle, clip, "green")
     assert done.returncode == 0, done.stderr

@@ -172,6 +172,7 @@ def test_top_and_threshold_choose_what_is_said(bundle: Path, clip: Path, sightli
     assert [(line["status"], line["predictions"]) for line in lines] == [("ok", [])] * 2
 
 
+@pytest.mark.slow
 def test_a_file_gets_what_stdout_gets_and_keeps_what_it_had(
     bundle: Path, clip: Path, sightline: Sightline, tmp_path: Path
 ) -> None:
@@ -211,6 +212,7 @@ def test_text_is_one_line_a_change(bundle: Path, clip: Path, sightline: Sightlin
     assert [line.split()[2:4] for line in lines] == [["0", "blue"], ["20", "green"], ["40", "red"]]
 
 
+@pytest.mark.slow
 def test_a_clip_in_real_time_drops_nothing_in_silence(bundle: Path, sightline: Sightline, tmp_path: Path) -> None:
     clip, summary = fast_clip(tmp_path / "fast.mp4", 1500, 5000), tmp_path / "summary.json"
     done = sightline("run", bundle, "--source", clip, "--json", "--no-page", "--realtime", "--summary", summary)
@@ -248,6 +250,7 @@ def test_a_signal_ends_it_cleanly_with_the_summary(bundle: Path, number: signal.
     assert json.loads(summary.read_text())["frames"] == len(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--json", "--source", "test:"], ["--source", "CLIP", "--loop"]])
 def test_a_reader_that_has_what_it_wanted_ends_it_quietly(bundle: Path, clip: Path, options: list[str]) -> None:
     """`sightline run .. | head -n 1`"""
@@ -261,6 +264,7 @@ def test_a_reader_that_has_what_it_wanted_ends_it_quietly(bundle: Path, clip: Pa
     assert quiet(stderr), stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_stuck_does_not_keep_it_from_ending(bundle: Path) -> None:
     """The pipe is full, the thread that writes stdout hangs in it: SIGTERM must end the agent all the same."""
     with agent_process(bundle, "--source", "test:64x48@240", "--json", "--no-page") as process:
@@ -273,6 +277,7 @@ def test_a_reader_that_is_stuck_does_not_keep_it_from_ending(bundle: Path) -> No
         assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_clip_whose_reader_is_stuck_can_be_stopped(bundle: Path, clip: Path) -> None:
     """A replay waits for its reader; not for ever once it was told to stop."""
     with agent_process(bundle, "--source", clip, "--loop", "--json", "--no-page") as process:
@@ -332,6 +337,7 @@ class Slowly:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("live", [True, False])
 def test_a_silent_camera_is_said_to_be_silent_and_a_slow_replay_is_not(
     bundle: Path, live: bool, monkeypatch: pytest.MonkeyPatch

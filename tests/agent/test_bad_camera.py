@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.support.mjpeg_camera import MANNERS, Camera
 from benchmarks.support.waiting import wait_until
 from edge import agent
@@ -47,6 +49,7 @@ def peak_mb(reset: bool = False) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / MB
 
 
+@pytest.mark.slow
 def test_the_other_cameras_lose_nothing(bundle: Path) -> None:
     config = load_device("desktop")[1]
     model, sink, stopping = open_model(read_bundle(bundle), config), ResultSink(), threading.Event()

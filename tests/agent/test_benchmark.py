@@ -14,6 +14,8 @@ from sightline.bundle import read_bundle
 from sightline.errors import DeviceError
 from tests.conftest import Sightline
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--seconds", "0.1", "--noise", "10000")
 
 

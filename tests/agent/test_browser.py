@@ -163,6 +163,7 @@ def saw(frame_id: int, *labels: str, cause: str | None = None, code: Code = "cam
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_person_sees_what_the_model_sees_and_when_it_sees_no_more(fresh: Any, bundle: Path, clip: Path) -> None:
     read = read_bundle(bundle)
     with agent(bundle, "--source", clip, "--realtime", "--loop") as (process, address):
@@ -285,6 +286,7 @@ def test_a_camera_that_comes_back_is_live_again(fresh: Any) -> None:
         assert fresh.execute_script("return document.getElementById('banner').hidden")
 
 
+@pytest.mark.slow
 def test_a_loop_that_stands_still_is_not_live(fresh: Any) -> None:
     """The page's own threads still answer, with the same frame for ever."""
     with page_of() as (page, show):
@@ -304,6 +306,7 @@ def bad_network(url: str) -> Iterator[BadNetwork]:
         network.close()
 
 
+@pytest.mark.slow
 def test_the_page_comes_back_by_itself_whatever_was_between(fresh: Any) -> None:
     with page_of() as (page, show), bad_network(page.url) as network:
         fresh.get(network.url)
@@ -331,6 +334,7 @@ def live_again(browser: Any, show: Callable[[Result], None], frame: int) -> int:
     return frame
 
 
+@pytest.mark.slow
 def test_who_is_one_too_many_is_told_so_and_gets_a_place_when_there_is_one(fresh: Any) -> None:
     with page_of() as (page, show):
         with ExitStack() as others:
@@ -341,6 +345,7 @@ def test_who_is_one_too_many_is_told_so_and_gets_a_place_when_there_is_one(fresh
         live_again(fresh, show, 0)
 
 
+@pytest.mark.slow
 def test_an_image_whose_stream_ended_is_asked_for_again(fresh: Any) -> None:
     """Browsers go on showing the last one, and say nothing."""
     with page_of() as (page, show), bad_network(page.url) as network:
@@ -410,6 +415,7 @@ def test_a_snapshot_is_downloaded_as_large_as_it_is(fresh: Any, bundle: Path, cl
         assert complaints(fresh) == []
 
 
+@pytest.mark.slow
 def test_each_camera_is_looked_at_by_itself(fresh: Any, bundle: Path, tmp_path: Path) -> None:
     sources = []
     for label in ("blue", "red"):
@@ -464,6 +470,7 @@ def test_boxes_are_drawn_where_they_are(fresh: Any) -> None:
     assert at["ratio"] == pytest.approx(4 / 3, rel=0.02)
 
 
+@pytest.mark.slow
 def test_from_elsewhere_it_asks_for_the_token_and_then_shows_all(fresh: Any, bundle: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sightline", "run", str(bundle), "--source", "test:64x48@30", "--page-port=0",
                "--page-address=0.0.0.0", f"--page-token-file={tmp_path}/token"]  # fmt: skip
@@ -492,6 +499,7 @@ def test_from_elsewhere_it_asks_for_the_token_and_then_shows_all(fresh: Any, bun
         fresh.delete_all_cookies()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_can_be_read_by_day_and_by_night(fresh: Any, scheme: str) -> None:
     """Contrast of each text against what is behind it, by WCAG's formula: at least 4.5."""

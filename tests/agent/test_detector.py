@@ -41,6 +41,7 @@ def run(sightline: Sightline, *arguments: object) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["static_int8", "float32"])
 def test_boxes_are_where_the_spots_are(detector: Path, scene: Path, sightline: Sightline, scheme: str) -> None:
     (result,) = run(sightline, detector, "--source", scene, "--scheme", scheme)
@@ -55,6 +56,7 @@ def test_boxes_are_where_the_spots_are(detector: Path, scene: Path, sightline: S
     assert scores == sorted(scores, reverse=True) and min(scores) >= 0.5, "the model's own threshold"
 
 
+@pytest.mark.slow
 def test_the_threshold_and_top_are_for_boxes_too(detector: Path, scene: Path, sightline: Sightline) -> None:
     everything = run(sightline, detector, "--source", scene, "--threshold", 0.02)[0]["predictions"]
     assert len(everything) > len(SPOTS)
@@ -97,6 +99,7 @@ def test_outputs_that_do_not_fit_are_refused(detector: Path, scene: Path, sightl
     assert done.returncode == 2 and "does not fit its manifest" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_tracked_object_keeps_its_number(detector: Path, tmp_path: Path, sightline: Sightline) -> None:
     clip = write_crossing(tmp_path / "moving.avi", 40, 5, start=20)
     results = run(sightline, detector, "--source", clip, "--track", "--record", tmp_path / "recording")

@@ -92,6 +92,7 @@ def test_a_slow_sink_costs_a_replay_time_and_no_result() -> None:
     assert sink.dropped == 0
 
 
+@pytest.mark.slow
 def test_a_replays_last_results_are_written_however_slow_the_sink_is() -> None:
     """`sightline run clip.mp4 --json | a program that takes its time`."""
     sink = Slow(lossless=True, seconds=0.05)
@@ -103,6 +104,7 @@ def test_a_replays_last_results_are_written_however_slow_the_sink_is() -> None:
     assert sink.written == list(range(100))
 
 
+@pytest.mark.slow
 def test_what_a_stuck_sink_did_not_write_is_counted_at_the_end() -> None:
     sink = Slow(lossless=False)
     sink.start()
@@ -237,6 +239,7 @@ def test_a_disk_that_was_full_for_a_while_costs_no_line_afterwards(tmp_path: Pat
     assert whole == written
 
 
+@pytest.mark.slow
 def test_files_are_closed_at_the_end_and_not_by_chance(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

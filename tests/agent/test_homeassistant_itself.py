@@ -42,6 +42,7 @@ def agent(bundle: Path, folder: Path, port: int) -> Iterator[subprocess.Popen[by
             process.kill()
 
 
+@pytest.mark.slow
 def test_home_assistant_shows_it(system: Path, detector: Path, tmp_path: Path) -> None:
     port, own, config = free_port(), free_port(), tmp_path / "config"
     with broker(tmp_path, port), subscriber(port) as (client, received):

@@ -245,6 +245,7 @@ def test_a_snapshot_is_what_the_camera_sees_now(page: ServedPage, label: str) ->
     assert is_coloured(image, label)
 
 
+@pytest.mark.slow
 def test_a_snapshot_without_a_camera_says_so(page: ServedPage) -> None:
     began = time.monotonic()
     with get(page, "/snapshot.jpg") as response:

@@ -198,6 +198,7 @@ print(sum(m.gap for m in found), sum(not m.gap for m in found), box.dropped["mqt
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 100_000, 300_000])
 def test_on_a_full_disk_the_gaps_tell_the_exact_number(path: Path, room: int) -> None:
     number = 3000

@@ -73,6 +73,7 @@ def listen(browser: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_behind_a_proxy_all_works_with_the_token_and_nothing_without(proxied: Proxied, tmp_path: Path) -> None:
     driver = start_chromium(tmp_path / "profile", "--ignore-certificate-errors", load="eager")
     try:

@@ -384,6 +384,7 @@ def test_who_sends_slowly_is_hung_up_on() -> None:
             raise AssertionError("it listened to the end")
 
 
+@pytest.mark.slow
 def test_many_at_once_are_bounded_and_the_loop_does_not_notice(page: ServedPage) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(200):
@@ -562,6 +563,7 @@ def check_keepalive(connection: socket.socket) -> None:
     assert idle + interval * count <= 30
 
 
+@pytest.mark.slow
 def test_a_stream_without_an_image_ends_and_one_with_says_it_again() -> None:
     """Proxies end what says nothing for a minute."""
     page = ServedPage(limits=Limits(heartbeat_s=0.1))
@@ -632,6 +634,7 @@ def test_the_agent_on_another_address_shows_its_token_once(bundle: Path, tmp_pat
     assert len(seen[0]) == 1 and seen[1] == []
 
 
+@pytest.mark.slow
 def test_every_answer_is_as_the_description_says(bundle: Path, tmp_path: Path) -> None:
     """schemathesis sends what it can think of to a real agent, and holds the answers against /openapi.json."""
     agent = [sys.executable, "-m", "sightline", "run", str(bundle), "--source", "test:64x48@30", "--page-port=0"]

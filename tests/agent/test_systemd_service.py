@@ -71,6 +71,7 @@ def test_systemd_watches_and_restarts_it_for_ever(bundle: Path, tmp_path: Path, 
     assert value(path, "SupplementaryGroups") == "video"
 
 
+@pytest.mark.slow
 def test_a_ribbon_camera_gets_its_memory(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
     agent = tmp_path / "agent.yaml"
     for source, allowed in (("picamera", True), ("picamera:1", True), ("0", False)):
@@ -87,6 +88,7 @@ def command_of(done: subprocess.CompletedProcess[str]) -> list[str]:
     return shlex.split(line)
 
 
+@pytest.mark.slow
 def test_only_paths_that_the_agent_reads_become_absolute(bundle: Path, tmp_path: Path, sightline: Sightline) -> None:
     """Also where other values are the names of files here."""
     (tmp_path / "agent.yaml").write_text("cameras: {a: {source: 0}}")
@@ -252,6 +254,7 @@ def test_uninstall_leaves_nothing_and_lists_the_names(bundle: Path, tmp_path: Pa
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_the_token_of_an_open_page_is_shown_by_install_and_kept(
     bundle: Path, tmp_path: Path, sightline: Sightline
 ) -> None:

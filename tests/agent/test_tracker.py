@@ -104,6 +104,7 @@ def test_overlaps_are_those_of_two_rectangles() -> None:
     assert overlaps(a, b, grow=0.5)[0] == pytest.approx([1, 300 / 500, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fps", "idf1"), [(5, 0.55), (15, 0.85), (30, 0.88)])
 def test_on_a_made_scene_it_is_better_than_overlap_alone(fps: int, idf1: float) -> None:
     ours, plain = compare(fps, seeds=2)

@@ -146,6 +146,7 @@ def test_a_zone_is_read() -> None:
     assert hollow.contains((0.1, 0.9)) and not hollow.contains((0.5, 0.9)) and hollow.contains((0.5, 0.1))
 
 
+@pytest.mark.slow
 def test_the_agent_counts_who_goes_across(detector: Path, tmp_path: Path, sightline: Sightline) -> None:
     clip, out = write_crossing(tmp_path / "moving.avi", 80, 3), tmp_path / "events.jsonl"
     done = sightline("run", detector, "--source", f"yard={clip}", "--track", "--no-page", "--output", out,
@@ -158,6 +159,7 @@ def test_the_agent_counts_who_goes_across(detector: Path, tmp_path: Path, sightl
     assert {p["label"] for p in events} == {"red"} and {p["source"] for p in events} == {"yard"}
 
 
+@pytest.mark.slow
 def test_the_counts_reach_mqtt(detector: Path, tmp_path: Path) -> None:
     port, clip = free_port(), write_crossing(tmp_path / "moving.avi", 120, 2)
     command = [sys.executable, "-m", "sightline", "run", str(detector), "--source", f"yard={clip}", "--realtime",

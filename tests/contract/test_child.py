@@ -53,6 +53,7 @@ def test_pythonpath_is_still_heard(tmp_path: Path) -> None:
     assert done.stdout == "found\n", done.stderr
 
 
+@pytest.mark.slow
 def test_the_self_test_and_a_cold_start_run_no_code_of_the_current_folder(bundle: Path, trap: Path) -> None:
     assert selftest.try_in_child(bundle, "desktop", "static_int8").error is None
     assert bench.cold_start_ms(bundle, "desktop", "static_int8") > 0

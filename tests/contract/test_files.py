@@ -184,6 +184,7 @@ print(step, seen == sorted(seen))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["exchange", "two renames"])
 def test_a_writer_that_is_killed_anywhere_leaves_the_old_folder_or_the_new_one(tmp_path: Path, way: str) -> None:
     command = [sys.executable, "-c", KILLED_ANYWHERE, str(tmp_path), way]
@@ -340,6 +341,7 @@ def document_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("document") / "doc.json"
 
 
+@pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(document=documents)
 def test_what_was_sealed_is_read_back(document_path: Path, document: dict[str, Any]) -> None:

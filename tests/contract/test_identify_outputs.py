@@ -55,6 +55,7 @@ def assert_squares(found: Any) -> None:
         np.testing.assert_allclose(given, wanted, atol=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "decoder", "relative"),
     [
@@ -69,6 +70,7 @@ def test_ultralytics_layouts_are_told_by_their_shape(module: Any, decoder: str, 
     assert_squares(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "decoder"), [(f.Yolo(turned=True), "yolo"), (f.Finished(), "boxes")])
 def test_what_may_be_two_things_lists_them(module: Any, decoder: str) -> None:
     """[1, n, 6]: two classes of a turned YOLO, or finished boxes."""
@@ -85,6 +87,7 @@ def test_what_may_be_two_things_lists_them(module: Any, decoder: str) -> None:
         identify(content, "model", Hints(f.CLASSES, "ssd", RAW))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1)])
 def test_ssds_outputs_in_any_order(order: tuple[int, ...]) -> None:
     found, output = look(f.ssd(order), Hints(labels=("???", *f.CLASSES), normalization=RAW, resize="letterbox"))
@@ -93,6 +96,7 @@ def test_ssds_outputs_in_any_order(order: tuple[int, ...]) -> None:
     assert_squares(found)
 
 
+@pytest.mark.slow
 def test_ultralytics_own_metadata_says_everything() -> None:
     content = f.with_ultralytics(f.tflite(f.Yolo(scale=255.0)))
     found, output = look(content, Hints())
@@ -106,6 +110,7 @@ def test_ultralytics_own_metadata_says_everything() -> None:
     assert identify(damaged, "model", BYTES).output.labels == ("class 0", "class 1"), "an archive that is none"
 
 
+@pytest.mark.slow
 def test_a_quantized_yolo_is_compared_as_integers() -> None:
     from converters.quantize.calibrate import observe, ranges
     from converters.quantize.quantize import quantize
@@ -123,6 +128,7 @@ def test_a_quantized_yolo_is_compared_as_integers() -> None:
     assert_squares(found)
 
 
+@pytest.mark.slow
 def test_a_pose_has_its_box_and_its_points() -> None:
     content = f.tflite(f.Yolo(points=17))
     with pytest.raises(ModelError, match=r"yolo .*, yolo_pose"):
@@ -135,6 +141,7 @@ def test_a_pose_has_its_box_and_its_points() -> None:
     assert all(abs(p.x - 88) < 0.5 and abs(p.y - 24) < 0.5 for p in pose.points)
 
 
+@pytest.mark.slow
 def test_a_mask_lies_over_the_frame_and_not_over_what_was_padded() -> None:
     found, _ = look(f.tflite(f.Mask()), Hints(("background", *f.CLASSES), normalization=RAW), 0.0)
     assert {r.label for r in found} == {"blue", "red"}, "the background is no region"
@@ -188,6 +195,7 @@ def test_posenet_adds_the_offset_to_the_best_cell() -> None:
     assert pose.score == pytest.approx(1 / (1 + np.exp(-5)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shapes", "decoder"),
     [
@@ -203,6 +211,7 @@ def test_shapes_alone(shapes: list[tuple[int, ...]], decoder: str) -> None:
     assert identify(f.tflite(f.Outputs(*shapes)), "model", BYTES).output.decoder == decoder
 
 
+@pytest.mark.slow
 def test_what_is_nothing_known_says_what_it_has() -> None:
     with pytest.raises(ModelError, match=r"no decoder fits its outputs .*\[1, 7, 3\].*\[1, 2\]\)\. Sightline runs"):
         identify(f.tflite(f.Outputs((1, 7, 3), (1, 2))), "model.tflite", BYTES)
@@ -222,6 +231,7 @@ def test_more_classes_than_labels_go_by_their_number() -> None:
     assert isinstance(d, Detection) and d.label == "class 90"
 
 
+@pytest.mark.slow
 def test_all_that_can_be_said_is_by_the_schema() -> None:
     schema = json.loads(SCHEMA_FILE.read_text())
     items = {"$defs": schema["$defs"], **schema["properties"]["predictions"]}
@@ -236,6 +246,7 @@ def test_all_that_can_be_said_is_by_the_schema() -> None:
             jsonschema.validate(told, items)
 
 
+@pytest.mark.slow
 def test_a_plane_a_channel_is_what_some_converters_leave(tmp_path: Path) -> None:
     """[1, 3, height, width], as Ultralytics' own exports to LiteRT have it."""
     import warnings

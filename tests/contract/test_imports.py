@@ -46,6 +46,7 @@ print(len(names), *sorted({m.split(".")[0] for m in sys.modules}))
     return set(modules)
 
 
+@pytest.mark.slow
 def test_the_device_side_imports_no_library_of_training_or_conversion() -> None:
     assert not set(HEAVY) & everything_on_the_device("sys")
     assert set(HEAVY) & everything_on_the_device("safetensors") == {"safetensors"}, "it would not have been noticed"

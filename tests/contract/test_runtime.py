@@ -60,6 +60,7 @@ def run(model: Path, delegate: str, *absent: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_each_runtime_gives_the_same(bundle: Path) -> None:
     (plain,) = bundle.glob("*.static_int8.tflite")
     name, *usual = run(plain, "xnnpack").split()

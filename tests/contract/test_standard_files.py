@@ -73,6 +73,7 @@ def test_what_is_opened_while_stderr_is_closed_is_not_written_to(bundle: Path, t
     assert all(line.startswith("{") for line in output.read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_any_moment_is_no_traceback(bundle: Path) -> None:
     # pytest-xdist's processes ignore Ctrl-C, and what they start would as well
     command = [

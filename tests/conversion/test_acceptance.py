@@ -69,6 +69,7 @@ def worse(*args: Any) -> bytes:
     return shuffle_weights(quantize(*args))
 
 
+@pytest.mark.slow
 def test_a_scheme_that_lost_too_much_is_refused_and_nothing_is_left(source: Source, tmp_path: Path) -> None:
     why = r"static_int8 lost \d\d\.\d\d points of accuracy, .* on 12 held-out images"
     refused(source, tmp_path / "c.bundle", why, quantizer=worse)
@@ -114,6 +115,7 @@ def test_a_float_model_that_is_not_the_program_is_refused(source: Source, tmp_pa
     refused(other, tmp_path / "c.bundle", r"the float TFLite differs from the PyTorch program by \d+\.\d\d%")
 
 
+@pytest.mark.slow
 def test_a_program_that_answers_the_same_to_everything_is_refused(pictures: Path, tmp_path: Path) -> None:
     constant = Calls(lambda x: x.mean((1, 2)) * 0 + 1)
     path = save_program(tmp_path / "constant.pt2", constant, torch.zeros(1, SIZE, SIZE, 3))

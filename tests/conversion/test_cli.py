@@ -13,6 +13,7 @@ from tests.conftest import Sightline
 from tests.support.conversion import tree
 
 
+@pytest.mark.slow
 def test_a_conversion_ends_in_a_bundle_and_one_json_object(
     run_folder: Path, bundle: Path, tmp_path: Path, sightline: Sightline
 ) -> None:
@@ -55,6 +56,7 @@ def test_a_source_that_is_not_there(tmp_path: Path, sightline: Sightline) -> Non
     assert "absent: no such run folder or model. `sightline train` makes a run" in line
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_finished(run_folder: Path, tmp_path: Path, sightline: Sightline) -> None:
     run = shutil.copytree(run_folder, tmp_path / "run")
     (run / "model.json").unlink()

@@ -39,6 +39,7 @@ def spots_bundle(tmp_path_factory: pytest.TempPathFactory, spots_run: Path) -> B
     return read_bundle(path)
 
 
+@pytest.mark.slow
 def test_the_manifest_records_map(spots_bundle: Bundle) -> None:
     m = spots_bundle.manifest
     assert m.output == OutputSpec("detect", "sigmoid", LABELS, (8, 16), 0.5)
@@ -75,6 +76,7 @@ def test_the_report_shows_map_and_draws_what_differs(spots_bundle: Bundle, spots
     )
 
 
+@pytest.mark.slow
 def test_a_detector_that_lost_its_boxes_is_refused(spots: Path, spots_run: Path, tmp_path: Path) -> None:
     evaluation = HeldOutEvaluation(open_source(spots_run, ModelOptions()))
     smaller = export_spots(tmp_path / "smaller", spots, SpotNet("blue, red", reach=0.9, doubt=13))
@@ -158,6 +160,7 @@ def test_divergence_depends_on_what_matters_to_boxes() -> None:
     assert a > 0.05 and box_divergence([logits, edges], [weaker, edges]) > 0.05
 
 
+@pytest.mark.slow
 def test_a_trained_detectors_graph_has_no_op_that_int8_computes_badly(tmp_path: Path) -> None:
     import torch
 
@@ -171,6 +174,7 @@ def test_a_trained_detectors_graph_has_no_op_that_int8_computes_badly(tmp_path: 
     assert not kinds & {"CONCATENATION", "LOGISTIC", "TRANSPOSE", "NON_MAX_SUPPRESSION_V4", "SOFTMAX", "EXP"}, kinds
 
 
+@pytest.mark.slow
 def test_evaluate_puts_a_run_and_its_bundle_side_by_side(
     spots_run: Path, spots_bundle: Bundle, spots: Path, tmp_path: Path, sightline: Sightline
 ) -> None:
@@ -187,6 +191,7 @@ def test_evaluate_puts_a_run_and_its_bundle_side_by_side(
     assert one["map"] == pytest.approx(1) and one["mistakes"] == 0 and set(one["per_class"]) == set(LABELS)
 
 
+@pytest.mark.slow
 def test_evaluate_shows_mistakes(spots: Path, tmp_path: Path, sightline: Sightline) -> None:
     """A detector that calls red blue, and blue red."""
     run = export_spots(tmp_path / "turned", spots, SpotNet("red, blue", doubt=13))
@@ -199,6 +204,7 @@ def test_evaluate_shows_mistakes(spots: Path, tmp_path: Path, sightline: Sightli
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 12
 
 
+@pytest.mark.slow
 def test_evaluate_refuses_what_cannot_be_compared(
     bundle: Path, pictures: Path, spots_bundle: Bundle, spots: Path, sightline: Sightline, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def line(kind: type[nn.Module]) -> str:
     return rf"{HERE}:{first + 1}: {code[1].strip().split('(')[0]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "op", "advice"),
     [
@@ -91,6 +92,7 @@ def test_the_error_names_op_module_line_and_a_way_out(
     assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_a_module_in_memory_gets_the_same_error(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=rf"Sequential: .*aten\.linalg_det in module '1\.1' .*{HERE}:\d+: return x \*"):
         convert(
@@ -122,6 +124,7 @@ def test_an_op_of_ones_own_is_named_where_it_is_known(tmp_path: Path) -> None:
         to_tflite(path)
 
 
+@pytest.mark.slow
 def test_and_where_it_is_not_in_one_line(tmp_path: Path, pictures: Path, sightline: Sightline) -> None:
     """In the converter's process nobody has registered it."""
     path = save_program(tmp_path / "mine.pt2", net(Wobble()), ONE)
@@ -152,6 +155,7 @@ def test_a_program_exported_in_training_mode_is_refused(tmp_path: Path, part: nn
         to_tflite(path)
 
 
+@pytest.mark.slow
 def test_the_same_in_evaluation_mode_is_converted(tmp_path: Path) -> None:
     assert to_tflite(save_program(tmp_path / "mine.pt2", net(nn.Dropout(0.5)), ONE))
 

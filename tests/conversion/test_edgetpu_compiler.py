@@ -135,6 +135,7 @@ def test_a_compiler_that_hangs_is_ended_with_its_children(compiler: Any, tmp_pat
     pytest.fail("its child still runs")
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_manifest_explains_how_to_continue(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sightline: Sightline
 ) -> None:
@@ -155,6 +156,7 @@ def test_without_a_compiler_the_manifest_explains_how_to_continue(
     )
 
 
+@pytest.mark.slow
 def test_a_bundle_has_both_and_the_device_decides(
     run_folder: Path, tmp_path: Path, compiler: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,7 @@ def test_a_bundle_has_both_and_the_device_decides(
         open_model(bundle, load_device("coral_usb")[1], "static_int8")
 
 
+@pytest.mark.slow
 def test_a_bundle_of_compiled_variants_alone_is_refused_on_a_cpu(
     run_folder: Path, tmp_path: Path, compiler: Any
 ) -> None:
@@ -192,6 +195,7 @@ def test_a_bundle_of_compiled_variants_alone_is_refused_on_a_cpu(
         open_model(bundle, load_device("raspberry_pi_5")[1])
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_leaves_no_bundle(run_folder: Path, tmp_path: Path, compiler: Any) -> None:
     compiler(FAILURE)
     with pytest.raises(ModelError, match="static_int8: edgetpu_compiler failed"):
@@ -199,6 +203,7 @@ def test_a_compiler_that_fails_leaves_no_bundle(run_folder: Path, tmp_path: Path
     assert not (tmp_path / "coral.bundle").exists()
 
 
+@pytest.mark.slow
 def test_only_integer_variants_are_lowered_and_compiled(run_folder: Path, tmp_path: Path, compiler: Any) -> None:
     compiler(SUCCESS)
     convert(run_folder, tmp_path / "coral.bundle", ConvertOptions("coral_usb", schemes=("float32",)))

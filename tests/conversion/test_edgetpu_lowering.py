@@ -26,6 +26,7 @@ def versions(content: bytes) -> dict[str, int]:
     return {n.name: n.version for n in nodes(content)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delegate", ["none", "xnnpack"])
 @pytest.mark.parametrize("scheme", ["static_int8", "static_int8_float_io", "per_channel"])
 def test_a_lowered_graph_computes_the_same_to_the_last_bit(

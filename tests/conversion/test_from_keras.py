@@ -72,6 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["net.keras", "saved"])
 def test_a_net_becomes_an_int8_bundle(models: Path, pictures: Path, tmp_path: Path, name: str) -> None:
     done = convert(
@@ -98,6 +99,7 @@ def answers(models: Path) -> dict[str, str]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_converted_is_refused_with_the_reason(answers: dict[str, str], name: str) -> None:
     with pytest.raises(ModelError, match=REFUSED[name]):
@@ -112,6 +114,7 @@ def test_an_h5_file_is_the_same_model(answers: dict[str, str]) -> None:
     assert float(answers["difference"]) < 1e-6
 
 
+@pytest.mark.slow
 def test_an_op_that_tflite_lacks_is_named_with_its_layer(models: Path) -> None:
     with pytest.raises(ModelError, match=r"fourier: TFLite has no op for TensorFlow's FFT2D \(in '.*spectrum.*'\)"):
         keras_source.to_tflite(models / "fourier")

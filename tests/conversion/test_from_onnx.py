@@ -79,6 +79,7 @@ NCHW = [node("Identity", "x", "first"), *TAIL]
 NHWC = [node("Transpose", "x", "first", perm=[0, 3, 1, 2]), *TAIL]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "how"),
     [
@@ -104,6 +105,7 @@ def test_what_torch_exports_becomes_an_int8_bundle(
     assert manifest.metrics["float32"]["parity"] < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nodes", "shape"),
     [(NCHW, (1, 3, HEIGHT, WIDTH)), (NHWC, (1, HEIGHT, WIDTH, 3)), (NCHW, ("n", 3, HEIGHT, WIDTH))],
@@ -123,6 +125,7 @@ def test_either_order_of_colours_gives_what_onnx_runtime_gives(
     assert np.abs(actual - expected[::-1]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nodes", "options", "why"),
     [

@@ -150,6 +150,7 @@ def test_held_out_images_that_are_none_are_refused(run_folder: Path, tmp_path: P
         read_run(run).heldout()
 
 
+@pytest.mark.slow
 def test_other_images_calibrate_when_they_are_passed(run_folder: Path, pictures: Path, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
     (tmp_path / "c.npz").write_bytes(pack(frames=frames))
@@ -163,6 +164,7 @@ def test_other_images_calibrate_when_they_are_passed(run_folder: Path, pictures:
     assert usual.shape == (48, SIZE, SIZE, 3)
 
 
+@pytest.mark.slow
 def test_calibration_decides_the_scales(run_folder: Path, bundle: Path, tmp_path: Path) -> None:
     """Pictures that hardly excite the model give finer scales, in which real ones do not fit."""
     (tmp_path / "c.npz").write_bytes(pack(frames=np.full((2, SIZE, SIZE, 3), 60, np.uint8)))
@@ -214,6 +216,7 @@ def test_wrong_folders_to_calibrate_with_are_refused(run_folder: Path, tmp_path:
         open_source(run_folder, ModelOptions(calibration=tmp_path))
 
 
+@pytest.mark.slow
 def test_opening_a_source_changes_nothing_in_it(run_folder: Path) -> None:
     before = tree(run_folder)
     open_source(run_folder, ModelOptions())

@@ -16,6 +16,8 @@ from converters.sources.from_torch import outputs, to_tflite
 from sightline.preprocess import Frame, InputSpec
 from tests.support.conversion import save_program
 
+pytestmark = pytest.mark.slow
+
 SIZE = 16
 SPEC = InputSpec(SIZE, SIZE)
 

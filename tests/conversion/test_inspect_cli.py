@@ -55,6 +55,7 @@ def test_one_model_is_a_page_of_120_columns(sightline: Sightline, file: Path) ->
         assert text in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_a_bundle_shows_its_variants_and_labels(sightline: Sightline, bundle: Path) -> None:
     both = sightline("inspect", bundle).stdout
     assert both.count("labels    3: blue, green, red") == 2
@@ -100,6 +101,7 @@ def device(tmp_path: Path, base: str, **changes: Any) -> Any:
     return load_device(str(tmp_path / "mine.yaml"))[1]
 
 
+@pytest.mark.slow
 def test_remarks_for_a_device_name_what_to_change(mobile: dict[str, bytes], tmp_path: Path) -> None:
     def changes(scheme: str, config: Any) -> str:
         return " ".join(r.text for r in remarks_for(inspect_model(mobile[scheme], scheme), config) if not r.fits)
@@ -195,6 +197,7 @@ def test_what_litert_cannot_load_is_still_shown(sightline: Sightline, mobile: di
     assert "FlexErf" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_known_for_one(sightline: Sightline, mobile: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "model.tflite").write_bytes(with_custom_op(mobile["static_int8"], b"edgetpu-custom-op"))
     done = sightline("inspect", tmp_path / "model.tflite", "--device", "coral_usb")

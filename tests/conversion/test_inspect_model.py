@@ -47,6 +47,7 @@ def test_macs_are_those_that_one_counts_by_hand(bundle: Path) -> None:
     assert i.macs == sum(by_hand.values())
 
 
+@pytest.mark.slow
 def test_a_depthwise_convolution_counts_each_channel_once(mobile: dict[str, bytes]) -> None:
     depthwise_macs = [
         op.macs for op in inspect_model(mobile["float32"], "mobile").ops if op.name == "DEPTHWISE_CONV_2D"
@@ -157,6 +158,7 @@ def test_what_xnnpack_took_has_no_memory_of_tflites(mobile: dict[str, bytes], sc
     assert {op.name for op in i.not_in_xnnpack} == ({"DEPTHWISE_CONV_2D"} if scheme == "dynamic_int8" else set())
 
 
+@pytest.mark.slow
 def test_tensors_are_those_that_the_interpreter_has(mobile: dict[str, bytes]) -> None:
     for scheme, content in mobile.items():
         i, interpreter = inspect_model(content, scheme), opened(content)

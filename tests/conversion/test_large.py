@@ -58,6 +58,7 @@ def outputs(content: bytes, frames: Frame) -> np.ndarray:
     return run_all(content, frames, SPEC, "large")
 
 
+@pytest.mark.slow
 def test_they_are_weights_and_no_activations(int8: bytes) -> None:
     assert all(op.activations.count("int8") <= 2 for op in list_ops(int8) if op.name == "CONV_2D")
 

@@ -25,6 +25,8 @@ from sightline.output_spec import OutputSpec, decode
 from sightline.preprocess import Frame, InputSpec
 from tests.conftest import LABELS, SIZE, coloured, need
 
+pytestmark = pytest.mark.slow
+
 MEDIAPIPE = "1.2.3"
 SCHEMES: tuple[Scheme, ...] = ("static_int8", "static_int8_float_io", "dynamic_int8", "float16", "float32")
 # between its LiteRT and ours. Equal to the bit where this was written; int8 kernels may differ by a step of the output

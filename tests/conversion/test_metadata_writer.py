@@ -87,6 +87,7 @@ def test_every_variant_of_a_bundle_agrees_with_its_manifest(bundle: Path) -> Non
         assert (read.mean, read.std) == (manifest.input.mean, manifest.input.std)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic_int8"])
 def test_the_model_is_the_same_to_the_bit(plain: bytes, scheme: Any) -> None:
     content = quantize(plain, scheme, {}, "per_channel")

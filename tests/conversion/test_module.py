@@ -31,6 +31,7 @@ class Nchw(nn.Module):
         return self.inner(x.permute(0, 2, 3, 1))
 
 
+@pytest.mark.slow
 def test_a_net_of_timm_becomes_an_int8_bundle(pictures: Path, tmp_path: Path) -> None:
     net = fitted("mobilenetv3_small_050", pictures, 64)
     out = tmp_path / "mine.bundle"
@@ -69,11 +70,13 @@ def test_the_lines_of_the_documentation_work(pictures: Path, tmp_path: Path, mon
     assert metrics["float32"]["accuracy"] == metrics["static_int8"]["accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_width_and_height_are_not_mixed_up(pictures: Path) -> None:
     source = open_source(Nchw().eval(), ModelOptions(data=pictures, normalization="0..255", size=(SIZE, 20)))
     assert (source.input.width, source.input.height) == (SIZE, 20)
 
 
+@pytest.mark.slow
 def test_the_module_is_as_it_was(pictures: Path) -> None:
     net = Nchw().eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -105,6 +108,7 @@ def test_unsupported_models_are_refused_with_the_reason(
         open_source(model, ModelOptions(data=pictures, normalization="0..255", size=size))
 
 
+@pytest.mark.slow
 def test_errors_name_the_module_not_a_file_that_is_gone(pictures: Path) -> None:
     net = nn.Sequential(Nchw(), nn.Linear(3, 5)).eval()
     with pytest.raises(ModelError, match=r"^Sequential: gives 5 scores, but .* has 3 classes"):

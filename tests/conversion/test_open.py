@@ -32,6 +32,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_program(tmp_path_factory.mktemp("program") / "mine.pt2", ColourNet(), ONE)
 
 
+@pytest.mark.slow
 def test_a_program_with_images_becomes_a_bundle(program: Path, pictures: Path, tmp_path: Path) -> None:
     convert(
         program,
@@ -47,6 +48,7 @@ def test_a_program_with_images_becomes_a_bundle(program: Path, pictures: Path, t
     assert manifest.version == manifest.provenance["source"]["sha256"][:8]
 
 
+@pytest.mark.slow
 def test_a_program_is_evaluated_on_images_that_did_not_calibrate_it(program: Path, pictures: Path) -> None:
     source = open_source(program, ModelOptions(data=pictures, normalization="0..255"))
     data = read_class_folders(pictures)
@@ -95,6 +97,7 @@ def test_a_program_that_takes_something_else_is_refused_with_what_it_takes(
         open_source(path, ModelOptions(data=pictures, normalization="0..255"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function",
     [

@@ -246,6 +246,7 @@ class Ordinary(nn.Module):
         return torch.einsum("bnc,bmc->bm", z, z).topk(3)[0].softmax(-1)
 
 
+@pytest.mark.slow
 def test_an_ordinary_model_is_opened_and_gives_the_same(tmp_path: Path) -> None:
     model, image = Ordinary().eval(), torch.rand(1, 3, 8, 8)
     path = save_program(tmp_path / "mine.pt2", model, image)
@@ -285,6 +286,7 @@ def test_a_name_that_is_in_the_archive_twice_is_refused(run_folder: Path) -> Non
         checked_program(buffer.getvalue(), "theirs.pt2")
 
 
+@pytest.mark.slow
 def test_a_run_that_somebody_sent_runs_nothing(run_folder: Path, tmp_path: Path, sightline: Sightline) -> None:
     parts, run = parts_of(run_folder), tmp_path / "theirs"
     pickled_weight(parts, tmp_path / "it-ran")

@@ -64,6 +64,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, np.ndarray, 
     return content, frames, observe(content, frames, SPEC)
 
 
+@pytest.mark.slow
 def test_equalization_changes_weights_and_no_output(pairs: tuple[bytes, np.ndarray, dict[str, Activation]]) -> None:
     content, frames, activations = pairs
     changed, count = equalize(content, activations)
@@ -79,6 +80,7 @@ def test_equalization_changes_weights_and_no_output(pairs: tuple[bytes, np.ndarr
         assert new.max() / new.min() < 0.2 * old.max() / old.min()
 
 
+@pytest.mark.slow
 def test_equalization_makes_int8_better(pairs: tuple[bytes, np.ndarray, dict[str, Activation]], tmp_path: Path) -> None:
     """Of the layers that allow it; what the residual's rounding adds after them would hide it."""
     path = save_program(tmp_path / "net.pt2", Pairs(residual=False), torch.zeros(1, SIZE, SIZE, 3))

@@ -42,6 +42,7 @@ def int8(neighbours: Neighbours, frames: Frame) -> bytes:
     return quantize(program, "static_int8", ranges(observe(program, frames, SPEC), "min_max"), "per_channel")
 
 
+@pytest.mark.slow
 def test_it_rounds_the_tensors_that_tflite_has_by_the_same_scales(
     neighbours: Neighbours, frames: Frame, int8: bytes
 ) -> None:
@@ -69,6 +70,7 @@ def test_it_gives_what_the_int8_model_gives(neighbours: Neighbours, frames: Fram
     assert np.square(simulated - real).mean() < 0.5 * np.square(exact - real).mean()
 
 
+@pytest.mark.slow
 def test_normalisation_is_one_op_in_int8(frames: Frame) -> None:
     torch.manual_seed(0)
     model = Classifier(torch.nn.Conv2d(3, 4, 3, padding=1), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).eval()

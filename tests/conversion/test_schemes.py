@@ -63,6 +63,7 @@ def dense_scales(content: bytes) -> int:
     return int(graph.Tensors(graph.Operators(index).Inputs(1)).Quantization().ScaleLength())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_scheme_passes_and_its_shuffled_self_does_not(five: tuple[Path, ConversionResult], scheme: Scheme) -> None:
     m = five[1].variants[scheme]
@@ -141,6 +142,7 @@ def test_the_manifest_records_what_was_measured(five: tuple[Path, ConversionResu
     assert {"sightline", "litert-torch", "ai-edge-quantizer"} <= set(manifest.provenance["converted_with"])
 
 
+@pytest.mark.slow
 def test_a_bundle_that_is_written_twice_is_the_same_to_the_last_byte(
     five: tuple[Path, ConversionResult], run_folder: Path, tmp_path: Path
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_bundle_that_is_written_twice_is_the_same_to_the_last_byte(
     assert tree(tmp_path / "colours.bundle") == tree(five[0])
 
 
+@pytest.mark.slow
 def test_the_device_decides_the_scheme_and_the_granularity_of_scales(
     contents: Bundle, run_folder: Path, tmp_path: Path
 ) -> None:
@@ -200,6 +203,7 @@ def test_the_report_lies_beside_the_bundle_and_shows_each_scheme(five: tuple[Pat
     assert set(document["seconds"]) >= {"to float TFLite", "report"}
 
 
+@pytest.mark.slow
 def test_the_report_shows_where_answers_differ_and_trusts_no_text(
     five: tuple[Path, ConversionResult], run_folder: Path
 ) -> None:

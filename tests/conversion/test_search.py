@@ -43,6 +43,7 @@ def search(hard: tuple[Source, HeldOutEvaluation], device: str = "desktop") -> t
     return trial.run(hard[1], DEFAULT_LIMITS), trial
 
 
+@pytest.mark.slow
 def test_a_model_that_naive_int8_breaks_passes_and_each_methods_share_is_reported(
     hard: tuple[Source, HeldOutEvaluation],
 ) -> None:
@@ -69,12 +70,14 @@ def test_a_model_that_naive_int8_breaks_passes_and_each_methods_share_is_reporte
     assert {step.detail for step in result.steps} == {f"ranges by {m}" for m in METHODS}
 
 
+@pytest.mark.slow
 def test_the_same_search_finds_the_same(hard: tuple[Source, HeldOutEvaluation]) -> None:
     first, second = search(hard)[0], search(hard)[0]
     assert first.steps == second.steps
     assert requantize(first, "static_int8", "per_channel") == requantize(second, "static_int8", "per_channel")
 
 
+@pytest.mark.slow
 def test_a_model_that_int8_suits_is_left_as_it_is(run_folder: Path) -> None:
     source = open_source(run_folder, ModelOptions())
     evaluation = HeldOutEvaluation(source)

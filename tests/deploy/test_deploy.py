@@ -26,6 +26,8 @@ from tests.conftest import need
 from tests.support.debian import missing
 from tests.support.deploy_machine import Machine, booted, build
 
+pytestmark = pytest.mark.slow
+
 UNIT = "sightline-colours.service"
 Deploy = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -287,6 +287,7 @@ def test_an_address_where_nothing_listens_is_waited_for(bundle: Path) -> None:
     assert code == "camera" and cause.startswith(f"rtsp://{address}/live: no answer from"), cause
 
 
+@pytest.mark.slow
 def test_a_server_that_says_nothing_is_waited_for(bundle: Path) -> None:
     """It takes the connection and never answers: OpenCV by itself waits for half a minute."""
     with closing(socket.socket()) as mute:

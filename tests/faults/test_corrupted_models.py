@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 NUMBER = 300
 
 
+@pytest.mark.slow
 def test_no_corrupted_model_is_taken_for_a_fault_of_our_own() -> None:
     """The ten thousand are in benchmarks/: there the rare ones turn up that crash or hang the interpreter natively,
     for which the agent tries a new model in a child."""

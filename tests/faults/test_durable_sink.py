@@ -95,6 +95,7 @@ def cpu_s(name: str) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
+@pytest.mark.slow
 def test_a_sender_with_nothing_to_send_waits(tmp_path: Path) -> None:
     with fake_broker() as broker, sending(broker.port, tmp_path) as mqtt:
         number = 0
@@ -240,6 +241,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(STEPS)
 def test_every_accepted_message_is_acknowledged_or_in_a_gap(steps: list[tuple[str, Any]]) -> None:

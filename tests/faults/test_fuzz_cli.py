@@ -18,6 +18,7 @@ from sightline.errors import ConfigError
 CASES = 60
 
 
+@pytest.mark.slow
 def test_no_bad_input_ends_in_a_fault(bundle: Path, run_folder: Path, pictures: Path) -> None:
     """Of the commands that need no PyTorch; each case is a forked process, some 50 ms."""
     given = ["--bundle", str(bundle), "--run", str(run_folder), "--images", str(pictures)]

@@ -99,6 +99,7 @@ def rewrite(
     write_bundle(path, dataclasses.replace(read.manifest, **{"version": "2", **changes}), files)
 
 
+@pytest.mark.slow
 def test_a_good_model_takes_over_and_no_frame_is_lost(mine: Path) -> None:
     with running(mine) as agent:
         agent.results.clear()
@@ -155,6 +156,7 @@ def gone(mine: Path) -> None:
     rewrite(mine, variants={"float32": read_bundle(mine).manifest.variants["float32"]}, default="float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "words", "options"),
     [
@@ -189,6 +191,7 @@ def test_a_model_that_is_too_slow_for_the_device_is_refused(mine: Path) -> None:
         assert (error in trial.error) if error else trial.error is None
 
 
+@pytest.mark.slow
 def test_half_a_copy_gets_a_second_chance(mine: Path, bundle: Path) -> None:
     with running(mine) as agent:
         rewrite(mine)
@@ -201,6 +204,7 @@ def test_half_a_copy_gets_a_second_chance(mine: Path, bundle: Path) -> None:
     assert not agent.heard("refused")
 
 
+@pytest.mark.slow
 def test_a_signal_has_it_looked_at_at_once(mine: Path) -> None:
     with running(mine) as agent:
         flipped(mine)
@@ -226,6 +230,7 @@ def test_a_model_that_hangs_hangs_a_child(mine: Path, monkeypatch: pytest.Monkey
         try_in_child(mine, "desktop", None, timeout_s=0.5)
 
 
+@pytest.mark.slow
 def test_bench_says_what_a_bundle_is_worth_here(mine: Path, sightline: Sightline) -> None:
     quick = ("--seconds", 0.1, "--noise", 10000)
     done = sightline("bench", mine, *quick)

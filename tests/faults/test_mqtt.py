@@ -56,6 +56,7 @@ def of(received: list[Received], kind: str) -> list[Received]:
     return [r for r in received if r.topic.endswith(f"/{kind}")]
 
 
+@pytest.mark.slow
 def test_results_states_and_images_arrive(bundle: Path, tmp_path: Path) -> None:
     port = free_port()
     with broker(tmp_path, port), subscriber(port) as (_, received):
@@ -92,6 +93,7 @@ def check_everything_accepted_arrived(received: list[Received], folder: Path, mi
     assert not of(received, "gap")
 
 
+@pytest.mark.slow
 def test_broker_away_and_agent_killed_meanwhile_all_that_was_accepted_arrives(bundle: Path, tmp_path: Path) -> None:
     port = free_port()
     with broker(tmp_path, port) as first, subscriber(port) as (_, received):
@@ -116,6 +118,7 @@ def test_broker_away_and_agent_killed_meanwhile_all_that_was_accepted_arrives(bu
     assert len(again) <= 64, "no more than were on their way"
 
 
+@pytest.mark.slow
 def test_a_disk_of_one_megabyte_costs_messages_which_are_counted(bundle: Path, tmp_path: Path) -> None:
     disk, port = tmp_path / "disk", free_port()
     disk.mkdir()
@@ -184,6 +187,7 @@ def test_a_camera_that_is_away_is_no_empty_scene(bundle: Path, tmp_path: Path) -
     assert state["inferred"] is False and state["count"] == 0 and state["label"] is None
 
 
+@pytest.mark.slow
 def test_user_and_password_are_sent_and_never_shown(bundle: Path, tmp_path: Path) -> None:
     port, passwords = free_port(), tmp_path / "passwords"
     subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "me", PASSWORD], check=True, capture_output=True)
@@ -228,6 +232,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_tls_with_its_own_authority(bundle: Path, tmp_path: Path, certificates: Path) -> None:
     port = free_port()
     tls = [f"cafile {certificates}/ca.pem", f"certfile {certificates}/server.pem", f"keyfile {certificates}/server.key"]
@@ -242,6 +247,7 @@ def test_tls_with_its_own_authority(bundle: Path, tmp_path: Path, certificates: 
     assert "as sightline-pi (" in (tmp_path / "mosquitto.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_client_certificate_opens_what_is_closed_without(bundle: Path, tmp_path: Path, certificates: Path) -> None:
     port = free_port()
     tls = [f"cafile {certificates}/ca.pem", f"certfile {certificates}/server.pem", f"keyfile {certificates}/server.key",
@@ -302,6 +308,7 @@ def test_what_is_no_broker_is_refused_without_its_password(address: str, bundle:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_names_of_any_kind_stay_within_their_topics(bundle: Path, tmp_path: Path) -> None:
     """A camera's name may come from a file's."""
     port = free_port()
@@ -336,6 +343,7 @@ def test_names_of_any_kind_stay_within_their_topics(bundle: Path, tmp_path: Path
     assert {t.split("/")[2] for t in topics if t.endswith("/result")} == {"a_b_c_mp4", "a_b_c_mp4_2"}
 
 
+@pytest.mark.slow
 def test_two_starts_tell_home_assistant_the_same(bundle: Path, tmp_path: Path) -> None:
     port, documents = free_port(), []
     with broker(tmp_path, port), subscriber(port) as (client, received):

@@ -29,6 +29,8 @@ from sightline.device_config import load_device
 from sightline.errors import SourceError
 from tests.conftest import Sightline, need
 
+pytestmark = pytest.mark.slow
+
 PASSWORD = "hunter2-xyzzy"
 
 

@@ -121,6 +121,7 @@ def test_a_crash_is_named_and_answered_at_once(tmp_path: Path) -> None:
     assert s.logged[0] == "agent: killed by SIGSEGV; restarting"
 
 
+@pytest.mark.slow
 def test_one_that_dies_again_and_again_is_given_growing_pauses(tmp_path: Path) -> None:
     with supervised(tmp_path, "late-exit3") as s:
         s.wait(lambda: len(s.starts) == 4, 15)
@@ -149,6 +150,7 @@ def test_a_pause_lasts_whatever_woke_the_supervisor() -> None:
     os.close(wake_w)
 
 
+@pytest.mark.slow
 def test_one_that_says_it_ends_and_dies_waits_out_its_pauses(tmp_path: Path) -> None:
     with supervised(tmp_path, "stopping-exit3") as s:
         s.wait(lambda: len(s.starts) >= 4 and sum(" in " in line for line in s.logged) >= 2, 20)
@@ -159,6 +161,7 @@ def test_one_that_says_it_ends_and_dies_waits_out_its_pauses(tmp_path: Path) -> 
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_one_that_never_gets_ready_is_killed(tmp_path: Path) -> None:
     with supervised(tmp_path, "never-ready", "work") as s:
         s.wait(lambda: len(s.starts) == 2)
@@ -208,6 +211,7 @@ def test_a_supervisor_that_is_killed_takes_the_child_with_it(tmp_path: Path) -> 
         s.wait(gone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL, signal.SIGSEGV])
 def test_the_agent_predicts_again_within_three_seconds(how: signal.Signals, bundle: Path, tmp_path: Path) -> None:
     """SIGSTOP is a hang that no code of ours can influence: the whole process, the loop and its watchdog. SIGSEGV is
@@ -251,12 +255,14 @@ def test_the_agent_predicts_again_within_three_seconds(how: signal.Signals, bund
     assert len(results) > 20, "each line of the file is whole, those of both processes"
 
 
+@pytest.mark.slow
 def test_an_agent_that_ends_by_itself_is_given_time_to_write_what_it_has(tmp_path: Path) -> None:
     with supervised(tmp_path, "slow-end") as s:
         assert s.process.wait(10) == 0
     assert len(s.starts) == 1 and not s.logged
 
 
+@pytest.mark.slow
 def test_an_agent_that_never_ends_although_it_says_so_is_killed(tmp_path: Path) -> None:
     with supervised(tmp_path, "no-end", "work") as s:
         s.wait(lambda: len(s.starts) == 2)

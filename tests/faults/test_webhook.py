@@ -169,6 +169,7 @@ def test_a_receiver_that_never_gets_to_the_point_acknowledges_nothing(tmp_path: 
     assert frames(requests) == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
@@ -267,6 +268,7 @@ def test_headers_are_read_and_nothing_can_be_smuggled_into_them() -> None:
         assert SECRET not in str(error.value)
 
 
+@pytest.mark.slow
 def test_events_go_out_with_their_snapshots_and_no_password_is_shown(bundle: Path, clip: Path, tmp_path: Path) -> None:
     """The agent as a user runs it: a clip of 20 frames each of blue, green and red, again and again."""
     env_file, shots = tmp_path / "env", tmp_path / "shots"
@@ -406,6 +408,7 @@ ANSWERS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(ANSWERS)
 def test_every_message_is_taken_or_refused_by_an_answer_of_its_own(answers: list[int | str]) -> None:

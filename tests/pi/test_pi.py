@@ -18,6 +18,8 @@ from tests.conftest import Sightline, need
 from tests.support.debian import missing
 from tests.support.emulated_pi import SUITES, Pi, build
 
+pytestmark = pytest.mark.slow
+
 SCORE = 0.02  # largest difference of a score, from other int8 kernels and video decoders
 WHEELS_MB, INSTALLED_MB = 100, 300
 # the two releases have the same wheels but for the Python version: one of them is enough for what the wheels decide

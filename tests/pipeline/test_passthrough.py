@@ -12,6 +12,8 @@ from sightline.bundle import read_bundle
 from tests.conftest import Sightline
 from tests.support import foreign_models as f
 
+pytestmark = pytest.mark.slow
+
 DEVICE = ("--device", "desktop")
 
 

@@ -224,6 +224,7 @@ def test_a_batch_pads_with_no_box() -> None:
     assert collate([(image, torch.zeros(0, 5))])[1].shape == (1, 1, 5)
 
 
+@pytest.mark.slow
 def test_the_run_says_what_its_boxes_are_worth(found_spots: Path, spots: Path) -> None:
     run = read_run(found_spots)
     m = run.manifest
@@ -240,6 +241,7 @@ def test_the_run_says_what_its_boxes_are_worth(found_spots: Path, spots: Path) -
     assert [line["epoch"] for line in lines] == [0, 1, 2, 3] and all(0 < line["loss"] < 10 for line in lines)
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path: Path) -> None:
     """Squares on grey are not hard: without pretrained weights and in seconds most are found."""
     data = write_spots(tmp_path / "data", 96, 12)
@@ -247,6 +249,7 @@ def test_it_learns(tmp_path: Path) -> None:
     assert read_run(tmp_path / "run").manifest.metrics["map50"] > 0.5
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_weights_also_after_a_stop(
     found_spots: Path, spots: Path, tmp_path: Path
 ) -> None:
@@ -256,6 +259,7 @@ def test_the_same_command_gives_the_same_weights_also_after_a_stop(
     assert same(weights(tmp_path / "spots"), weights(found_spots))
 
 
+@pytest.mark.slow
 def test_a_detector_can_be_fine_tuned_with_int8s_rounding(found_spots: Path, spots: Path, tmp_path: Path) -> None:
     line = [str(spots), "--quantization-aware", str(found_spots), "--out", str(tmp_path / "tuned"), "--epochs", "1"]
     run_line(line)
@@ -264,6 +268,7 @@ def test_a_detector_can_be_fine_tuned_with_int8s_rounding(found_spots: Path, spo
     assert not same(weights(tmp_path / "tuned"), weights(found_spots))
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_found(spots: Path, tmp_path: Path, sightline: Sightline) -> None:
     line = arguments(spots, tmp_path / "spots", **{**OPTIONS, "epochs": 1, "arch": "test_efficientnet"})
     done = sightline("train", *line)
@@ -272,6 +277,7 @@ def test_the_command_says_what_it_found(spots: Path, tmp_path: Path, sightline: 
     assert "warning: test_efficientnet has SiLU, squeeze-and-excite. It will lose accuracy in int8" in done.stderr
 
 
+@pytest.mark.slow
 def test_classes_are_no_boxes(pictures: Path, tmp_path: Path, sightline: Sightline) -> None:
     done = sightline("train", *arguments(pictures, tmp_path / "run", **OPTIONS))
     assert done.returncode == 2 and "no annotations" in done.stderr and not (tmp_path / "run").exists()

@@ -25,6 +25,7 @@ def export(path: Path, model: nn.Module, data: ClassificationDataset) -> None:
     export_run(path, model, data, InputSpec(32, 32), metrics={}, provenance={})
 
 
+@pytest.mark.slow
 def test_the_documented_call_writes_a_run(data: ClassificationDataset, tmp_path: Path) -> None:
     model = ColourNet().train()
     export(tmp_path / "mine", model, data)

@@ -75,6 +75,7 @@ def test_weights_that_fit_are_all_loaded(state: dict[str, torch.Tensor], tmp_pat
     assert same(dict(build(ARCH, 3, str(path), 32).backbone.state_dict()), state)
 
 
+@pytest.mark.slow
 def test_a_runs_own_best_weights_are_weights_to_start_from(learned: Path) -> None:
     (best,) = (learned / "checkpoint").glob("best-*.safetensors")
     assert same(dict(build(ARCH, 3, str(best), 32).state_dict()), weights(learned))

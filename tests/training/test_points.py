@@ -104,6 +104,7 @@ def test_the_network_is_one_heat_map() -> None:
     assert out.shape == (2, 8, 12, 3)
 
 
+@pytest.mark.slow
 def test_it_learns_and_becomes_a_bundle_that_runs(tmp_path: Path, sightline: Sightline) -> None:
     data = write_spots(tmp_path / "data", 96, 24)
     run = tmp_path / "spots"

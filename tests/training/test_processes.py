@@ -13,6 +13,8 @@ import pytest
 from sightline.run_folder import read_run
 from tests.support.training import arguments
 
+pytestmark = pytest.mark.slow
+
 
 def torchrun(*program: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]

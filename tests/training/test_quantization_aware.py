@@ -153,6 +153,7 @@ def test_a_value_that_is_overwritten_in_place_and_used_again_is_the_overwritten_
     assert torch.allclose(net(x), Twice()(x), atol=2.5)  # 256 steps over 0..255, three times
 
 
+@pytest.mark.slow
 def test_the_rounded_model_is_near_the_float_one_and_not_equal(learned: Path, pictures: Path) -> None:
     model = build(ARCH, 3, str(next((learned / "checkpoint").glob("best-*"))), 32)
     net = fake_quantized(model, 32, CPU)
@@ -217,6 +218,7 @@ def without_rounding(task: Task, recipe: Recipe, parent: Run | None, device: tor
     return Distillation(task, recipe, parent, device, quantize=lambda model, *_: model, set_ranges=lambda *_: None)
 
 
+@pytest.mark.slow
 def test_a_model_that_int8_would_ruin_learns_to_bear_it(pictures: Path, losing: Path, tmp_path: Path) -> None:
     task_factory = with_model(lambda _: Uneven())
     settings = ("--epochs", "30", "--learning-rate", "0.003")
@@ -239,6 +241,7 @@ def tuned(pictures: Path, learned: Path, tmp_path_factory: pytest.TempPathFactor
     return path
 
 
+@pytest.mark.slow
 def test_the_result_is_a_run_like_any_other_and_names_its_parent(tuned: Path, learned: Path) -> None:
     before, after = read_run(learned).manifest, read_run(tuned).manifest
     assert after.provenance["parent"] == {"name": before.name, "version": before.version, "metrics": before.metrics}
@@ -252,6 +255,7 @@ def test_the_result_is_a_run_like_any_other_and_names_its_parent(tuned: Path, le
     assert set(after.metrics) == {"accuracy", "simulated_int8_accuracy", "best_epoch"}
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_the_result_whatever_the_labels_say(pictures: Path, learned: Path, tmp_path: Path) -> None:
     scripted = with_accuracies(1.0, 0.5, 0.75)  # of two epochs, and of the float program
     fine_tune(pictures, learned, tmp_path / "out", task_factory=scripted)
@@ -259,6 +263,7 @@ def test_the_last_epoch_is_the_result_whatever_the_labels_say(pictures: Path, le
     assert read_run(tmp_path / "out").manifest.metrics == expected
 
 
+@pytest.mark.slow
 def test_the_program_has_the_parents_tensors_and_no_rounding(tuned: Path, learned: Path) -> None:
     program, before = (torch.export.load(path / "model.pt2") for path in (tuned, learned))
     assert "fake" not in str(program.graph)
@@ -271,6 +276,7 @@ def test_the_program_has_the_parents_tensors_and_no_rounding(tuned: Path, learne
     assert same({k: weights(tuned)[k] for k in statistics}, {k: weights(learned)[k] for k in statistics})
 
 
+@pytest.mark.slow
 def test_the_accuracy_is_that_of_the_float_program(tuned: Path, pictures: Path) -> None:
     images, labels = frames(read_class_folders(pictures))
     program = torch.export.load(tuned / "model.pt2").module()
@@ -279,6 +285,7 @@ def test_the_accuracy_is_that_of_the_float_program(tuned: Path, pictures: Path) 
     assert read_run(tuned).manifest.metrics["accuracy"] == float((answers == labels).double().mean())
 
 
+@pytest.mark.slow
 def test_a_resumed_one_ends_with_the_very_same_weights(
     pictures: Path, learned: Path, tuned: Path, tmp_path: Path
 ) -> None:
@@ -289,6 +296,7 @@ def test_a_resumed_one_ends_with_the_very_same_weights(
     assert_equal_runs(out, tuned)
 
 
+@pytest.mark.slow
 def test_it_is_not_resumed_from_another_parent(pictures: Path, learned: Path, tuned: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     fine_tune(pictures, learned, other, "--epochs", "1")
@@ -317,6 +325,7 @@ def test_flags_that_contradict_the_run_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_flags_that_agree_with_the_run_are_taken(pictures: Path, learned: Path, tmp_path: Path) -> None:
     fine_tune(
         pictures, learned, tmp_path / "out", "--arch", ARCH, "--image-size", "32", "--batch", "8", "--epochs", "1"

@@ -67,6 +67,7 @@ def group(leader: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_very_weights_of_one_that_was_not(
     pictures: Path, learned: Path, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_killed_training_ends_with_the_very_weights_of_one_that_was_not(
     assert_equal_runs(out, learned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_it_does_not_matter_after_which_epoch(pictures: Path, learned: Path, tmp_path: Path, epoch: int) -> None:
     out = tmp_path / "colours"
@@ -104,6 +106,7 @@ def test_it_does_not_matter_after_which_epoch(pictures: Path, learned: Path, tmp
     assert_equal_runs(out, learned)
 
 
+@pytest.mark.slow
 def test_a_model_with_dropout_goes_on_exactly_too(pictures: Path, tmp_path: Path) -> None:
     """Dropout draws from torch's own random state while training: everything that draws from it has to be repeated."""
 
@@ -120,12 +123,14 @@ def test_a_model_with_dropout_goes_on_exactly_too(pictures: Path, tmp_path: Path
     assert_equal_runs(out, tmp_path / "straight" / "colours")
 
 
+@pytest.mark.slow
 def test_a_finished_run_may_be_resumed_and_stays_what_it_is(pictures: Path, learned: Path, tmp_path: Path) -> None:
     out = shutil.copytree(learned, tmp_path / "colours")
     learn(pictures, out, resume=True)
     assert_equal_runs(out, learned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -89,6 +89,7 @@ def test_history_has_a_line_an_epoch(learned: Path) -> None:
     assert lines[best["best_epoch"] - 1]["val_accuracy"] == round(best["accuracy"], 6)
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_weights(learned: Path, pictures: Path, tmp_path: Path) -> None:
     learn(pictures, tmp_path / "again")
     assert same(weights(tmp_path / "again"), weights(learned))
@@ -96,6 +97,7 @@ def test_the_same_command_gives_the_same_weights(learned: Path, pictures: Path, 
     assert not same(weights(tmp_path / "other"), weights(learned))
 
 
+@pytest.mark.slow
 def test_the_result_is_one_json_object_on_stdout(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,12 +109,14 @@ def test_the_result_is_one_json_object_on_stdout(
     assert "48 training images, 12 held out, 3 classes: blue, green, red" in err
 
 
+@pytest.mark.slow
 def test_patience_ends_a_training_that_gets_no_better(pictures: Path, tmp_path: Path) -> None:
     learn(pictures, tmp_path / "run", with_accuracies(0.5, 0.6, 0.6, 0.4, 0.9), epochs=5, patience=2)
     assert [line["val_accuracy"] for line in history(tmp_path / "run")] == [0.5, 0.6, 0.6, 0.4]
     assert read_run(tmp_path / "run").manifest.metrics == {"accuracy": 0.6, "best_epoch": 2}
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_training_and_leaves_no_checkpoint(pictures: Path, tmp_path: Path) -> None:
     class Broken(torch.nn.Module):
         def __init__(self, classes: int) -> None:
@@ -170,6 +174,7 @@ def test_a_name_that_no_bundle_could_have_is_refused_before_the_work(pictures: P
         learn(pictures, tmp_path / "my run")
 
 
+@pytest.mark.slow
 def test_a_corrupt_picture_is_refused_or_skipped_and_counted(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +187,7 @@ def test_a_corrupt_picture_is_refused_or_skipped_and_counted(
     assert read_run(tmp_path / "run").manifest.provenance["dataset"]["skipped"] == 1
 
 
+@pytest.mark.slow
 def test_pictures_in_both_parts_are_warned_of(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ from tests.conftest import Sightline
 from tests.web_export.conftest import exported
 
 
+@pytest.mark.slow
 def test_it_says_what_it_made_and_how_large_that_is(colours: Path, tmp_path: Path, sightline: Sightline) -> None:
     done = sightline("export-web", colours, "--out", tmp_path / "site", "--json")
     assert done.returncode == 0, done.stderr
@@ -48,6 +49,7 @@ def test_nothing_in_it_points_elsewhere(site: Path) -> None:
         assert origins <= {"https://"}, (path, origins)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported(
     colours: Path, bundle: Path, tmp_path: Path, sightline: Sightline, pictures: Path
 ) -> None:
@@ -82,6 +84,7 @@ def test_a_model_of_others_is_not_for_the_page(tmp_path: Path, colours: Path) ->
         export(other, tmp_path / "site", scheme=None, post="", runtime=None)
 
 
+@pytest.mark.slow
 def test_the_runtime_is_the_one_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime_files(None)  # whatever the cache lacks is fetched
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sightline/litertjs"
@@ -213,6 +216,7 @@ def test_an_address_that_would_change_the_pages_policy_is_refused(colours: Path,
     assert not (tmp_path / "site").exists()
 
 
+@pytest.mark.slow
 def test_older_versions_go_but_for_the_one_before(colours: Path, tmp_path: Path) -> None:
     out = tmp_path / "site"
     for post in ("", "https://a.example/", "https://b.example/"):

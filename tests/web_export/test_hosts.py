@@ -30,6 +30,7 @@ def hosted(request: pytest.FixtureRequest, site: Path, tmp_path: Path) -> Iterat
         yield f"http://localhost:{port}/caps/"
 
 
+@pytest.mark.slow
 def test_another_server(hosted: str, site: Path, tmp_path: Path) -> None:
     (version,) = (p.name for p in site.iterdir() if p.is_dir())
     for name, kind, is_immutable in (

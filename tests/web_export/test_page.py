@@ -29,6 +29,8 @@ from sightline.preprocess import Preprocessor
 from tests.conftest import LABELS, coloured
 from tests.web_export.conftest import exported
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = json.loads((Path(__file__).parents[2] / "sightline/prediction.schema.json").read_text())
 
 

@@ -42,6 +42,7 @@ def node(work: Path, program: str, **inputs: Any) -> Any:
 SIZES = ((1280, 720, 224, 224), (640, 480, 96, 96), (97, 61, 40, 32), (50, 333, 64, 48), (30, 20, 64, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", ["letterbox", "center_crop", "stretch"])
 @pytest.mark.parametrize("filter", ["pyramid", "linear", "area"])
 def test_a_picture_is_made_ready_within_one_grey_level(tmp_path: Path, resize: Any, filter: Any) -> None:
@@ -111,6 +112,7 @@ def test_classes_are_those_that_python_says(tmp_path: Path, activation: Any) -> 
         same(got, plain(decode([values], output, 3, threshold)))
 
 
+@pytest.mark.slow
 def test_boxes_are_those_that_python_finds(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     output = OutputSpec("detect", "sigmoid", ("cat", "dog", "fox"), (8, 16, 32), 0.4)
@@ -135,6 +137,7 @@ def test_boxes_are_those_that_python_finds(tmp_path: Path) -> None:
         same(got, plain(expected))
 
 
+@pytest.mark.slow
 def test_things_keep_the_numbers_that_python_gives_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(11)
     frames: list[tuple[float, list[Detection]]] = []

@@ -67,6 +67,7 @@ def webkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             screen.kill()
 
 
+@pytest.mark.slow
 def test_its_words_follow_the_camera(site: Path, webkit: Any, tmp_path: Path) -> None:
     """Its copyTo answers blue as red; it has no relaxed SIMD, so it runs the other build of the runtime."""
     copy = tmp_path / "site"
