@@ -158,7 +158,7 @@ def _golden_outputs(c: EvaluatedModel, frames: Frame, name: str) -> list[NDArray
 
 
 def _shapes(content: bytes, spec: InputSpec) -> list[tuple[int, ...]]:
-    """Of each output of one image."""
+    """The shapes of the outputs for one image."""
     return [t.shape[1:] for t in Interpreter(content, spec).outputs]
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 from edge.config import AgentConfig
 
 Options = TypeVar("Options")
+SendMode = Literal["results", "changes", "events"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class OutputOptions:
     events: EventOptions
     mqtt: BrokerOptions
     webhook: WebhookOptions
-    send: Literal["results", "changes", "events"] | None
+    send: SendMode | None
     name: str | None
     outbox: Path | None
     outbox_mb: int

@@ -100,7 +100,6 @@ class Whole(click.IntRange):
 READ = PathName()
 READ_FILE = PathName(exists=True, folder=False)
 READ_FOLDER = PathName(exists=True, file=False)
-NEW = PathName(new=True)
 NEW_FILE = PathName(new=True, folder=False)
 NEW_FOLDER = PathName(new=True, file=False)
 SEED = Whole(0, 2**32 - 1)

@@ -81,8 +81,8 @@ def run_agent(options: RunOptions) -> None:
         stack.callback(_print_summary, setup)
         recorder = _open_recorder(setup, stack)
         _stop_on_signals(setup.stopping)
-        stack.callback(cameras.stop)
         cameras.start()  # a camera takes seconds to open: meanwhile the model loads
+        stack.callback(cameras.stop)
         model = open_model(bundle, config, options.model.scheme)
         results = _open_results(setup, model)
         state = AgentState(results, cameras, setup.sinks, setup.counters)

@@ -11,9 +11,10 @@ import secrets
 import threading
 from typing import TYPE_CHECKING
 
+from edge.options import SendMode
 from edge.outputs.outbox import Outbox
 from edge.outputs.outbox_file import Message
-from edge.outputs.send_filter import SendFilter, SendMode
+from edge.outputs.send_filter import SendFilter
 from edge.results.sink import Sink
 from sightline.predictions import Result
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from edge.results.sink import Item
 
 SCHEMA = 2  # of a message
-RUN = secrets.token_hex(4)  # frame ids and monotonic clocks begin anew with each start
+RUN = secrets.token_hex(4)  # frame ids and monotonic clocks start again with each agent
 FLUSH_S = 2.0  # for sending what is quick to send, at the end
 FAULT_S = 5.0  # pause after a fault of our own
 BATCH, BATCH_BYTES = 64, 1 << 20  # messages of one commit

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge.addresses import expand, expand_text
-from edge.options import BrokerOptions, FileOptions, OutputOptions, WebhookOptions
+from edge.options import BrokerOptions, FileOptions, OutputOptions, SendMode, WebhookOptions
 from edge.outputs.event_dispatcher import EventDispatcher
 from edge.outputs.event_log import Log
 from edge.outputs.file_sinks import JsonLines, Rotation
-from edge.outputs.send_filter import SendMode
 from edge.outputs.snapshots import Snapshots
 from edge.results.event_rules import parse_rule
 from edge.results.open_events import OpenEvents

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.outputs.send_filter import SendFilter, SendMode
+from edge.options import SendMode
+from edge.outputs.send_filter import SendFilter
 from edge.results.sink import QUEUE_LENGTH, Sink
 from sightline.predictions import Detection, Pose, Result
 from sightline.text import one_line

@@ -22,6 +22,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.capture.mailbox import Slot
+from edge.options import SendMode
 from edge.outputs.durable_sink import DurableSink, payload
 from edge.outputs.homeassistant import STATUS, discovery, discovery_topic
 from edge.outputs.mqtt_broker import Broker, failure_text
@@ -30,7 +31,6 @@ from edge.outputs.mqtt_state import CameraStates, small_jpeg
 from edge.outputs.mqtt_window import HALF, WINDOW, Window
 from edge.outputs.outbox import Outbox
 from edge.outputs.outbox_file import Message
-from edge.outputs.send_filter import SendMode
 from sightline.backoff import Backoff
 from sightline.predictions import Result
 from sightline.preprocess import Frame

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from edge.options import SendMode
 from sightline.predictions import Detection, Pose, Result
 
 if TYPE_CHECKING:
     from edge.results.sink import Item
 
-SendMode = Literal["results", "changes", "events"]
 CHANGES_S = 1.0  # minimum time between two changes of one camera
 
 

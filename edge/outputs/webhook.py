@@ -11,10 +11,10 @@ import threading
 import time
 from dataclasses import dataclass
 
+from edge.options import SendMode
 from edge.outputs.durable_sink import FLUSH_S, DurableSink
 from edge.outputs.outbox import Outbox
 from edge.outputs.outbox_file import Message
-from edge.outputs.send_filter import SendMode
 from edge.outputs.webhook_client import Client, Receiver, SendError
 from sightline.backoff import Backoff
 

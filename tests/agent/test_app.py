@@ -264,17 +264,22 @@ def test_a_reader_that_has_what_it_wanted_ends_it_quietly(bundle: Path, clip: Pa
     assert quiet(stderr), stderr
 
 
+def assert_ends_in_time(process: subprocess.Popen[str]) -> None:
+    """SIGTERM ends it within eight seconds, with exit code 0."""
+    began = time.monotonic()
+    process.terminate()
+    process.wait(timeout=10)
+    assert time.monotonic() - began < 8
+    assert process.returncode == 0
+
+
 @pytest.mark.slow
 def test_a_reader_that_is_stuck_does_not_keep_it_from_ending(bundle: Path) -> None:
     """The pipe is full, the thread that writes stdout hangs in it: SIGTERM must end the agent all the same."""
     with agent_process(bundle, "--source", "test:64x48@240", "--json", "--no-page") as process:
         time.sleep(2.5)
         assert process.poll() is None
-        began = time.monotonic()
-        process.terminate()
-        process.wait(timeout=10)
-        assert time.monotonic() - began < 8
-        assert process.returncode == 0
+        assert_ends_in_time(process)
 
 
 @pytest.mark.slow
@@ -283,11 +288,7 @@ def test_a_clip_whose_reader_is_stuck_can_be_stopped(bundle: Path, clip: Path) -
     with agent_process(bundle, "--source", clip, "--loop", "--json", "--no-page") as process:
         time.sleep(1.5)
         assert process.poll() is None
-        began = time.monotonic()
-        process.terminate()
-        process.wait(timeout=10)
-        assert time.monotonic() - began < 8
-        assert process.returncode == 0
+        assert_ends_in_time(process)
 
 
 def test_a_name_that_is_not_utf8_is_played_or_refused_in_words(bundle: Path, clip: Path, tmp_path: Path) -> None:

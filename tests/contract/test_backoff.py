@@ -1,4 +1,4 @@
-"""Backoff: pauses double, stay below a limit, are varied, and begin anew after a success."""
+"""Backoff: pauses double, stay below a limit, are varied, and start from the first one after a success."""
 
 from __future__ import annotations
 

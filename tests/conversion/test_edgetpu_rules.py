@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,17 +134,3 @@ def test_a_limit_of_the_edge_tpu(good: Node, bad: Node, reason: str) -> None:
     (problem,) = problems([bad])
     assert problem is not None
     assert re.match(reason, problem.reason), problem.reason
-
-
-@pytest.fixture
-def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Puts a script in the compiler's place."""
-
-    def install(script: str) -> None:
-        program = tmp_path / "bin" / "edgetpu_compiler"
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(script, encoding="utf-8")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-
-    return install

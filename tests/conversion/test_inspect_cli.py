@@ -6,13 +6,11 @@ import json
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 
 from converters.inspect.device_fit import remarks_for
@@ -29,14 +27,6 @@ def file(tmp_path_factory: pytest.TempPathFactory, mobile: dict[str, bytes]) -> 
     path = tmp_path_factory.mktemp("inspect") / "mobile.tflite"
     path.write_bytes(mobile["static_int8"])
     return path
-
-
-def opened(content: bytes, **options: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        interpreter = litert.Interpreter(model_content=content, num_threads=1, **options)
-    interpreter.allocate_tensors()
-    return interpreter
 
 
 def test_one_model_is_a_page_of_120_columns(sightline: Sightline, file: Path) -> None:

@@ -82,7 +82,7 @@ def test_equalization_changes_weights_and_no_output(pairs: tuple[bytes, np.ndarr
 
 @pytest.mark.slow
 def test_equalization_makes_int8_better(pairs: tuple[bytes, np.ndarray, dict[str, Activation]], tmp_path: Path) -> None:
-    """Of the layers that allow it; what the residual's rounding adds after them would hide it."""
+    """Checks the layers that allow the correction. The rounding of a residual after them would hide its effect."""
     path = save_program(tmp_path / "net.pt2", Pairs(residual=False), torch.zeros(1, SIZE, SIZE, 3))
     content, frames = torch_source.to_tflite(path), pairs[1]
     expected = run_all(content, frames, SPEC, "net")

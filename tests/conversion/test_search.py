@@ -6,14 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
 from converters.evaluate.acceptance import DEFAULT_LIMITS, HeldOutEvaluation, passes
-from converters.quantize.calibrate import METHODS, Activation, observe, ranges
+from converters.quantize.calibrate import METHODS, observe, ranges
 from converters.quantize.quantize import quantize
 from converters.quantize.search import Search, SearchResult, requantize
-from converters.sources import from_torch as torch_source
 from converters.sources.base import ModelOptions, Source
 from converters.sources.open import open_source
 from converters.tflite.ops import xnnpack_survives
@@ -21,7 +18,6 @@ from sightline.data.classification import read_class_folders
 from sightline.device_config import load_device
 from sightline.preprocess import InputSpec
 from tests.conftest import SIZE, write_coloured
-from tests.support.conversion import save_program
 from tests.support.models import HardNet
 from trainer.export import export_run
 
@@ -85,44 +81,6 @@ def test_a_model_that_int8_suits_is_left_as_it_is(run_folder: Path) -> None:
     assert [step.name for step in result.steps] == ["ranges"] * len(METHODS)
     assert result.float_model == source.float_model
     assert sum(step.accepted for step in result.steps) == 1
-
-
-class Pairs(nn.Module):
-    """What equalization may pass through (padding, pooling, a depthwise layer), and what it may not (a residual)."""
-
-    def __init__(self, residual: bool = True) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.with_residual = residual
-        self.first = nn.Conv2d(3, 8, 3, padding=1)
-        self.depthwise = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)
-        self.pointwise = nn.Conv2d(8, 8, 1)
-        self.residual = nn.Conv2d(8, 8, 1)
-        self.head = nn.Linear(8, 4)
-        with torch.no_grad():
-            for layer in (self.first, self.depthwise, self.pointwise, self.residual):
-                layer.weight *= torch.logspace(0, -2, 8).view(-1, 1, 1, 1)
-                layer.bias.uniform_(0.1, 0.3).mul_(torch.logspace(0, -2, 8))
-            self.pointwise.weight *= torch.logspace(0, 2, 8)[None, :, None, None]
-            self.residual.weight *= torch.logspace(0, 2, 8)[None, :, None, None]
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.first(x.permute(0, 3, 1, 2) / 255))
-        x = torch.relu(self.depthwise(x))
-        x = torch.relu(self.pointwise(x))
-        if not self.with_residual:
-            return x.mean((2, 3))
-        x = x + torch.nn.functional.hardswish(self.residual(x))
-        return self.head(x.mean((2, 3)))
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, np.ndarray, dict[str, Activation]]:
-    path = save_program(tmp_path_factory.mktemp("pairs") / "net.pt2", Pairs(), torch.zeros(1, SIZE, SIZE, 3))
-    content = torch_source.to_tflite(path)
-    rng = np.random.default_rng(0)  # of different colours, or all of them would give the same mean
-    frames = np.uint8(rng.uniform(0, 1, (24, 1, 1, 3)) * rng.integers(0, 256, (24, SIZE, SIZE, 3)))
-    return content, frames, observe(content, frames, SPEC)
 
 
 def test_scales_at_which_xnnpack_would_crash_are_known_before(
